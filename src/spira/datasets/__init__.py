@@ -1,0 +1,1 @@
+"""Dataset versions: importing, checking, showing and verifying recordings with their labels."""

@@ -1,0 +1,1 @@
+"""Promotion policies and rollback: which model version answers."""

@@ -1,0 +1,1 @@
+"""The words and rules of SPIRA: pure, no I/O, at most numpy and pydantic."""

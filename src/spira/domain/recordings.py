@@ -1,0 +1,42 @@
+"""What a recording is, who it is of, and what is known about it."""
+
+from typing import Literal, get_args
+
+from spira.domain.frozen import Frozen
+
+Utterance = Literal[
+    "consent", "vowel", "rhyme", "sentence", "ambient_before", "ambient_after", "other"
+]
+Label = Literal["present", "absent", "unknown"]
+Side = Literal["train", "validation", "test"]
+Sex = Literal["female", "male"]
+Finding = Literal["short", "quiet", "clipped", "noisy", "little_speech"]
+EvidenceLevel = Literal["synthetic", "research", "clinical-study", "cleared"]
+
+UTTERANCES: tuple[Utterance, ...] = get_args(Utterance)
+LABELS: tuple[Label, ...] = get_args(Label)
+SIDES: tuple[Side, ...] = get_args(Side)
+FINDINGS: tuple[Finding, ...] = get_args(Finding)
+
+MINIMUM_DURATION_S = 0.5  # shorter audio holds no breath group; it is refused everywhere
+
+
+class Measurements(Frozen):
+    """What was measured on one decoded recording. Levels in dB relative to full scale (dBFS)."""
+
+    duration_s: float
+    peak: float  # largest absolute sample, 0..1 (above 1 where a float file exceeds full scale)
+    level_dbfs: float  # RMS of the whole recording
+    speech_level_dbfs: float  # 95th percentile of the 25 ms frame levels
+    noise_floor_dbfs: float  # 10th percentile of the 25 ms frame levels
+    clipped_fraction: float  # samples at the largest absolute value, in runs of 3 or more
+    speech_s: float  # speech found by the voice activity detector
+
+
+class SourceFormat(Frozen):
+    """What the file was before anything was done to it: part of its capture provenance."""
+
+    container: str  # "wav", "flac", "ogg", "webm", "mp4", "mp3", ...
+    codec: str  # "pcm_s16le", "opus", "aac", ...
+    rate_hz: int
+    channels: int

@@ -1,0 +1,1 @@
+"""Metrics with intervals, shortcut audits, baselines, report and card."""

@@ -1,0 +1,136 @@
+"""What an evaluation found, as one typed document (`metrics.json`): report, card and policies read it."""
+
+from typing import Literal
+
+from spira.domain.answers import OperatingPoint, Sentence
+from spira.domain.frozen import Frozen
+
+Verdict = Literal["pass", "fail", "not enough data"]
+Level = Literal["recording", "participant"]
+Condition = Literal["clean", "noise"]
+
+
+class Estimate(Frozen):
+    """A figure with its two-sided 95 % interval. `value` is None where it cannot be computed."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int  # people or recordings it rests on
+    method: str = ""  # "Clopper-Pearson", "DeLong", "bootstrap by participant", ...
+
+
+class Confusion(Frozen):
+    """Counts of answers by label, at the operating point."""
+
+    present_positive: int
+    present_inconclusive: int
+    present_negative: int
+    absent_positive: int
+    absent_inconclusive: int
+    absent_negative: int
+
+
+class Curve(Frozen):
+    """Points to draw; x and y have one length."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+class CalibrationBin(Frozen):
+    """People whose calibrated probability fell into one bin."""
+
+    predicted: float  # mean calibrated probability
+    observed: Estimate  # share with label present
+
+
+class PredictiveValue(Frozen):
+    """Predictive values at one assumed prevalence, from sensitivity and specificity (Bayes)."""
+
+    prevalence: float
+    positive: Estimate
+    negative: Estimate
+
+
+class ConditionResult(Frozen):
+    """The model under one condition, counted per recording or per participant."""
+
+    condition: Condition
+    level: Level
+    n_present: int
+    n_absent: int
+    sensitivity: Estimate  # at the threshold, band left out
+    specificity: Estimate
+    balanced_accuracy: Estimate
+    auroc: Estimate
+    brier: Estimate
+    calibration_slope: Estimate
+    calibration_intercept: Estimate
+    calibration_error: Estimate  # expected calibration error, 10 equal-count bins
+    calibration_bins: tuple[CalibrationBin, ...]
+    inconclusive: Estimate  # share of answers
+    confusion: Confusion
+    roc: Curve
+    predictive_values: tuple[PredictiveValue, ...]  # at 5, 10, 20 and 40 %
+
+
+class Subgroup(Frozen):
+    """One value of one attribute, under the clean condition, per participant."""
+
+    attribute: str  # "sex", "age band", "site", "device"
+    value: str  # "not available" where the dataset does not say
+    n_present: int
+    n_absent: int
+    sensitivity: Estimate
+    specificity: Estimate
+    auroc: Estimate
+    sufficient: bool
+
+
+class Audit(Frozen):
+    """One shortcut audit: a number, an interval, a limit, a verdict and a sentence."""
+
+    name: str  # "noise", "background", "acquisition", "timing", "level", "speech"
+    title: Sentence
+    statistic: str  # "AUROC", "change of sensitivity", ...
+    estimate: Estimate  # two-sided 95 % interval, for people
+    bound: float | None  # one-sided 95 % upper bound, what the limit is compared with
+    limit: float | None  # None for audits that are only reported
+    verdict: Verdict | None  # None for audits that are only reported
+    refuses: bool  # False: physiology, reported and never a reason to refuse
+    explanation: Sentence  # plain words for a physician
+    parts: tuple["AuditPart", ...] = ()
+
+
+class AuditPart(Frozen):
+    """One comparison inside an audit (noise: sensitivity, and specificity)."""
+
+    name: str
+    estimate: Estimate
+    bound: float | None
+    verdict: Verdict
+
+
+class Baseline(Frozen):
+    """An honest, simple competitor trained on the same people."""
+
+    name: str  # "timing", "summary"
+    title: Sentence
+    auroc_clean: Estimate
+    auroc_noise: Estimate
+    better_than_model: bool  # its AUROC under noise (clean, where no noise) is above the model's
+
+
+class EvaluationResult(Frozen):
+    """Everything one evaluation found."""
+
+    format_version: int = 1
+    operating_point: OperatingPoint
+    evaluated: str  # "test"
+    participants_disjoint: Literal["proven", "unproven"]
+    notes: tuple[Sentence, ...] = ()  # what a reader must know, e.g. unproven disjointness
+    conditions: tuple[ConditionResult, ...]
+    subgroups: tuple[Subgroup, ...]
+    audits: tuple[Audit, ...]
+    baselines: tuple[Baseline, ...]

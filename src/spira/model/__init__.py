@@ -1,0 +1,1 @@
+"""The networks (torch), their export, and `score()` (no torch)."""

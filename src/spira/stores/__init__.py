@@ -1,0 +1,1 @@
+"""What SPIRA adds to obstore and MLflow, and nothing more."""

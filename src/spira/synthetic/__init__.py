@@ -1,0 +1,1 @@
+"""The synthetic hospital: voices, physiology, rooms, devices, records, and their truth."""

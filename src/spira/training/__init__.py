@@ -1,0 +1,1 @@
+"""Experiments, the stages of the pipeline, and the training loop."""
