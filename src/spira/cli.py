@@ -1,0 +1,120 @@
+"""The `spira` command: one group, each room's commands mounted when they are asked for."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from spira import __version__
+from spira.domain.errors import SpiraError
+
+# name -> (where it is, one line of help): help needs no import of the rooms.
+_COMMANDS = {
+    "dataset": ("spira.datasets.commands:dataset", "Import, make, show and verify datasets."),
+    "train": ("spira.training.commands:train", "Run the pipeline of an experiment."),
+    "stage": ("spira.training.commands:stage", "Run one stage alone, in its own process."),
+    "runs": ("spira.training.commands:runs", "List, show and clean runs."),
+    "predict": ("spira.model.commands:predict", "Ask a model about recordings."),
+    "model": ("spira.delivery.commands:model", "List, show, promote and roll back models."),
+    "about": ("spira.delivery.commands:about", "Intended use, version, warnings."),
+    "settings": ("spira.training.commands:settings", "Print every setting and its value."),
+    "demo": ("spira.training.commands:demo", "Run the main job on a synthetic hospital."),
+}
+
+
+class _Lazy(click.Group):
+    """A group that imports a command's module only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            from spira.domain.suggestions import nearest
+
+            ctx.fail(f"No such command {args[0]!r}{nearest(args[0], _COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="spira")
+@click.option("--home", type=click.Path(path_type=Path), help="Data folder (or SPIRA_HOME).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@click.option("--setting", "overrides", multiple=True, metavar="ROOM.NAME=VALUE")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    show_default=True,
+    help="Structured logs on standard error, from this level up.",
+)
+@click.pass_context
+def spira(
+    ctx: click.Context,
+    home: Path | None,
+    as_json: bool,
+    overrides: tuple[str, ...],
+    log_level: str,
+) -> None:
+    """Look for indications of respiratory insufficiency in a few seconds of speech.
+
+    An indication is never a diagnosis; the physician decides.
+
+    \b
+    Exit codes: 0 done · 1 a defect of ours · 2 wrong input · 3 refused by a policy ·
+    70 stored bytes are damaged · 75 try again later · 130 interrupted
+    """
+    if any(word in sys.argv for word in ("-h", "--help")):
+        return  # help needs neither settings nor a data folder
+    from spira.console import Console
+    from spira.logs import configure_logs
+    from spira.settings import read_settings
+    from spira.wiring import Application
+
+    configure_logs(log_level)
+    ctx.obj = Application(read_settings(home=home, overrides=overrides), Console(as_json=as_json))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors of the domain become one sentence and an exit code, here only."""
+    try:
+        code = spira.main(arguments, prog_name="spira", standalone_mode=False)
+    except SpiraError as error:
+        _fail("\n".join(f"spira: {line}" for line in str(error).splitlines()), error.exit_code)
+    except click.exceptions.Abort:
+        _fail("spira: interrupted; the same command goes on from here", 130)
+    except KeyboardInterrupt:
+        _fail("spira: interrupted; the same command goes on from here", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(text: str, code: int) -> Any:
+    click.echo(text, err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""What people and programs read: text and progress for people, one JSON document for programs."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+_PLAIN_EVERY_S = 2.0
+
+
+class Console:
+    """Text goes to standard output, or to standard error where JSON is asked for."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self._bars: "Bars | None" = None
+        self._tasks: dict[str, "TaskID"] = {}
+        self._last: dict[str, float] = {}
+
+    def say(self, text: str = "") -> None:
+        """One line (or a few) for people."""
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
+
+    def emit(self, document: dict[str, Any] | list[Any]) -> None:
+        """The result for programs; printed only with --json."""
+        if self.as_json:
+            print(json.dumps(document, ensure_ascii=False, indent=2, default=str), flush=True)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Show how far work is: bars on a terminal, a plain line every two seconds elsewhere."""
+        if sys.stderr.isatty():
+            self._bar(what, done, total)
+            return
+        now = time.monotonic()
+        first = self._last.setdefault(what, now)
+        if now - first >= _PLAIN_EVERY_S:
+            self._last[what] = now
+            share = f" ({done / total:.0%})" if total else ""
+            print(f"{what}: {done} of {total}{share}", file=sys.stderr, flush=True)
+        if done >= total:
+            self._last.pop(what, None)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Bars live inside this block and are cleared at its end."""
+        try:
+            yield
+        finally:
+            if self._bars is not None:
+                self._bars.stop()
+                self._bars = None
+                self._tasks.clear()
+
+    def _bar(self, what: str, done: int, total: int) -> None:
+        if self._bars is None:
+            from rich.console import Console as Terminal
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+            from rich.progress import TimeRemainingColumn as Remaining
+
+            self._bars = Progress(
+                TextColumn("{task.description:<28}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                Remaining(elapsed_when_finished=True),
+                console=Terminal(stderr=True),
+                transient=True,
+            )
+            self._bars.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks[what], completed=done, total=total)
