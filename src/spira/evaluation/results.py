@@ -8,10 +8,15 @@ from spira.domain.frozen import Frozen
 Verdict = Literal["pass", "fail", "not enough data"]
 Level = Literal["recording", "participant"]
 Condition = Literal["clean", "noise"]
+Attribute = Literal["sex", "age band", "site", "device"]
 
 
 class Estimate(Frozen):
-    """A figure with its two-sided 95 % interval. `value` is None where it cannot be computed."""
+    """A figure with its two-sided 95 % interval.
+
+    `value` is None where it cannot be computed (nobody of one class, classes that separate
+    perfectly for a calibration slope); `low` and `high` are None where no interval can be.
+    """
 
     value: float | None
     low: float | None = None
@@ -60,7 +65,7 @@ class ConditionResult(Frozen):
     level: Level
     n_present: int
     n_absent: int
-    sensitivity: Estimate  # at the threshold, band left out
+    sensitivity: Estimate  # at the threshold, as if there were no band
     specificity: Estimate
     balanced_accuracy: Estimate
     auroc: Estimate
@@ -78,38 +83,45 @@ class ConditionResult(Frozen):
 class Subgroup(Frozen):
     """One value of one attribute, under the clean condition, per participant."""
 
-    attribute: str  # "sex", "age band", "site", "device"
+    attribute: Attribute
     value: str  # "not available" where the dataset does not say
     n_present: int
     n_absent: int
     sensitivity: Estimate
     specificity: Estimate
     auroc: Estimate
-    sufficient: bool
+    sufficient: bool  # False: too few people of one class; the figures stand, and prove nothing
+
+
+class AuditPart(Frozen):
+    """One comparison inside an audit (noise: sensitivity, and specificity), under its limit."""
+
+    name: str  # "sensitivity", "specificity"
+    title: Sentence
+    estimate: Estimate  # signed: with noise minus clean, so that a loss is negative
+    bound: float | None  # one-sided 95 % upper bound of the absolute change
+    verdict: Verdict
 
 
 class Audit(Frozen):
-    """One shortcut audit: a number, an interval, a limit, a verdict and a sentence."""
+    """One shortcut audit: a number, an interval, a limit, a verdict and a sentence.
+
+    The limit restricts a distance, in either direction where that is a shortcut too, so `bound`
+    is not an end of `estimate`'s interval. noise: |change| of sensitivity or specificity, the
+    estimate is the worse part's signed change. background: 0.5 + |AUROC - 0.5| (an AUROC of 0.2
+    is a shortcut turned round). acquisition: the AUROC itself.
+    """
 
     name: str  # "noise", "background", "acquisition", "timing", "level", "speech"
     title: Sentence
     statistic: str  # "AUROC", "change of sensitivity", ...
-    estimate: Estimate  # two-sided 95 % interval, for people
+    estimate: Estimate  # two-sided 95 % interval, for people; a signed change for noise
     bound: float | None  # one-sided 95 % upper bound, what the limit is compared with
     limit: float | None  # None for audits that are only reported
     verdict: Verdict | None  # None for audits that are only reported
     refuses: bool  # False: physiology, reported and never a reason to refuse
     explanation: Sentence  # plain words for a physician
-    parts: tuple["AuditPart", ...] = ()
-
-
-class AuditPart(Frozen):
-    """One comparison inside an audit (noise: sensitivity, and specificity)."""
-
-    name: str
-    estimate: Estimate
-    bound: float | None
-    verdict: Verdict
+    parts: tuple[AuditPart, ...] = ()
 
 
 class Baseline(Frozen):
@@ -120,6 +132,7 @@ class Baseline(Frozen):
     auroc_clean: Estimate
     auroc_noise: Estimate
     better_than_model: bool  # its AUROC under noise (clean, where no noise) is above the model's
+    explanation: Sentence  # plain words, with the figures
 
 
 class EvaluationResult(Frozen):
