@@ -1,4 +1,4 @@
-"""What an evaluation found, as one typed document (`metrics.json`): report, card and policies read it."""
+"""What an evaluation found, as one typed document: report, card and policies read it."""
 
 from typing import Literal
 
