@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,16 @@ class Console:
         """The result for programs; printed only with --json."""
         if self.as_json:
             print(json.dumps(document, ensure_ascii=False, indent=2, default=str), flush=True)
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str = "") -> None:
+        """A table for people; columns are aligned, nothing is cut off."""
+        if not rows:
+            self.say(empty)
+            return
+        lines = [head, *rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+        for line in lines:
+            self.say("  ".join(map(str.ljust, line, widths)).rstrip())
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how far work is: bars on a terminal, a plain line every two seconds elsewhere."""

@@ -1,5 +1,7 @@
 """The composition root: settings in, the parts of SPIRA joined together out."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,9 @@ from spira.settings import Settings
 if TYPE_CHECKING:
     from spira.stores.artifacts import ArtifactStore
     from spira.stores.registry import Registry
+    from spira.training.experiments import Experiment
+    from spira.training.pipeline import Done, Plan, StageName
+    from spira.training.runs import Run
 
 
 class Application:
@@ -55,3 +60,68 @@ class Application:
         from spira.stores.registry import Registry
 
         return Registry.open(self.settings.stores, home=self.home)
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str = "") -> None:
+        """Show a table to a person."""
+        self.console.table(head, rows, empty=empty)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold off `spira runs clean` while this process writes to the data folder."""
+        from spira.stores.locks import locked
+
+        with locked(self.home / "locks" / "writers", shared=True), self.console.working():
+            yield
+
+    def plan(self, experiment: "Experiment", data: str) -> "Plan":
+        """Name every stage of an experiment on a dataset (digest, unique prefix, or name)."""
+        from spira.datasets.versions import resolve
+        from spira.training.pipeline import make_plan
+
+        return make_plan(
+            experiment,
+            resolve(self.artifacts, data),
+            training=self.settings.training,
+            evaluation=self.settings.evaluation,
+            registry_id=self.settings.stores.registry_id(self.home),
+        )
+
+    def run_stage(self, stage: "StageName", experiment: "Experiment", data: str) -> "Done":
+        """Run one stage alone."""
+        from spira.training.pipeline import run_stage
+
+        with self.writing():
+            return run_stage(
+                self.plan(experiment, data),
+                stage,
+                store=self.artifacts,
+                home=self.home,
+                open_registry=lambda: self.registry,
+                progress=self.progress,
+                waiting=lambda: self.say(f"{stage}: another process is at it; waiting"),
+            )
+
+    def run_pipeline(self, experiment: "Experiment", data: str) -> "Run":
+        """Run every stage that is not done, telling how far it is; returns the finished run."""
+        from spira.training.pipeline import run_pipeline
+        from spira.training.runs import recorded
+
+        with self.writing():
+            plan = self.plan(experiment, data)
+            self.say(f"{experiment.name}, seed {experiment.seed}, on dataset {plan.dataset[:12]}")
+            with recorded(self.home, plan) as recorder:
+                for done in run_pipeline(
+                    plan,
+                    store=self.artifacts,
+                    home=self.home,
+                    open_registry=lambda: self.registry,
+                    progress=self.progress,
+                ):
+                    recorder.add(done)
+                    took = "already done" if done.already else f"{done.seconds:6.1f} s"
+                    self.say(f"  {done.stage:<9} {done.artifact.fingerprint[:12]}  {took}")
+                    if done.stage == "evaluate":
+                        for name in ("report.html", "card.md"):
+                            recorder.keep(name, done.artifact.path(name))
+            self.say(f"Report: {recorder.folder / 'report.html'}")
+        return recorder.run

@@ -1,0 +1,209 @@
+"""Stage `features` and the Feature Store (D): what does not change between epochs.
+
+With noise redrawn every epoch that is the 16 kHz waveform of each recording, and the transform
+runs in training; without noise it is also the features of each recording's windows. Both lie in
+shards of at most 64 recordings, each an artifact of its own made by an independent job, and are
+memory-mapped by whoever reads them: memory does not grow with the corpus.
+"""
+
+import json
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from spira.audio.decode import decode_blocks
+from spira.audio.features import Features, extract
+from spira.audio.windows import Windows
+from spira.datasets.versions import DatasetVersion, load
+from spira.domain.fingerprint import canonical_json, fingerprint
+from spira.stores.artifacts import Artifact
+from spira.training.pipeline import stores_features
+from spira.training.tables import AMBIENT
+
+if TYPE_CHECKING:
+    from spira.training.pipeline import Files, Work
+
+_RECORDINGS_PER_SHARD = 64
+_SHARD_VERSION = 1
+Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One shard: which audio goes in, in which order, and how. Independent of every other."""
+
+    audio: tuple[tuple[str, str], ...]  # (sha256, local path)
+    rate_hz: int
+    recipe: tuple[Features, Windows] | None  # set: also the features of the windows
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(
+            {
+                "stage": "features-shard",
+                "version": _SHARD_VERSION,
+                "audio": [digest for digest, _ in self.audio],
+                "rate_hz": self.rate_hz,
+                "recipe": [part.model_dump(mode="json") for part in self.recipe or ()],
+            }
+        )
+
+
+class FeatureSet:
+    """A committed feature set, read by the digest of the audio."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._artifact = artifact
+        self._index: Mapping[str, Any] = artifact.read_json("index.json")
+        self._open: dict[str, NDArray[np.float32]] = {}
+
+    def waveform(self, sha256: str) -> Float:
+        """[T] float32, 16 kHz mono; a read-only view of a memory-mapped shard."""
+        shard, start, length = self._index["waveforms"][sha256]
+        return self._mapped(shard)[start : start + length]
+
+    def windows(self, sha256: str) -> Float:
+        """[N, frames, coefficients] float32; only where the features were stored."""
+        shard, start, length = self._index["windows"][sha256]
+        return self._mapped(shard)[start : start + length]
+
+    def _mapped(self, name: str) -> Float:
+        if name not in self._open:
+            self._open[name] = np.load(self._artifact.path(name), mmap_mode="r")
+        return self._open[name]
+
+
+def features(work: "Work") -> tuple["Files", dict[str, Any]]:
+    """Decode and resample everything the experiment uses, shard by shard, in parallel.
+
+    files     waveforms-NNNN.npy [samples of all its recordings]; windows-NNNN.npy
+              [windows, frames, coefficients]; index.json: sha256 -> shard, start, length
+    """
+    recordings = pl.read_parquet(work.input("snapshot").path("recordings.parquet"))
+    noise = pl.read_parquet(work.input("snapshot").path("noise.parquet"))
+    dataset = load(work.store, work.plan.dataset)
+    experiment = work.experiment
+    recipe = (experiment.features, experiment.windows) if stores_features(experiment) else None
+    is_spoken = ~pl.col("utterance").is_in(AMBIENT)
+    spoken = recordings.filter(is_spoken)["sha256"].to_list()
+    rest = [*recordings.filter(~is_spoken)["sha256"].to_list(), *noise["sha256"].to_list()]
+    rate = experiment.features.rate_hz
+    jobs = [*_jobs(dataset, spoken, rate, recipe), *_jobs(dataset, rest, rate, None)]
+
+    shards = _run(work, jobs)
+    files: dict[str, Path | bytes] = {}
+    index: dict[str, dict[str, tuple[str, int, int]]] = {"waveforms": {}, "windows": {}}
+    for number, job in enumerate(jobs):
+        shard = shards[job.fingerprint]
+        for kind, entries in shard.read_json("index.json").items():
+            name = f"{kind}-{number:04d}.npy"
+            files[name] = shard.path(f"{kind}.npy")
+            for digest, (start, length) in entries.items():
+                index[kind][digest] = (name, start, length)
+    return {**files, "index.json": canonical_json(index)}, {
+        "recordings": len(spoken) + len(rest),
+        "stored": "features and waveforms" if recipe else "waveforms",
+    }
+
+
+def _jobs(
+    dataset: DatasetVersion,
+    digests: Sequence[str],
+    rate_hz: int,
+    recipe: tuple[Features, Windows] | None,
+) -> Iterator[_Job]:
+    unique = sorted(set(digests))
+    for first in range(0, len(unique), _RECORDINGS_PER_SHARD):
+        part = unique[first : first + _RECORDINGS_PER_SHARD]
+        yield _Job(
+            tuple((digest, str(dataset.audio_path(digest))) for digest in part), rate_hz, recipe
+        )
+
+
+def _run(work: "Work", jobs: Sequence[_Job]) -> dict[str, Artifact]:
+    """Run the shard jobs that are not done; each is committed by itself as it ends."""
+    done: dict[str, Artifact] = {}
+    for job in jobs:
+        found = work.store.find("features-shard", job.fingerprint)
+        if found is not None and work.store.intact(found):
+            done[job.fingerprint] = found
+        elif found is not None:
+            work.store.discard(found)
+    todo = [job for job in jobs if job.fingerprint not in done]
+    total = len(jobs)
+    work.progress("features", len(done), total)
+    if not todo:
+        return done
+    processes = min(work.plan.training.feature_jobs, len(todo))
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver")) as pool:
+        waiting: dict[Future[None], tuple[_Job, Path]] = {}
+        for number, job in enumerate(todo):
+            folder = work.folder / f"shard-{number}"
+            waiting[pool.submit(_make_shard, job, str(folder))] = (job, folder)
+        try:
+            while waiting:
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    job, folder = waiting.pop(future)
+                    future.result()
+                    done[job.fingerprint] = work.store.commit(
+                        "features-shard",
+                        job.fingerprint,
+                        {path.name: path for path in sorted(folder.iterdir())},
+                        {"recordings": len(job.audio)},
+                    )
+                    work.progress("features", len(done), total)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return done
+
+
+def _make_shard(job: _Job, folder: str) -> None:
+    """In a process of its own: decode the job's audio, block by block, into one array."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    index: dict[str, dict[str, tuple[int, int]]] = {"waveforms": {}}
+    raw = target / "samples"
+    position = 0
+    with raw.open("wb") as file:
+        for digest, path in job.audio:
+            start = position
+            for block in decode_blocks(Path(path), rate_hz=job.rate_hz):
+                file.write(np.ascontiguousarray(block, dtype="<f4").tobytes())
+                position += len(block)
+            index["waveforms"][digest] = (start, position - start)
+    samples: Float = np.memmap(raw, dtype="<f4", mode="r", shape=(position,))
+    array = open_memmap(target / "waveforms.npy", mode="w+", dtype="<f4", shape=(position,))
+    for start in range(0, position, 1 << 22):
+        array[start : start + (1 << 22)] = samples[start : start + (1 << 22)]
+    array.flush()
+    if job.recipe is not None:
+        index["windows"] = _write_windows(job, index["waveforms"], array, target / "windows.npy")
+    del samples, array
+    raw.unlink()
+    (target / "index.json").write_text(json.dumps(index, sort_keys=True))
+
+
+def _write_windows(
+    job: _Job, waveforms: Mapping[str, tuple[int, int]], samples: Float, path: Path
+) -> dict[str, tuple[int, int]]:
+    assert job.recipe is not None
+    chosen, cut = job.recipe
+    index: dict[str, tuple[int, int]] = {}
+    parts = []
+    position = 0
+    for digest, (start, length) in waveforms.items():
+        part = extract(np.asarray(samples[start : start + length]), cut, chosen)
+        index[digest] = (position, len(part))
+        position += len(part)
+        parts.append(part)
+    np.save(path, np.concatenate(parts))
+    return index

@@ -1,0 +1,310 @@
+"""The pipeline: six stages, each named by what it is made of, none ever done twice.
+
+    snapshot -> split -> features -> train -> evaluate -> publish
+
+A stage's fingerprint is the digest of its inputs' fingerprints, its parameters and its version,
+so the whole chain of names is known before anything runs. A stage that is committed is never done
+again; a pipeline killed anywhere continues with the first stage that is not.
+"""
+
+import importlib
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+from spira.audio.noise import NoNoise
+from spira.domain.errors import InputError, IntegrityError
+from spira.domain.fingerprint import fingerprint
+from spira.domain.progress import Progress, no_progress
+from spira.evaluation.settings import EvaluationSettings
+from spira.stores.artifacts import Artifact, ArtifactStore
+from spira.stores.locks import locked
+from spira.training.experiments import Experiment
+from spira.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from spira.stores.registry import Registry
+
+StageName = Literal["snapshot", "split", "features", "train", "evaluate", "publish"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+
+# A stage's version changes whenever its code would make other bytes of the same inputs.
+_VERSIONS: Mapping[StageName, int] = {
+    "snapshot": 1,
+    "split": 1,
+    "features": 1,
+    "train": 1,
+    "evaluate": 1,
+    "publish": 1,
+}
+_INPUTS: Mapping[StageName, tuple[StageName, ...]] = {
+    "snapshot": (),
+    "split": ("snapshot",),
+    "features": ("snapshot",),
+    "train": ("snapshot", "split", "features"),
+    "evaluate": ("snapshot", "split", "features", "train"),
+    "publish": ("train", "evaluate"),
+}
+_FUNCTIONS: Mapping[StageName, str] = {
+    "snapshot": "spira.training.tables:snapshot",
+    "split": "spira.training.tables:split",
+    "features": "spira.training.features:features",
+    "train": "spira.training.loop:train",
+    "evaluate": "spira.training.evaluating:evaluate",
+    "publish": "spira.training.publishing:publish",
+}
+
+Files = Mapping[str, Path | bytes]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would run, and under which names; nothing has been read but the dataset's digest."""
+
+    experiment: Experiment
+    dataset: str  # digest of the dataset version
+    fingerprints: Mapping[StageName, str]
+    parameters: Mapping[StageName, Mapping[str, Any]]
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage's function is handed. It returns the files to commit, and what to say of them."""
+
+    plan: Plan
+    stage: StageName
+    store: ArtifactStore
+    folder: Path  # for temporary files; emptied afterwards
+    open_registry: "Callable[[], Registry]"
+    progress: Progress = no_progress
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment being run."""
+        return self.plan.experiment
+
+    @property
+    def fingerprint(self) -> str:
+        """The name the result will be committed under."""
+        return self.plan.fingerprints[self.stage]
+
+    def input(self, stage: StageName) -> Artifact:
+        """A committed input.
+
+        raises    InputError when that stage has not been run
+        """
+        artifact = self.store.find(stage, self.plan.fingerprints[stage])
+        if artifact is None:
+            raise InputError(
+                f"stage {self.stage}: its input {stage} is not there; "
+                f"run `spira stage {stage}` with the same experiment and dataset first"
+            )
+        return artifact
+
+
+class StageFunction(Protocol):
+    """One stage: reads its inputs, returns files and facts about them."""
+
+    def __call__(self, work: Work) -> tuple[Files, dict[str, Any]]:
+        """Do the work."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How one stage ended."""
+
+    stage: StageName
+    artifact: Artifact
+    already: bool  # it had been done before
+    seconds: float = field(compare=False, default=0.0)
+
+
+def host_facts(training: TrainingSettings) -> dict[str, Any]:
+    """What the trained bits depend on beside the experiment: same facts, same bytes."""
+    return {
+        "accelerator": training.accelerator,
+        "threads": training.threads,
+        "processes": 1,
+        "cpu": _cpu_kind(),
+        "torch": version("torch"),
+        "numpy": version("numpy"),
+        "scipy": version("scipy"),
+    }
+
+
+def make_plan(
+    experiment: Experiment,
+    dataset: str,
+    *,
+    training: TrainingSettings,
+    evaluation: EvaluationSettings,
+    registry_id: str,
+) -> Plan:
+    """Name every stage of an experiment on a dataset version.
+
+    dataset       digest of a dataset version
+    registry_id   which registry `publish` registers in: another one is another publication
+    """
+    chosen = experiment.model_dump(mode="json")
+    parameters: dict[StageName, dict[str, Any]] = {
+        "snapshot": {
+            "dataset": dataset,
+            "utterance": chosen["utterance"],
+            "exclude_findings": chosen["exclude_findings"],
+        },
+        "split": {"split": chosen["split"]},
+        "features": {"rate_hz": experiment.features.rate_hz},
+        "train": {
+            key: chosen[key]
+            for key in ("seed", "features", "windows", "noise", "network", "optimisation")
+        }
+        | {"host": host_facts(training)},
+        "evaluate": {
+            "evaluation": chosen["evaluation"],
+            "test_noise": experiment.test_noise.model_dump(mode="json"),
+            "settings": evaluation.model_dump(mode="json"),
+        },
+        "publish": {
+            "name": chosen["name"],
+            "description": chosen["description"],
+            "registry": registry_id,
+        },
+    }
+    if stores_features(experiment):
+        parameters["features"] |= {"features": chosen["features"], "windows": chosen["windows"]}
+    names: dict[StageName, str] = {}
+    for stage in STAGES:
+        names[stage] = fingerprint(
+            {
+                "stage": stage,
+                "version": _VERSIONS[stage],
+                "inputs": {name: names[name] for name in _INPUTS[stage]},
+                "parameters": parameters[stage],
+            }
+        )
+    return Plan(experiment, dataset, names, parameters, training, evaluation)
+
+
+def stores_features(experiment: Experiment) -> bool:
+    """Whether windows' features stay the same between epochs, and so are computed once."""
+    return isinstance(experiment.noise, NoNoise) and not (
+        experiment.optimisation.random_start or experiment.optimisation.window_step_s
+    )
+
+
+def run_stage(
+    plan: Plan,
+    stage: StageName,
+    *,
+    store: ArtifactStore,
+    home: Path,
+    open_registry: "Callable[[], Registry]",
+    progress: Progress = no_progress,
+    waiting: Callable[[], None] | None = None,
+) -> Done:
+    """Run one stage unless it is done; of two processes at one fingerprint, one works, one waits.
+
+    raises    InputError when an input is missing; IntegrityError when one is damaged
+    """
+    import shutil
+    import time
+
+    name = plan.fingerprints[stage]
+    began = time.monotonic()
+    with locked(home / "locks" / f"{stage}-{name}.lock", waiting=waiting):
+        found = store.find(stage, name)
+        if found is not None and store.intact(found):
+            return Done(stage, found, already=True, seconds=time.monotonic() - began)
+        if found is not None:
+            store.discard(found)
+        folder = home / "work" / f"{stage}-{name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            work = Work(plan, stage, store, folder, open_registry, progress)
+            files, about = _function(stage)(work)
+            about |= {
+                "experiment": plan.experiment.name,
+                "dataset": plan.dataset,
+                "inputs": {name: plan.fingerprints[name] for name in _INPUTS[stage]},
+                "parameters": plan.parameters[stage],
+                "version": _VERSIONS[stage],
+            }
+            artifact = store.commit(stage, name, files, about)
+            store.clear_scratch(name)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return Done(stage, artifact, already=False, seconds=time.monotonic() - began)
+
+
+def run_pipeline(
+    plan: Plan,
+    *,
+    store: ArtifactStore,
+    home: Path,
+    open_registry: "Callable[[], Registry]",
+    progress: Progress = no_progress,
+    starting: Callable[[StageName], None] = lambda stage: None,
+) -> Iterator[Done]:
+    """Run every stage in order, yielding as each ends.
+
+    A damaged input found on the way is discarded and made again, once; damage of the dataset
+    itself cannot be mended here and is raised.
+    """
+    mended = False
+    position = 0
+    while position < len(STAGES):
+        stage = STAGES[position]
+        starting(stage)
+        try:
+            done = run_stage(
+                plan,
+                stage,
+                store=store,
+                home=home,
+                open_registry=open_registry,
+                progress=progress,
+            )
+        except IntegrityError:
+            damaged = [] if mended else _damaged(plan, stage, store)
+            if not damaged:
+                raise
+            mended = True
+            for artifact in damaged:
+                store.discard(artifact)
+            position = 0
+            continue
+        yield done
+        position += 1
+
+
+def _damaged(plan: Plan, stage: StageName, store: ArtifactStore) -> list[Artifact]:
+    """The inputs of a stage, however far back, whose bytes are not what was committed."""
+    damaged = []
+    for name in STAGES[: STAGES.index(stage)]:
+        artifact = store.find(name, plan.fingerprints[name])
+        if artifact is not None and not store.intact(artifact, thorough=True):
+            damaged.append(artifact)
+    return damaged
+
+
+def _function(stage: StageName) -> StageFunction:
+    module, _, name = _FUNCTIONS[stage].partition(":")
+    function: StageFunction = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _cpu_kind() -> str:
+    """The model of the processor: kernels, and so last bits, are chosen by it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

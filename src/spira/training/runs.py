@@ -1,0 +1,181 @@
+"""Runs: who ran what, when, and how it ended. Times and hosts live here, outside fingerprints."""
+
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from spira.domain.errors import InputError
+from spira.stores.artifacts import ArtifactStore
+from spira.stores.locks import is_held, locked
+from spira.training.experiments import compose
+from spira.training.pipeline import STAGES, Done, Plan, StageName
+
+RunState = Literal["running", "complete", "failed", "interrupted"]
+
+
+@dataclass
+class Run:
+    """One attempt at a pipeline, as written in `runs/ID/run.json`."""
+
+    run_id: str
+    experiment: str
+    seed: int
+    dataset: str
+    started_at: str
+    fingerprints: dict[str, str]
+    host: dict[str, str]
+    ended_at: str | None = None
+    state: RunState = "running"
+    reason: str | None = None  # of a failure, in one sentence
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+
+@contextmanager
+def recorded(home: Path, plan: Plan) -> Iterator["Recorder"]:
+    """Record a run while it lasts; however it ends, its folder says so."""
+    now = datetime.now(UTC)
+    run_id = f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    folder = home / "runs" / run_id
+    folder.mkdir(parents=True)
+    (folder / "experiment.yaml").write_text(compose(plan.experiment), encoding="utf-8")
+    run = Run(
+        run_id=run_id,
+        experiment=plan.experiment.name,
+        seed=plan.experiment.seed,
+        dataset=plan.dataset,
+        started_at=now.isoformat(timespec="seconds"),
+        fingerprints=dict(plan.fingerprints),
+        host={"machine": platform.machine(), "system": platform.system(), "pid": str(os.getpid())},
+    )
+    with locked(folder / "lock"):
+        recorder = Recorder(folder, run)
+        recorder.write()
+        try:
+            yield recorder
+            run.state = "complete"
+        except KeyboardInterrupt:
+            run.state, run.reason = "interrupted", "interrupted from the keyboard"
+            raise
+        except Exception as error:
+            run.state, run.reason = "failed", str(error) or type(error).__name__
+            raise
+        finally:
+            run.ended_at = datetime.now(UTC).isoformat(timespec="seconds")
+            recorder.write()
+
+
+@dataclass
+class Recorder:
+    """The open record of a run."""
+
+    folder: Path
+    run: Run
+
+    def add(self, done: Done) -> None:
+        """A stage ended."""
+        self.run.stages.append(
+            {
+                "stage": done.stage,
+                "fingerprint": done.artifact.fingerprint,
+                "already": done.already,
+                "seconds": round(done.seconds, 3),
+            }
+        )
+        self.write()
+
+    def keep(self, name: str, source: Path) -> Path:
+        """Put a copy of a file where people find it: in the run's folder."""
+        target = self.folder / name
+        shutil.copyfile(source, target)
+        return target
+
+    def write(self) -> None:
+        """Write `run.json` as a whole."""
+        temporary = self.folder / ".run.json"
+        temporary.write_text(json.dumps(asdict(self.run), indent=2), encoding="utf-8")
+        temporary.replace(self.folder / "run.json")
+
+
+def list_runs(home: Path) -> list[Run]:
+    """Every run, newest first; one whose process is gone without a word is `interrupted`."""
+    return [_read(path) for path in sorted((home / "runs").glob("*/run.json"), reverse=True)]
+
+
+def find_run(home: Path, run_id: str) -> Run:
+    """The run with this id, or the only one whose id begins so.
+
+    raises    InputError when there is none, or more than one
+    """
+    matches = [run for run in list_runs(home) if run.run_id.startswith(run_id)]
+    if len(matches) != 1:
+        raise InputError(f"run {run_id}: {len(matches)} runs have an id that begins so")
+    return matches[0]
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What `clean` removed."""
+
+    runs: int
+    checkpoints: int
+    folders: int
+    bytes_freed: int
+
+
+def clean(home: Path, store: ArtifactStore, *, interrupted: bool = False) -> Cleaned:
+    """Remove what kills left behind; nothing that a run still needs.
+
+    Always: working folders and locks without a process, checkpoints of stages that are committed,
+    files that no artifact names. With `interrupted`: also the records and checkpoints of runs
+    that were interrupted or failed, which then start such a stage from its beginning.
+
+    raises    TransientError while another process writes here
+    """
+    with locked(home / "locks" / "writers", wait=False):
+        removed_runs = 0
+        needed: set[str] = set()
+        for run in list_runs(home):
+            if interrupted and run.state in ("interrupted", "failed"):
+                shutil.rmtree(home / "runs" / run.run_id)
+                removed_runs += 1
+            else:
+                needed.update(run.fingerprints.values())
+        committed = {artifact.fingerprint for stage in STAGES for artifact in store.list(stage)}
+        checkpoints = 0
+        for name in store.scratch():
+            if name in committed or (interrupted and name not in needed):
+                store.clear_scratch(name)
+                checkpoints += 1
+        folders = [path for path in (home / "work").glob("*") if path.is_dir()]
+        for path in folders:
+            shutil.rmtree(path)
+        for path in (home / "locks").glob("*.lock"):
+            path.unlink()
+        return Cleaned(removed_runs, checkpoints, len(folders), store.sweep())
+
+
+def stage_rows(run: Run) -> list[tuple[StageName, str, str]]:
+    """(stage, state, seconds) of each stage of a run, in order."""
+    ended = {row["stage"]: row for row in run.stages}
+    rows: list[tuple[StageName, str, str]] = []
+    for stage in STAGES:
+        row = ended.get(stage)
+        state = "not done" if row is None else "already done" if row["already"] else "done"
+        rows.append((stage, state, "" if row is None else f"{row['seconds']:.1f} s"))
+    return rows
+
+
+def _read(path: Path) -> Run:
+    run = Run(**json.loads(path.read_text(encoding="utf-8")))
+    if run.state == "running" and not is_held(path.parent / "lock"):
+        run.state = "interrupted"
+        run.reason = run.reason or "its process ended without a word; run the same command again"
+    return run

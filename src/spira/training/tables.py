@@ -1,0 +1,183 @@
+"""The stages that decide who and what is in: `snapshot` and `split`. Tables only, no audio."""
+
+import io
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from spira.datasets.versions import load
+from spira.domain.errors import InputError
+from spira.domain.fingerprint import canonical_json
+from spira.domain.recordings import SIDES
+from spira.domain.splits import assign_sides, side_of
+from spira.training.experiments import Experiment, Split
+
+if TYPE_CHECKING:
+    from spira.training.pipeline import Files, Work
+
+AMBIENT = ("ambient_before", "ambient_after")
+_PER_CLASS = {"train": 2, "validation": 1, "test": 1}  # fewer people than this fit or test nothing
+
+
+def snapshot(work: "Work") -> tuple["Files", dict[str, Any]]:
+    """Freeze what an experiment uses of a dataset version.
+
+    files     recordings.parquet  the spoken recordings with a label, and the same visits' ambient
+              noise.parquet       every noise recording
+              snapshot.json       how many were left out, and why
+    raises    InputError when nothing, or one class only, is left
+    """
+    dataset = load(work.store, work.plan.dataset)
+    spoken, left_out = select(dataset.recordings, work.experiment)
+    counts = Counter(spoken["label"].to_list())
+    if not counts["present"] or not counts["absent"]:
+        raise InputError(
+            f"dataset {work.plan.dataset[:12]}: {counts['present']} recordings with RI present and "
+            f"{counts['absent']} absent are left for utterance {work.experiment.utterance!r}; "
+            "both classes are needed"
+        )
+    people = spoken["participant_id"].unique()
+    ambient = dataset.recordings.filter(
+        pl.col("utterance").is_in(AMBIENT) & pl.col("participant_id").is_in(people.to_list())
+    )
+    table = pl.concat([spoken, ambient]).sort("participant_id", "utterance", "sha256")
+    noise = dataset.noise.sort("sha256")
+    facts = {
+        "recordings": spoken.height,
+        "participants": people.len(),
+        "ambient": ambient.height,
+        "noise": noise.height,
+        "labels": dict(sorted(counts.items())),
+        "left_out": left_out,
+        "origin": dataset.artifact.about["origin"],
+        "language": dataset.artifact.about.get("language"),
+        "participants_known": dataset.artifact.about.get("participants", "given"),
+    }
+    return {
+        "recordings.parquet": parquet(table),
+        "noise.parquet": parquet(noise),
+        "snapshot.json": canonical_json(facts),
+    }, facts
+
+
+def select(recordings: pl.DataFrame, experiment: Experiment) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The recordings an experiment trains and tests on, and how many others were left out by why."""
+    left_out: dict[str, int] = {}
+
+    def keep(table: pl.DataFrame, condition: pl.Expr, why: str) -> pl.DataFrame:
+        kept = table.filter(condition)
+        if kept.height < table.height:
+            left_out[why] = table.height - kept.height
+        return kept
+
+    chosen = keep(recordings, pl.col("utterance") == experiment.utterance, "another utterance")
+    chosen = keep(chosen, pl.col("label").is_in(["present", "absent"]), "label unknown")
+    for finding in experiment.exclude_findings:
+        chosen = keep(
+            chosen, ~pl.col("findings").list.contains(finding), f"finding {finding} excluded"
+        )
+    return chosen, left_out
+
+
+def split(work: "Work") -> tuple["Files", dict[str, Any]]:
+    """Put every person, and every noise recording, on one side.
+
+    files     people.parquet      participant_id, side
+              noise.parquet       sha256, side
+              balance.json        counts by side and label, sex, site, device; nothing is forced
+    raises    InputError for a person on two published sides, or too few people on a side
+    """
+    snapshot_of = work.input("snapshot")
+    recordings = pl.read_parquet(snapshot_of.path("recordings.parquet"))
+    noise = pl.read_parquet(snapshot_of.path("noise.parquet"))
+    people = split_people(recordings, work.experiment.split)
+    sides = split_noise(noise, work.experiment.split)
+    spoken = recordings.filter(~pl.col("utterance").is_in(AMBIENT)).join(people, "participant_id")
+    balance = {
+        attribute: {
+            side: {
+                str(value): count
+                for value, count in sorted(
+                    spoken.filter(pl.col("placed") == side)
+                    .unique("participant_id")[attribute]
+                    .value_counts()
+                    .iter_rows(),
+                    key=str,
+                )
+            }
+            for side in SIDES
+        }
+        for attribute in ("label", "sex", "site", "device")
+    }
+    _enough(balance["label"])
+    balance["noise"] = {
+        side: {"recordings": sides["placed"].to_list().count(side)} for side in SIDES
+    }
+    return {
+        "people.parquet": parquet(people),
+        "noise.parquet": parquet(sides),
+        "balance.json": canonical_json(balance),
+    }, {"balance": balance}
+
+
+def split_people(recordings: pl.DataFrame, rule: Split) -> pl.DataFrame:
+    """participant_id -> placed, for every participant of the table."""
+    published: dict[str, set[Any]] = {}
+    for person, side in recordings.select("participant_id", "side").iter_rows():
+        published.setdefault(person, set()).add(side if rule.published == "keep" else None)
+    sides = assign_sides(published, key=rule.key, fractions=rule.fractions)
+    return pl.DataFrame(
+        sorted(sides.items()), schema={"participant_id": pl.Utf8, "placed": pl.Utf8}, orient="row"
+    )
+
+
+def split_noise(noise: pl.DataFrame, rule: Split) -> pl.DataFrame:
+    """sha256 -> placed, for every noise recording.
+
+    A side that the hash leaves empty takes one from the fullest side, so that three recordings
+    are enough; with fewer, the experiment's noise cannot be kept apart and the stages say so.
+    """
+    given = dict(noise.select("sha256", "side").iter_rows()) if rule.published == "keep" else {}
+    sides: dict[str, str] = {
+        digest: given.get(digest) or side_of(digest, key=rule.key, fractions=rule.fractions)
+        for digest in noise["sha256"].sort()
+    }
+    if len(sides) >= len(SIDES):
+        for side in SIDES:
+            if side not in sides.values():
+                fullest, _ = Counter(sides.values()).most_common(1)[0]
+                sides[min(digest for digest, at in sides.items() if at == fullest)] = side
+    return pl.DataFrame(
+        list(sides.items()), schema={"sha256": pl.Utf8, "placed": pl.Utf8}, orient="row"
+    )
+
+
+def placed(work: "Work") -> tuple[pl.DataFrame, dict[str, list[str]]]:
+    """Recordings with their side in `placed`, and the digests of noise recordings by side."""
+    recordings = pl.read_parquet(work.input("snapshot").path("recordings.parquet"))
+    people = pl.read_parquet(work.input("split").path("people.parquet"))
+    noise = pl.read_parquet(work.input("split").path("noise.parquet"))
+    by_side = {
+        side: noise.filter(pl.col("placed") == side)["sha256"].sort().to_list() for side in SIDES
+    }
+    return recordings.join(people, "participant_id", maintain_order="left"), by_side
+
+
+def parquet(table: pl.DataFrame) -> bytes:
+    """The table as Parquet: the same rows are the same bytes."""
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _enough(labels: dict[str, dict[str, int]]) -> None:
+    mistakes = [
+        f"split: {labels[side].get(label, 0)} participants with RI {label} in {side}, "
+        f"at least {least} needed; add participants or change split.fractions"
+        for side, least in _PER_CLASS.items()
+        for label in ("present", "absent")
+        if labels[side].get(label, 0) < least
+    ]
+    if mistakes:
+        raise InputError(*mistakes)
