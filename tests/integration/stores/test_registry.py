@@ -1,0 +1,385 @@
+"""The Model Registry on a real MLflow with SQLite, kills and damage included."""
+
+import hashlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from onnx import TensorProto, helper
+
+from spira.domain.errors import InputError, IntegrityError, TransientError
+from spira.stores import registry as registry_module
+from spira.stores.registry import ChampionChange, ModelVersion, Registry
+
+FIRST = hashlib.sha256(b"first").hexdigest()
+SECOND = hashlib.sha256(b"second").hexdigest()
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh database of MLflow, made once: its tables cost a second."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    assert registry_in(folder).versions() == []
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def home(tmp_path: Path, empty_database: Path) -> Path:
+    """A data folder with an empty registry."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle whose network takes features of windows and gives one logit a window."""
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["windows", 401, 40])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["windows"])
+    mean = helper.make_node("ReduceMean", ["features"], ["logits"], axes=[1, 2], keepdims=0)
+    graph = helper.make_graph([mean], "network", [features], [logits])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    for name in ("model.json", "metrics.json", "report.html", "card.md", "lineage.json"):
+        (folder / name).write_text(f"contents of {name}")
+    return folder
+
+
+def registry_in(folder: Path) -> Registry:
+    """A new connection to the registry in a folder."""
+    return Registry(
+        f"sqlite:///{folder / 'mlflow.db'}",
+        artifacts=folder / "artifacts",
+        lock=folder / "registry.lock",
+    )
+
+
+def publish(registry: Registry, bundle: Path, fingerprint: str = FIRST) -> ModelVersion:
+    """Publish with figures and parameters that MLflow would not take as they are."""
+    return registry.register(
+        fingerprint,
+        bundle,
+        evidence_level="synthetic",
+        metrics={"auroc": 0.97, "slope": float("nan")},
+        parameters={"train.epochs": "40", "long": "x" * 7000},
+        tags={"experiment": "demo"},
+    )
+
+
+def test_a_published_version_is_found_with_all_that_is_known_about_it(
+    home: Path, bundle: Path
+) -> None:
+    """What was registered comes back, from another connection too."""
+    publish(registry_in(home), bundle)
+
+    version = registry_in(home).get("challenger")
+
+    assert version.version == 1
+    assert version.aliases == ("challenger",)
+    assert version.fingerprint == FIRST
+    assert version.evidence_level == "synthetic"
+    assert version.metrics == {"auroc": 0.97}
+    assert version.parameters["train.epochs"] == "40"
+    assert version.parameters["long"].startswith("xxx")
+    assert version.tags == {"experiment": "demo"}
+    assert set(version.files) == {path.name for path in bundle.iterdir()} | {"MLmodel"}
+    assert abs(version.created_at - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+def test_publishing_twice_makes_one_version(home: Path, bundle: Path) -> None:
+    """The same fingerprint is one version, and a later challenger stays challenger."""
+    registry = registry_in(home)
+    publish(registry, bundle)
+    publish(registry, bundle, SECOND)
+
+    again = publish(registry, bundle)
+
+    assert again.version == 1
+    assert [version.version for version in registry.versions()] == [2, 1]
+    assert registry.get("challenger").version == 2
+
+
+def test_users_of_mlflow_find_a_signature(home: Path, bundle: Path) -> None:
+    """MLflow's own reader of schemas understands the description beside the network."""
+    from mlflow.types.schema import Schema
+
+    registry = registry_in(home)
+    folder = registry.download(publish(registry, bundle), home / "cache")
+
+    description = yaml.safe_load((folder / "MLmodel").read_text())
+    inputs = Schema.from_json(description["signature"]["inputs"])
+    outputs = Schema.from_json(description["signature"]["outputs"])
+    assert inputs.inputs[0].name == "features"
+    assert inputs.inputs[0].shape == (-1, 401, 40)
+    assert inputs.inputs[0].type == "float32"
+    assert outputs.inputs[0].shape == (-1,)
+    assert (folder / description["flavors"]["onnx"]["data"]).is_file()
+
+
+PUBLISHER = textwrap.dedent(
+    """
+    import importlib.util, os, signal, sys
+    from pathlib import Path
+
+    tests, home, bundle, method, nth = sys.argv[1:]
+    spec = importlib.util.spec_from_file_location("test_registry", tests)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    registry = module.registry_in(Path(home))
+    registry.versions()
+
+    from mlflow import MlflowClient
+
+    original, calls = getattr(MlflowClient, method), []
+
+    def dying(*arguments, **named):
+        calls.append(method)
+        if len(calls) == int(nth):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **named)
+
+    setattr(MlflowClient, method, dying)
+    module.publish(registry, Path(bundle))
+    """
+)
+
+
+def publisher(home: Path, bundle: Path, method: str, nth: int) -> "subprocess.Popen[bytes]":
+    """Publish in a process that dies just before the n-th call of an MLflow method."""
+    arguments = [__file__, str(home), str(bundle), method, str(nth)]
+    return subprocess.Popen([sys.executable, "-c", PUBLISHER, *arguments])
+
+
+@pytest.mark.parametrize(
+    ("method", "nth"),
+    [
+        ("log_batch", 1),
+        ("log_artifact", 2),
+        ("create_model_version", 1),
+        ("set_registered_model_alias", 1),
+        ("set_model_version_tag", 1),
+    ],
+)
+def test_a_killed_publish_is_completed_and_never_doubled(
+    home: Path, bundle: Path, method: str, nth: int
+) -> None:
+    """After `kill -9` anywhere, the next publish leaves one version, with report and alias."""
+    killed = publisher(home, bundle, method, nth)
+    assert killed.wait() == -signal.SIGKILL
+    before = registry_in(home)
+    for version in before.versions():
+        assert (before.download(version, home / "early") / "report.html").is_file()
+
+    publish(registry_in(home), bundle)
+
+    registry = registry_in(home)
+    (version,) = registry.versions()
+    assert version.version == 1
+    assert version.aliases == ("challenger",)
+    assert (registry.download(version, home / "cache") / "report.html").is_file()
+    assert len(list((home / "artifacts").iterdir())) == 1, "one run, not two"
+
+
+def test_two_publishers_at_once_make_one_version(home: Path, bundle: Path) -> None:
+    """Two processes that publish the same thing at the same time agree on one version."""
+    both = [publisher(home, bundle, "delete_run", 1) for _ in range(2)]
+
+    assert [process.wait() for process in both] == [0, 0]
+
+    (version,) = registry_in(home).versions()
+    assert version.aliases == ("challenger",)
+
+
+def test_a_whole_download_is_not_fetched_again_and_a_damaged_one_is(
+    home: Path, bundle: Path
+) -> None:
+    """The cache is trusted only as far as its digests hold."""
+    registry = registry_in(home)
+    version = publish(registry, bundle)
+    folder = registry.download(version, home / "cache")
+    stamp = (folder / "model.onnx").stat().st_mtime_ns
+    assert registry.download(version, home / "cache") == folder
+    assert (folder / "model.onnx").stat().st_mtime_ns == stamp
+
+    (folder / "model.onnx").write_bytes(b"not these")
+    again = registry.download(version, home / "cache")
+
+    assert (again / "model.onnx").read_bytes() == (bundle / "model.onnx").read_bytes()
+
+
+def test_damaged_bytes_in_the_registry_never_answer_and_publishing_repairs_them(
+    home: Path, bundle: Path
+) -> None:
+    """A flipped byte is an IntegrityError; the same publish stores the file again."""
+    registry = registry_in(home)
+    version = publish(registry, bundle)
+    (stored,) = (home / "artifacts").rglob("model.onnx")
+    stored.write_bytes(stored.read_bytes()[:-1] + b"\x00")
+
+    with pytest.raises(IntegrityError, match=r"model 1/model\.onnx"):
+        registry.download(version, home / "cache")
+
+    assert list((home / "cache").iterdir()) == []
+    publish(registry, bundle)
+    assert registry.download(version, home / "cache").is_dir()
+
+
+def test_files_gone_from_the_registry_are_named(home: Path, bundle: Path) -> None:
+    """An emptied artifact folder is damage, not a reason to try again."""
+    registry = registry_in(home)
+    version = publish(registry, bundle)
+    shutil.rmtree(home / "artifacts")
+
+    with pytest.raises(IntegrityError, match="gone from the registry"):
+        registry.download(version, home / "cache")
+
+
+def test_asking_for_a_champion_before_there_is_one_says_how_to_get_one(
+    home: Path, bundle: Path
+) -> None:
+    """Each empty answer names the next command."""
+    registry = registry_in(home)
+    with pytest.raises(InputError, match="spira train"):
+        registry.get("champion")
+    publish(registry, bundle)
+
+    with pytest.raises(InputError, match="spira model promote"):
+        registry.get("champion")
+    with pytest.raises(InputError, match="did you mean challenger"):
+        registry.get("chalenger")
+    with pytest.raises(InputError, match="model 7: there is no such version"):
+        registry.get("7")
+
+
+def change(version: int, previous: int | None, minutes: int) -> ChampionChange:
+    """A promotion some minutes after noon."""
+    return ChampionChange(
+        action="promoted",
+        version=version,
+        previous=previous,
+        by=("A. Silva", "B. Souza"),
+        reason="first model",
+        policy="clinical 1",
+        at=NOON + timedelta(minutes=minutes),
+    )
+
+
+def test_every_move_of_the_champion_is_recorded(home: Path, bundle: Path) -> None:
+    """The alias follows the change, the promoted version is challenger no longer, and who,
+    when and why can be read afterwards."""
+    registry = registry_in(home)
+    publish(registry, bundle)
+    publish(registry, bundle, SECOND)
+
+    registry.move_champion(change(1, None, 0))
+    registry.move_champion(change(2, 1, 1))
+
+    assert registry.get("champion").version == 2
+    assert registry.get("champion").aliases == ("champion",)
+    assert registry_in(home).champion_history() == (change(1, None, 0), change(2, 1, 1))
+
+
+def test_a_change_decided_on_an_older_champion_is_refused(home: Path, bundle: Path) -> None:
+    """Whoever promotes against a champion that has moved meanwhile must look again."""
+    registry = registry_in(home)
+    publish(registry, bundle)
+    publish(registry, bundle, SECOND)
+    registry.move_champion(change(1, None, 0))
+
+    with pytest.raises(TransientError, match="champion is version 1 by now"):
+        registry.move_champion(change(2, None, 1))
+
+    assert registry.get("champion").version == 1
+    assert len(registry.champion_history()) == 1
+
+
+def test_versions_of_other_people_are_left_alone(home: Path, bundle: Path) -> None:
+    """A version that somebody registered by hand is not one of SPIRA's."""
+    publish(registry_in(home), bundle)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    client.create_model_version("spira", source=f"file://{bundle}")
+
+    assert [version.version for version in registry_in(home).versions()] == [1]
+    with pytest.raises(InputError, match="not one of SPIRA's"):
+        registry_in(home).get("2")
+
+
+def test_an_absent_server_is_said_within_seconds_and_without_its_address(tmp_path: Path) -> None:
+    """A refused connection is a TransientError that holds neither host nor password."""
+    registry = Registry(
+        "http://user:secret@127.0.0.1:1", artifacts=tmp_path, lock=tmp_path / "lock"
+    )
+    started = time.monotonic()
+
+    with pytest.raises(TransientError) as refused:
+        registry.get("champion")
+
+    assert time.monotonic() - started < 10
+    assert "stores.registry does not answer" in str(refused.value)
+    assert "secret" not in str(refused.value)
+    assert "127.0.0.1" not in str(refused.value)
+
+
+def test_a_server_that_never_answers_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is accepted and then silent ends too."""
+    monkeypatch.setattr(registry_module, "_ANSWER_WITHIN_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        registry = Registry(f"http://127.0.0.1:{port}", artifacts=tmp_path, lock=tmp_path / "lock")
+
+        with pytest.raises(TransientError, match="does not answer"):
+            registry.versions()
+
+
+def test_a_place_that_cannot_hold_a_registry_is_said_plainly(tmp_path: Path) -> None:
+    """A file where a folder should be, a database that is none, an address that is none."""
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be read or written"):
+        registry_in(tmp_path / "file").versions()
+
+    (tmp_path / "mlflow.db").write_bytes(b"this is no database" * 100)
+    with pytest.raises(IntegrityError, match=r"mlflow\.db is damaged"):
+        registry_in(tmp_path).versions()
+
+    with pytest.raises(InputError, match="sqlite:////folder"):
+        Registry("/some/folder", artifacts=tmp_path, lock=tmp_path / "lock")
+
+
+def test_a_bundle_without_its_report_is_not_published(home: Path, bundle: Path) -> None:
+    """No model without its report; nothing is written."""
+    (bundle / "report.html").unlink()
+    registry = registry_in(home)
+
+    with pytest.raises(InputError, match=r"report\.html missing"):
+        publish(registry, bundle)
+
+    assert registry.versions() == []
+    assert not (home / "artifacts").exists()
+
+
+def test_publishing_says_nothing_and_sends_nothing(
+    home: Path, bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow and alembic keep quiet, and MLflow's telemetry is off."""
+    registry_in(home / "fresh").versions()
+    publish(registry_in(home), bundle)
+
+    from mlflow.telemetry.client import get_telemetry_client
+
+    assert get_telemetry_client() is None
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
