@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,16 @@ class ArtifactStore:
         self._seen: dict[str, Path] = {}  # digests verified by this process
 
     @classmethod
-    def open(cls, url: str, *, cache: Path) -> "ArtifactStore":
+    def open(cls, url: str, *, cache: Path, retry_for_s: float = 60) -> "ArtifactStore":
         """The store at a folder's path or at a URL (s3://bucket/prefix, gs://, az://).
 
+        retry_for_s   how long a server that does not answer is asked again
         Credentials and the endpoint of an object store come from its usual environment variables.
         raises    InputError when the folder cannot be made or written
         """
         if "://" in url and not url.startswith("file://"):
-            return cls(from_url(url), folder=None, cache=cache)
+            objects = from_url(url, retry_config={"retry_timeout": timedelta(seconds=retry_for_s)})
+            return cls(objects, folder=None, cache=cache)
         folder = Path(url.removeprefix("file://")).expanduser().resolve()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -135,22 +138,26 @@ class ArtifactStore:
         key = _manifest_key(stage, fingerprint)
         if self.find(stage, fingerprint) is None:
             self._delete(key)  # a damaged manifest is no manifest
-        with _translated(f"committing {stage} {fingerprint[:12]}"):
-            with suppress(obstore.exceptions.AlreadyExistsError):
-                obstore.put(self._objects, key, _sealed(manifest), mode="create")
+        with (
+            suppress(obstore.exceptions.AlreadyExistsError),
+            _translated(f"committing {stage} {fingerprint[:12]}"),
+        ):
+            obstore.put(self._objects, key, _sealed(manifest), mode="create")
         self._sync_folder()
         artifact = self.find(stage, fingerprint)
         if artifact is None:
             raise TransientError(f"{stage} {fingerprint[:12]}: committed and gone again; run again")
         return artifact
 
-    def intact(self, artifact: Artifact) -> bool:
-        """Whether every file is there with its size, and the small ones with their digest."""
+    def intact(self, artifact: Artifact, *, thorough: bool = False) -> bool:
+        """Whether every file is there with its size, and the small ones (all, if thorough) with
+        their digest.
+        """
         try:
             for name, entry in artifact.files.items():
                 if self._size(_blob_key(entry.sha256)) != entry.size:
                     return False
-                if entry.size <= _DIGESTS_CHECKED_UP_TO_BYTES:
+                if thorough or entry.size <= _DIGESTS_CHECKED_UP_TO_BYTES:
                     artifact.path(name)
         except IntegrityError:
             return False
@@ -277,11 +284,8 @@ class ArtifactStore:
                     yield item["path"]
 
     def _delete(self, key: str) -> None:
-        with _translated(f"deleting {key}"):
-            try:
-                obstore.delete(self._objects, key)
-            except FileNotFoundError:
-                pass
+        with _translated(f"deleting {key}"), suppress(FileNotFoundError):
+            obstore.delete(self._objects, key)
 
     def _sync_folder(self) -> None:
         """obstore renames but never syncs: one syncfs puts everything of a commit on the disk."""
