@@ -1,0 +1,218 @@
+"""From a score to an answer: where the model may answer, how sure it is, and in which words.
+
+Pure: no file is read and nothing is scored here. The sentences are clinical safety controls, in
+Portuguese and English; the figures in them come from the model's own evaluation.
+"""
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from spira.domain.answers import (
+    Envelope,
+    OperatingPoint,
+    Outcome,
+    Sentence,
+)
+from spira.domain.frozen import Frozen
+from spira.domain.recordings import (
+    Finding,
+    Measurements,
+    SourceFormat,
+    Utterance,
+)
+
+ADULT_YEARS = 18  # CLINICAL.md: under 18 is outside intended use, whatever a model was tested on
+
+NOT_SCORED = Sentence(
+    pt="Gravado, não avaliado: fora do uso previsto do modelo.",
+    en="Recorded, not scored: outside the model's intended use.",
+)
+
+_UTTERANCES_PT: dict[str, str] = {
+    "consent": "consentimento",
+    "vowel": "vogal",
+    "rhyme": "parlenda",
+    "sentence": "frase",
+    "ambient_before": "ambiente (antes)",
+    "ambient_after": "ambiente (depois)",
+    "other": "outra",
+}
+
+
+class Declared(Frozen):
+    """What the caller says about the recordings; a file knows none of it."""
+
+    language: str | None = None  # None: taken to be the model's
+    utterance: Utterance = "sentence"
+    age: int | None = Field(default=None, ge=0, le=130)
+    device: str | None = None
+    unfinished: bool = False  # the patient could not finish: no rule about length applies
+
+
+class PresentShare(Frozen):
+    """Of the people who get one answer, the share (0..1) that has RI, at an assumed prevalence."""
+
+    value: float = Field(ge=0, le=1)
+    low: float | None = None  # two-sided 95 % interval
+    high: float | None = None
+    prevalence: float = Field(gt=0, lt=1)
+
+
+class Answer(Frozen):
+    """One file's row. `refused`: the file cannot be used; `not scored`: it can, and the model
+    must not answer about it; `forced`: scored outside the envelope, without meaning."""
+
+    file: str
+    status: Literal["answered", "not scored", "forced", "refused"]
+    sentence: Sentence
+    evidence: Sentence
+    model: str
+    outcome: Outcome | None = None
+    how_sure: Sentence | None = None
+    reasons: tuple[Sentence, ...] = ()  # why the recording is outside the envelope
+    findings: tuple[Finding, ...] = ()
+    probability: float | None = None  # calibrated; only on request
+    sha256: str | None = None
+
+
+def outside(
+    envelope: Envelope, declared: Declared, source: SourceFormat, measurements: Measurements
+) -> tuple[Sentence, ...]:
+    """Every reason why the model may not answer about a recording; none where it may.
+
+    What nobody declared (age, device) is no reason. Rates above the lowest tested one are no
+    reason either: everything is resampled to the model's rate, and only what a low rate has cut
+    off is missing. An age belongs to a person and is not repeated in a sentence.
+    """
+    reasons: list[Sentence] = []
+    if declared.utterance not in envelope.utterances:
+        tested = [_UTTERANCES_PT.get(name, name) for name in envelope.utterances]
+        reasons.append(
+            Sentence(
+                pt=f"O modelo só avalia: {', '.join(tested)}. "
+                f"Gravação declarada: {_UTTERANCES_PT[declared.utterance]}.",
+                en=f"The model only scores: {', '.join(envelope.utterances)}. "
+                f"Declared: {declared.utterance}.",
+            )
+        )
+    if declared.language is not None and not _spoken(declared.language, envelope.languages):
+        languages = ", ".join(envelope.languages)
+        reasons.append(
+            Sentence(
+                pt=f"O modelo foi testado em {languages}. Fala declarada: {declared.language}.",
+                en=f"The model was tested in {languages}. Declared: {declared.language}.",
+            )
+        )
+    reasons += _age_reasons(envelope, declared.age)
+    known = {device.casefold() for device in envelope.devices}
+    if declared.device is not None and known and declared.device.casefold() not in known:
+        reasons.append(
+            Sentence(
+                pt=f"Aparelho não testado. Testados: {', '.join(envelope.devices)}.",
+                en=f"Device not tested. Tested: {', '.join(envelope.devices)}.",
+            )
+        )
+    lowest = min(envelope.sample_rates_hz, default=0)
+    if source.rate_hz < lowest:
+        reasons.append(
+            Sentence(
+                pt=f"Arquivo de {source.rate_hz} Hz. O modelo foi testado a partir de {lowest} Hz.",
+                en=f"File of {source.rate_hz} Hz. The model was tested from {lowest} Hz up.",
+            )
+        )
+    needed = envelope.minimum_speech_s
+    if measurements.speech_s < needed and not declared.unfinished:
+        found = measurements.speech_s
+        reasons.append(
+            Sentence(
+                pt=f"{_pt(found, 1)} s de fala; são necessários ao menos {_pt(needed, 1)} s. "
+                "Grave de novo.",
+                en=f"{found:.1f} s of speech; at least {needed:.1f} s are needed. Record again.",
+            )
+        )
+    return tuple(reasons)
+
+
+def how_sure(share: PresentShare) -> Sentence:
+    """How sure an answer is, in people; a share is never written as nobody or everybody."""
+    of_100, low, high = 100 * share.value, share.low, share.high
+    prevalence = f"{100 * share.prevalence:g}"
+    if of_100 < 1:
+        about_pt, about_en = "menos de 1", "fewer than 1"
+    elif of_100 > 99:
+        about_pt, about_en = "mais de 99", "more than 99"
+    else:
+        about_pt, about_en = f"cerca de {of_100:.0f}", f"about {of_100:.0f}"
+    between_pt = between_en = ""
+    if low is not None and high is not None:
+        least, most = math.floor(100 * low), math.ceil(100 * high)
+        between_pt = f"entre {least} e {most}, "
+        between_en = f"between {least} and {most}, "
+    return Sentence(
+        pt=f"No teste, de 100 pessoas com este resultado, {about_pt} tinham IR "
+        f"({between_pt}se {prevalence} em 100 têm).",
+        en=f"In the test, of 100 people with this result, {about_en} had RI "
+        f"({between_en}if {prevalence} in 100 have it).",
+    )
+
+
+def tested_on(envelope: Envelope) -> Sentence:
+    """For whom the model was tested, in one line."""
+    if envelope.age_min is None or envelope.age_max is None:
+        ages_pt, ages_en = "idades não informadas", "ages not available"
+    else:
+        ages_pt = f"{envelope.age_min} a {envelope.age_max} anos"
+        ages_en = f"{envelope.age_min} to {envelope.age_max} years old"
+    languages = ", ".join(envelope.languages)
+    n = len(envelope.sites)
+    sites_pt = f", {n} {'local' if n == 1 else 'locais'}" if n else ""
+    sites_en = f", {n} {'site' if n == 1 else 'sites'}" if n else ""
+    return Sentence(
+        pt=f"Testado com {envelope.n_people} pessoas, {ages_pt}, {languages}{sites_pt}.",
+        en=f"Tested on {envelope.n_people} people, {ages_en}, {languages}{sites_en}.",
+    )
+
+
+def forced_sentence(point: OperatingPoint, calibrated: float) -> Sentence:
+    """A score outside the envelope. It stands under the model's evidence sentence, never alone."""
+    return Sentence(
+        pt=f"Pontuação {_pt(calibrated, 2)} (limite {_pt(point.threshold, 2)}).",
+        en=f"Score {calibrated:.2f} (threshold {point.threshold:.2f}).",
+    )
+
+
+def _age_reasons(envelope: Envelope, age: int | None) -> list[Sentence]:
+    if age is None:
+        return []
+    if age < ADULT_YEARS:
+        return [
+            Sentence(
+                pt=f"O modelo não avalia menores de {ADULT_YEARS} anos.",
+                en=f"The model does not score people under {ADULT_YEARS}.",
+            )
+        ]
+    low, high = envelope.age_min, envelope.age_max
+    if low is not None and high is not None and not low <= age <= high:
+        return [
+            Sentence(
+                pt=f"Idade fora da faixa testada, de {low} a {high} anos.",
+                en=f"Age outside the tested range, {low} to {high} years.",
+            )
+        ]
+    return []
+
+
+def _spoken(declared: str, tested: tuple[str, ...]) -> bool:
+    """Whether a language tag is one of the tested ones; "pt" alone may be any Portuguese."""
+    wanted = declared.casefold().replace("_", "-")
+    known = [tag.casefold() for tag in tested]
+    if wanted in known:
+        return True
+    return "-" not in wanted and any(tag.split("-")[0] == wanted for tag in known)
+
+
+def _pt(number: float, digits: int) -> str:
+    """A number with the decimal comma of Portuguese."""
+    return f"{number:.{digits}f}".replace(".", ",")
