@@ -15,6 +15,7 @@ from spira.domain.answers import (
     Outcome,
     Sentence,
 )
+from spira.domain.errors import RefusalReason
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import (
     Finding,
@@ -29,6 +30,31 @@ NOT_SCORED = Sentence(
     pt="Gravado, não avaliado: fora do uso previsto do modelo.",
     en="Recorded, not scored: outside the model's intended use.",
 )
+
+REFUSED: dict[RefusalReason, Sentence] = {
+    "missing": Sentence(pt="Arquivo não encontrado.", en="File not found."),
+    "not_audio": Sentence(pt="Não é um arquivo de áudio.", en="Not an audio file."),
+    "undecodable": Sentence(
+        pt="O áudio não pôde ser lido. Grave de novo.",
+        en="The audio cannot be read. Record again.",
+    ),
+    "truncated": Sentence(
+        pt="Arquivo incompleto. Envie o arquivo de novo.",
+        en="Incomplete file. Send the file again.",
+    ),
+    "empty": Sentence(pt="Arquivo sem áudio. Grave de novo.", en="No audio. Record again."),
+    "zeros": Sentence(
+        pt="Sem som. Verifique se o microfone está liberado ou coberto pela capa.",
+        en="Silence. Check that the microphone is allowed and not covered by the case.",
+    ),
+    "not_finite": Sentence(
+        pt="Áudio com valores inválidos. Grave de novo.",
+        en="Audio with invalid values. Record again.",
+    ),
+    "too_short": Sentence(
+        pt="Gravação curta demais. Grave de novo.", en="Recording too short. Record again."
+    ),
+}
 
 _UTTERANCES_PT: dict[str, str] = {
     "consent": "consentimento",
@@ -74,6 +100,7 @@ class Answer(Frozen):
     reasons: tuple[Sentence, ...] = ()  # why the recording is outside the envelope
     findings: tuple[Finding, ...] = ()
     probability: float | None = None  # calibrated; only on request
+    detail: str | None = None  # why a file was refused, with the figures
     sha256: str | None = None
 
 
@@ -158,7 +185,7 @@ def how_sure(share: PresentShare) -> Sentence:
     )
 
 
-def tested_on(envelope: Envelope) -> Sentence:
+def population(envelope: Envelope) -> Sentence:
     """For whom the model was tested, in one line."""
     if envelope.age_min is None or envelope.age_max is None:
         ages_pt, ages_en = "idades não informadas", "ages not available"

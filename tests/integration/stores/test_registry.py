@@ -170,7 +170,7 @@ def publisher(home: Path, bundle: Path, method: str, nth: int) -> "subprocess.Po
         ("set_model_version_tag", 1),
     ],
 )
-def test_a_killed_publish_is_completed_and_never_doubled(
+def test_a_kill_between_register_and_alias_leaves_one_version_with_its_report(
     home: Path, bundle: Path, method: str, nth: int
 ) -> None:
     """After `kill -9` anywhere, the next publish leaves one version, with report and alias."""

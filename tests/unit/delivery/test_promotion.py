@@ -57,7 +57,7 @@ def test_a_good_model_of_patients_is_promoted_by_the_clinical_policy(evaluated: 
     }
 
 
-def test_the_clinical_policy_never_accepts_synthetic_evidence(evaluated: Evaluated) -> None:
+def test_clinical_never_accepts_synthetic(evaluated: Evaluated) -> None:
     """However good the figures are."""
     decision = decided(evaluated(), evidence_level="synthetic")
 

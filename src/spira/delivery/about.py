@@ -1,0 +1,87 @@
+"""What SPIRA is for, how it works, and what it must not be used for: the words of `spira about`.
+
+They are clinical safety controls, like those of an answer, in Portuguese and English.
+"""
+
+from spira.domain.answers import Sentence
+from spira.domain.frozen import Frozen
+
+
+class Section(Frozen):
+    """A heading and what stands under it."""
+
+    heading: Sentence
+    text: tuple[Sentence, ...]
+
+
+ABOUT = (
+    Section(
+        heading=Sentence(pt="Uso previsto", en="Intended use"),
+        text=(
+            Sentence(
+                pt="Apontar indícios de insuficiência respiratória em alguns segundos de fala de "
+                "adultos, como apoio a profissionais de saúde. O médico decide.",
+                en="Point out indications of respiratory insufficiency in a few seconds of adult "
+                "speech, in support of health professionals. The physician decides.",
+            ),
+        ),
+    ),
+    Section(
+        heading=Sentence(pt="Como funciona", en="How it works"),
+        text=(
+            Sentence(
+                pt="A gravação de uma frase é cortada em janelas de poucos segundos; de cada uma "
+                "se calculam características do som, e uma rede neural, treinada com gravações de "
+                "pessoas com e sem insuficiência respiratória, dá um valor a cada janela. A média, "
+                "calibrada em pessoas que a rede não conhecia, é comparada com um limite escolhido "
+                "nelas; perto do limite a resposta é inconclusiva. Dados do formulário não entram "
+                "no cálculo.",
+                en="A recorded sentence is cut into windows of a few seconds; features of the "
+                "sound are computed for each, and a neural network, trained on recordings of "
+                "people with and without respiratory insufficiency, gives each window a value. "
+                "Their mean, calibrated on people that the network had not met, is compared with "
+                "a threshold chosen on them; close to the threshold the answer is inconclusive. "
+                "Form values take no part.",
+            ),
+        ),
+    ),
+    Section(
+        heading=Sentence(pt="Avisos", en="Warnings"),
+        text=(
+            Sentence(
+                pt="Dá indícios, nunca um diagnóstico. Não estima a SpO₂ e não indica tratamento.",
+                en="It gives indications, never a diagnosis. It neither estimates SpO₂ nor "
+                "suggests a treatment.",
+            ),
+            Sentence(
+                pt="Sem indício na voz não exclui insuficiência respiratória.",
+                en="No indication in the voice does not exclude respiratory insufficiency.",
+            ),
+            Sentence(
+                pt="Sinais vitais alterados (SpO₂ abaixo de 92 %, 30 ou mais respirações ou 130 ou "
+                "mais batimentos por minuto): avalie o paciente agora. A análise da voz não muda "
+                "essa conduta.",
+                en="Abnormal vital signs (SpO₂ below 92 %, 30 or more breaths or 130 or more heart "
+                "beats a minute): assess the patient now. The analysis of the voice does not "
+                "change that.",
+            ),
+            Sentence(
+                pt="Não avalia menores de 18 anos, pessoas com traqueostomia ou intubadas, quem "
+                "não fala a língua do modelo, nem gravações fora das condições testadas.",
+                en="It does not score people under 18, with a tracheostomy or intubated, who do "
+                "not speak the model's language, or recordings outside the tested conditions.",
+            ),
+        ),
+    ),
+    Section(
+        heading=Sentence(pt="Situação regulatória", en="Regulatory status"),
+        text=(
+            Sentence(
+                pt="Não regularizado na Anvisa. Uso em pesquisa; modelos treinados com vozes "
+                "sintéticas são demonstração, sem significado clínico.",
+                en="Not cleared by Anvisa. Research use; models trained on synthetic voices are "
+                "demonstrations without clinical meaning.",
+            ),
+        ),
+    ),
+)

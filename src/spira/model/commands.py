@@ -1,0 +1,285 @@
+"""`spira predict FILE…`: ask a model about recordings."""
+
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spira.domain.recordings import UTTERANCES, Utterance
+
+if TYPE_CHECKING:
+    from spira.domain.answers import Outcome, Sentence
+    from spira.evaluation.results import EvaluationResult
+    from spira.model.bundle import ModelManifest
+    from spira.model.prediction import Answer, Declared, PresentShare
+    from spira.model.scoring import Scorer
+    from spira.wiring import Application
+
+_PREVALENCE = 0.10  # CLINICAL.md: "if 10 in 100 have it"
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A loaded model, and what is said with each of its answers."""
+
+    label: str
+    manifest: "ModelManifest"
+    scorer: "Scorer"
+    shares: Mapping["Outcome", "PresentShare"]
+
+
+@click.command()
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    "reference",
+    default="champion",
+    show_default=True,
+    metavar="ALIAS|VERSION|FOLDER",
+    help="champion, challenger, a version's number, or a bundle's folder.",
+)
+@click.option("--language", metavar="TAG", help="Spoken language, e.g. pt-BR; else the model's.")
+@click.option("--utterance", type=click.Choice(UTTERANCES), default="sentence", show_default=True)
+@click.option("--age", type=click.IntRange(0, 130), help="In years, where known.")
+@click.option("--device", metavar="NAME", help="Capture device, where known.")
+@click.option("--unfinished", is_flag=True, help="The patient could not finish the sentence.")
+@click.option("--probability", is_flag=True, help="Also the calibrated probability.")
+@click.option(
+    "--force", is_flag=True, help="Score outside the intended use too (demonstration models only)."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@click.pass_obj
+def predict(
+    app: "Application",
+    files: tuple[Path, ...],
+    reference: str,
+    language: str | None,
+    utterance: Utterance,
+    age: int | None,
+    device: str | None,
+    unfinished: bool,
+    probability: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Ask a model about recordings; an indication, never a diagnosis.
+
+    What is outside the model's intended use is not scored, and the answer says why. Exit code 2
+    when no file can be used.
+    """
+    from spira.domain.errors import InputError
+    from spira.model.prediction import Declared, population
+
+    app.console.as_json |= as_json
+    model = _load(app, reference)
+    if force and model.manifest.evidence_level != "synthetic":
+        raise InputError(
+            f"--force: only for demonstration models; {model.label} has evidence level "
+            f"{model.manifest.evidence_level}"
+        )
+    declared = Declared(
+        language=language, utterance=utterance, age=age, device=device, unfinished=unfinished
+    )
+    answers = []
+    with app.console.working():
+        for number, file in enumerate(files, start=1):
+            answers.append(_answer(file, model, declared, force=force, probability=probability))
+            app.progress("predicting", number, len(files))
+
+    tested = population(model.manifest.envelope)
+    app.emit(
+        {
+            "model": {
+                "name": model.label,
+                "evidence_level": model.manifest.evidence_level,
+                "tested_on": tested.model_dump(),
+            },
+            "answers": [_document(answer) for answer in answers],
+        }
+    )
+    if not app.json:
+        _show(app, model.label, tested, answers)
+    if all(answer.status == "refused" for answer in answers):
+        count = "the file" if len(files) == 1 else f"none of the {len(files)} files"
+        raise InputError(f"predict: {count} can{'not' if len(files) == 1 else ''} be used")
+
+
+def _load(app: "Application", reference: str) -> _Model:
+    """A version out of the registry, or a bundle's folder."""
+    from spira.evaluation.results import EvaluationResult
+    from spira.model.bundle import load
+
+    folder = Path(reference)
+    if "/" in reference or (folder / "model.json").is_file():
+        label = folder.resolve().name
+    else:
+        version = app.registry.get(reference)
+        folder = app.registry.download(version, app.home / "cache" / "models")
+        alias = f" ({', '.join(version.aliases)})" if version.aliases else ""
+        label = f"spira {version.version}{alias}"
+    manifest, scorer = load(folder)
+    metrics = folder / "metrics.json"
+    shares: Mapping[Outcome, PresentShare] = {}
+    if metrics.is_file():
+        shares = _shares(EvaluationResult.model_validate_json(metrics.read_bytes()))
+    return _Model(label, manifest, scorer, shares)
+
+
+def _shares(result: "EvaluationResult") -> "dict[Outcome, PresentShare]":
+    """What the test says of people with each answer, in the conditions of the operating point."""
+    from spira.model.prediction import PresentShare
+
+    noisy = result.operating_point.condition in ("noise", "both")
+    people = [found for found in result.conditions if found.level == "participant"]
+    people.sort(key=lambda found: (found.condition == "noise") != noisy)
+    for value in people[0].predictive_values if people else ():
+        if not math.isclose(value.prevalence, _PREVALENCE):
+            continue
+        shares: dict[Outcome, PresentShare] = {}
+        positive, negative = value.positive, value.negative
+        if positive.value is not None:
+            shares["positive"] = PresentShare(
+                value=positive.value,
+                low=positive.low,
+                high=positive.high,
+                prevalence=value.prevalence,
+            )
+        if negative.value is not None:
+            shares["negative"] = PresentShare(
+                value=1 - negative.value,
+                low=None if negative.high is None else 1 - negative.high,
+                high=None if negative.low is None else 1 - negative.low,
+                prevalence=value.prevalence,
+            )
+        return shares
+    return {}
+
+
+def _answer(
+    file: Path, model: _Model, declared: "Declared", *, force: bool, probability: bool
+) -> "Answer":
+    """One file's row: refused, not scored, forced, or answered."""
+    from spira.audio.decode import decode_blocks
+    from spira.audio.quality import QualityThresholds, check
+    from spira.domain.answers import EVIDENCE_SENTENCES, OUTCOME_SENTENCES
+    from spira.domain.errors import RecordingRefused
+    from spira.model import prediction
+
+    manifest = model.manifest
+    every: dict[str, Any] = {
+        "file": str(file),
+        "model": model.label,
+        "evidence": EVIDENCE_SENTENCES[manifest.evidence_level],
+    }
+    try:
+        checked = check(file, thresholds=QualityThresholds(), utterance=declared.utterance)
+        every["sha256"] = checked.sha256
+        findings = tuple(
+            finding
+            for finding in checked.findings
+            if not (declared.unfinished and finding == "short")
+        )
+        reasons = prediction.outside(
+            manifest.envelope, declared, checked.format, checked.measurements
+        )
+        if reasons and not force:
+            return prediction.Answer(
+                status="not scored",
+                sentence=prediction.NOT_SCORED,
+                reasons=reasons,
+                findings=findings,
+                **every,
+            )
+        score = model.scorer.score(decode_blocks(file, rate_hz=manifest.scoring.rate_hz))
+    except RecordingRefused as refused:
+        return prediction.Answer(
+            status="refused",
+            sentence=prediction.REFUSED[refused.reason],
+            detail=str(refused),
+            **every,
+        )
+    if reasons:
+        return prediction.Answer(
+            status="forced",
+            sentence=prediction.forced_sentence(manifest.operating_point, score.calibrated),
+            reasons=reasons,
+            findings=findings,
+            probability=score.calibrated,
+            **every,
+        )
+    share = model.shares.get(score.outcome)
+    return prediction.Answer(
+        status="answered",
+        outcome=score.outcome,
+        sentence=OUTCOME_SENTENCES[score.outcome],
+        findings=findings,
+        how_sure=None if share is None else prediction.how_sure(share),
+        probability=score.calibrated if probability else None,
+        **every,
+    )
+
+
+def _document(answer: "Answer") -> dict[str, Any]:
+    """An answer for programs; findings with their sentences, nothing that was not asked for."""
+    from spira.domain.answers import FINDING_SENTENCES
+
+    document = answer.model_dump(mode="json", exclude_none=True)
+    document["findings"] = [
+        {"finding": finding, **FINDING_SENTENCES[finding].model_dump()}
+        for finding in answer.findings
+    ]
+    return document
+
+
+def _show(app: "Application", label: str, tested: "Sentence", answers: "list[Answer]") -> None:
+    """Answers for people: framed on a terminal, indented lines elsewhere."""
+    if not sys.stdout.isatty():
+        app.say(f"Modelo / Model: {label}")
+        app.say(f"{tested.pt}\n{tested.en}")
+        for answer in answers:
+            app.say(f"\n{answer.file}")
+            for text, _ in _lines(answer):
+                app.say(f"  {text}")
+        return
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    screen = Console(highlight=False, width=min(Console().width, 100))
+    screen.print(Text(f"Modelo / Model: {label}", style="bold"))
+    screen.print(Text(tested.pt))
+    screen.print(Text(tested.en, style="dim"))
+    for answer in answers:
+        # One frame for every outcome: the words carry the verdict, not a colour.
+        body = Text("\n").join(Text(text, style=style) for text, style in _lines(answer))
+        screen.print(Panel(body, title=Text(answer.file), title_align="left", border_style="cyan"))
+
+
+def _lines(answer: "Answer") -> "Iterator[tuple[str, str]]":
+    """(text, style) of each line of an answer, Portuguese first."""
+    from spira.domain.answers import FINDING_SENTENCES
+
+    if answer.status == "forced":  # a score that means nothing never stands without these words
+        yield from _both(answer.evidence, "bold")
+    yield from _both(answer.sentence, "bold")
+    if answer.detail is not None:
+        yield answer.detail, "dim"
+    for reason in answer.reasons:
+        yield from _both(reason, "")
+    if answer.how_sure is not None:
+        yield from _both(answer.how_sure, "")
+    if answer.probability is not None and answer.status == "answered":
+        yield f"Probabilidade calibrada / calibrated probability: {answer.probability:.3f}", ""
+    for finding in answer.findings:
+        yield from _both(FINDING_SENTENCES[finding], "yellow")
+    if answer.status != "forced":
+        yield from _both(answer.evidence, "italic")
+
+
+def _both(sentence: "Sentence", style: str) -> "Iterator[tuple[str, str]]":
+    yield sentence.pt, style
+    yield sentence.en, f"{style} dim".strip()

@@ -1,0 +1,225 @@
+"""`spira model …` and `spira about`, with a registry that remembers and nothing else."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from spira.console import Console
+from spira.delivery.commands import about, model
+from spira.delivery.settings import DeliverySettings
+from spira.domain.errors import InputError, PolicyRefused, TransientError
+from spira.evaluation.results import EvaluationResult
+from spira.stores.registry import ChampionChange, ModelVersion
+
+Registered = Callable[..., ModelVersion]
+Evaluated = Callable[..., EvaluationResult]
+
+
+class Remembering:
+    """A registry in memory; the real one's tests are in tests/integration/stores."""
+
+    def __init__(self, folder: Path, evaluation: EvaluationResult, *given: ModelVersion) -> None:
+        self.folder, self.given = folder, {version.version: version for version in given}
+        self.history: list[ChampionChange] = []
+        self.away = False
+        (folder / "metrics.json").write_text(evaluation.model_dump_json())
+
+    def versions(self) -> list[ModelVersion]:
+        if self.away:
+            raise TransientError("the server does not answer")
+        return sorted(self.given.values(), key=lambda version: -version.version)
+
+    def get(self, reference: str) -> ModelVersion:
+        for version in self.given.values():
+            if reference == str(version.version) or reference in version.aliases:
+                return version
+        raise InputError(f"model {reference}: there is no such version")
+
+    def download(self, version: ModelVersion, cache: Path) -> Path:
+        return self.folder
+
+    def champion_history(self) -> Sequence[ChampionChange]:
+        return tuple(self.history)
+
+    def move_champion(self, change: ChampionChange) -> None:
+        self.history.append(change)
+        for number, version in self.given.items():
+            aliases = ("champion",) if number == change.version else ()
+            self.given[number] = dataclasses.replace(version, aliases=aliases)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, evaluated: Evaluated, registered: Registered) -> Remembering:
+    """Two research models, the newer one challenger; good figures."""
+    return Remembering(tmp_path, evaluated(), registered(1), registered(2, aliases=("challenger",)))
+
+
+class Desk(Console):
+    """What a command is handed, as far as these commands look."""
+
+    def __init__(self, registry: Remembering) -> None:
+        super().__init__()
+        self.registry, self.home = registry, Path("/nowhere")
+        self.artifacts = SimpleNamespace(find=lambda stage, fingerprint: None)
+        self.settings = SimpleNamespace(delivery=DeliverySettings())
+        self.console = self
+
+    @property
+    def json(self) -> bool:
+        return self.as_json
+
+
+def run(command: click.Command, registry: Remembering, *arguments: str) -> Result:
+    """Run a command, with the fake registry; errors of the domain come out as they are."""
+    result = CliRunner().invoke(command, arguments, obj=Desk(registry))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+SIGNED = ("--by", "A. Silva", "--by", "B. Souza", "--reason", "passed the study")
+
+
+def test_the_list_shows_versions_aliases_and_figures(registry: Remembering) -> None:
+    """Newest first, for people and for programs."""
+    text = run(model, registry, "list").stdout
+    document = json.loads(run(model, registry, "list", "--json").stdout)
+
+    assert text.index("challenger") < text.index("\n1 ")
+    assert "0.960" in text
+    assert [version["version"] for version in document] == [2, 1]
+
+
+def test_an_empty_registry_says_how_to_fill_it(tmp_path: Path, evaluated: Evaluated) -> None:
+    """Not an empty table."""
+    assert "spira train" in run(model, Remembering(tmp_path, evaluated()), "list").stdout
+
+
+def test_show_names_the_report_and_every_figure(registry: Remembering, tmp_path: Path) -> None:
+    """Where to read on."""
+    text = run(model, registry, "show", "2").stdout
+
+    assert str(tmp_path / "report.html") in text
+    assert "noise_auroc" in text
+
+
+def test_two_people_promote_and_it_is_recorded(registry: Remembering) -> None:
+    """Who, why and under which policy; the strict policy unless told."""
+    text = run(model, registry, "promote", "challenger", *SIGNED).stdout
+
+    assert "Model 2 is champion now." in text
+    (change,) = registry.history
+    assert (change.version, change.previous, change.policy) == (2, None, "clinical 1")
+    assert change.by == ("A. Silva", "B. Souza")
+    assert change.reason == "passed the study"
+
+
+def test_a_refusal_shows_its_table_and_moves_nothing(registry: Remembering) -> None:
+    """The row that is not met stands out; the error names it."""
+    with pytest.raises(PolicyRefused, match="clinical 1: people who decide"):
+        run(model, registry, "promote", "2", "--by", "A. Silva", "--reason", "why")
+
+    assert registry.history == []
+
+
+def test_a_dry_run_moves_nothing(registry: Remembering) -> None:
+    """The table, and no champion."""
+    text = run(model, registry, "promote", "2", "--dry-run", *SIGNED).stdout
+
+    assert "sensitivity, clean" in text
+    assert "was not moved" in text
+    assert registry.history == []
+
+
+def test_a_decision_for_programs_holds_every_row(registry: Remembering) -> None:
+    """Criterion, required, observed, interval, met."""
+    document = json.loads(run(model, registry, "promote", "2", "--json", *SIGNED).stdout)
+
+    assert document["outcome"] == "promoted"
+    assert {"criterion", "required", "observed", "interval", "met"} == set(document["rows"][0])
+
+
+def test_the_demo_records_its_own_reason(
+    tmp_path: Path, evaluated: Evaluated, registered: Registered
+) -> None:
+    """Whatever somebody writes, a demonstration was promoted for demonstration."""
+    registry = Remembering(tmp_path, evaluated(), registered(1, "synthetic"))
+
+    run(model, registry, "promote", "1", "--policy", "demo", "--reason", "it is ready for patients")
+
+    assert registry.history[0].reason == "demo"
+
+
+def test_promoting_the_champion_again_does_nothing(registry: Remembering) -> None:
+    """And says so."""
+    run(model, registry, "promote", "2", *SIGNED)
+
+    assert "champion already" in run(model, registry, "promote", "2").stdout
+    assert len(registry.history) == 1
+
+
+def test_a_comparison_that_cannot_be_made_refuses(registry: Remembering) -> None:
+    """The champion's predictions are not in the store."""
+    run(model, registry, "promote", "1", *SIGNED)
+
+    with pytest.raises(PolicyRefused, match="against champion 1"):
+        run(model, registry, "promote", "2", *SIGNED)
+
+
+def test_rollback_goes_back_and_is_recorded(registry: Remembering, registered: Registered) -> None:
+    """To the champion before, once; then there is nowhere to go."""
+    for version, previous in ((1, None), (2, 1)):
+        registry.move_champion(
+            ChampionChange(
+                action="promoted",
+                version=version,
+                previous=previous,
+                by=("A. Silva",),
+                reason="…",
+                policy="clinical 1",
+                at=registered(1).created_at,
+            )
+        )
+    signed = ("--by", "A. Silva", "--reason", "complaints from site 2")
+
+    text = run(model, registry, "rollback", *signed).stdout
+
+    assert "Model 1 is champion again" in text
+    assert registry.get("champion").version == 1
+    assert registry.history[-1].reason == "complaints from site 2"
+    with pytest.raises(InputError, match="no champion is recorded before version 1"):
+        run(model, registry, "rollback", *signed)
+
+
+def test_a_rollback_has_an_author(registry: Remembering) -> None:
+    """Nobody rolls back namelessly."""
+    with pytest.raises(InputError, match="who"):
+        run(model, registry, "rollback", "--reason", "complaints")
+
+
+def test_about_says_what_it_is_not(registry: Remembering) -> None:
+    """Intended use, warnings and status, in both languages, with the model that answers."""
+    run(model, registry, "promote", "2", *SIGNED)
+
+    text = run(about, registry).stdout
+
+    assert "nunca um diagnóstico" in text
+    assert "never a diagnosis" in text
+    assert "Não regularizado na Anvisa" in text
+    assert "Modelo: 2. Uso em pesquisa." in text
+
+
+def test_about_can_be_read_when_the_registry_is_away(registry: Remembering) -> None:
+    """Warnings must not depend on a server."""
+    registry.away = True
+
+    text = run(about, registry).stdout
+
+    assert "model registry not available" in text
+    assert "Intended use" in text
