@@ -1,0 +1,207 @@
+"""Numbers and fixed words in Brazilian Portuguese and English, as report and card write them.
+
+Everything here returns a `Sentence`: plain text, once in each language, never markup.
+"""
+
+from collections.abc import Mapping
+
+from spira.domain.answers import Sentence
+from spira.evaluation.results import Estimate
+
+# A narrow no-break space keeps a number and its unit on one line.
+_THIN = "\u202f"
+_MINUS = "\u2212"
+
+NOT_AVAILABLE = Sentence(pt="não disponível", en="not available")
+NOT_REPORTED = Sentence(pt="não informado", en="not reported")
+
+_WORDS: Mapping[str, Sentence] = {
+    # attributes
+    "all": Sentence(pt="todas as pessoas", en="everybody"),
+    "sex": Sentence(pt="sexo", en="sex"),
+    "age band": Sentence(pt="idade", en="age"),
+    "site": Sentence(pt="local", en="site"),
+    "device": Sentence(pt="aparelho", en="device"),
+    "label": Sentence(pt="rótulo", en="label"),
+    # values
+    "female": Sentence(pt="feminino", en="female"),
+    "male": Sentence(pt="masculino", en="male"),
+    "under 18": Sentence(pt="menos de 18 anos", en="under 18"),
+    "18-39": Sentence(pt="18 a 39 anos", en="18 to 39"),
+    "40-59": Sentence(pt="40 a 59 anos", en="40 to 59"),
+    "60-74": Sentence(pt="60 a 74 anos", en="60 to 74"),
+    "75 and over": Sentence(pt="75 anos ou mais", en="75 and over"),
+    "several": Sentence(pt="mais de um", en="several"),
+    "not available": NOT_AVAILABLE,
+    "present": Sentence(pt="com IR", en="with RI"),
+    "absent": Sentence(pt="sem IR", en="without RI"),
+    "unknown": Sentence(pt="sem rótulo", en="unlabelled"),
+    # sides
+    "train": Sentence(pt="treino", en="training"),
+    "validation": Sentence(pt="validação", en="validation"),
+    "test": Sentence(pt="teste", en="test"),
+    # conditions and levels
+    "clean": Sentence(pt="sem ruído", en="clean"),
+    "noise": Sentence(pt="com ruído", en="with noise"),
+    "both": Sentence(pt="sem ruído e com ruído", en="clean and with noise"),
+    "participant": Sentence(pt="por pessoa", en="by person"),
+    "recording": Sentence(pt="por gravação", en="by recording"),
+    # verdicts
+    "pass": Sentence(pt="aprovada", en="passed"),
+    "fail": Sentence(pt="reprovada", en="failed"),
+    "not enough data": Sentence(pt="dados insuficientes", en="not enough data"),
+    # what is measured
+    "sensitivity": Sentence(pt="sensibilidade", en="sensitivity"),
+    "specificity": Sentence(pt="especificidade", en="specificity"),
+    "change of sensitivity": Sentence(pt="mudança da sensibilidade", en="change of sensitivity"),
+    "change of specificity": Sentence(pt="mudança da especificidade", en="change of specificity"),
+    # origins
+    "synthetic": Sentence(pt="hospital sintético", en="synthetic hospital"),
+    "import": Sentence(pt="importação", en="import"),
+    # utterances
+    "consent": Sentence(pt="consentimento", en="consent"),
+    "vowel": Sentence(pt="vogal sustentada", en="sustained vowel"),
+    "rhyme": Sentence(pt="parlenda", en="rhyme"),
+    "sentence": Sentence(pt="frase", en="sentence"),
+    # findings
+    "short": Sentence(pt="curta", en="short"),
+    "quiet": Sentence(pt="som baixo", en="quiet"),
+    "clipped": Sentence(pt="som estourado", en="clipped"),
+    "noisy": Sentence(pt="muito barulho", en="noisy"),
+    "little_speech": Sentence(pt="pouca fala", en="little speech"),
+    # reasons of refusal
+    "missing": Sentence(pt="arquivo ausente", en="file missing"),
+    "not_audio": Sentence(pt="não é áudio", en="not audio"),
+    "undecodable": Sentence(pt="não decodifica", en="cannot be decoded"),
+    "truncated": Sentence(pt="arquivo cortado", en="truncated"),
+    "empty": Sentence(pt="vazio", en="empty"),
+    "zeros": Sentence(pt="só zeros", en="all zeros"),
+    "not_finite": Sentence(pt="amostras inválidas", en="invalid samples"),
+    "too_short": Sentence(pt="menos de 0,5 s", en="under 0.5 s"),
+    "duplicate": Sentence(pt="áudio repetido", en="duplicate audio"),
+    "unrecognised_label": Sentence(pt="rótulo desconhecido", en="unrecognised label"),
+}
+
+
+def word(text: object) -> Sentence:
+    """A word of SPIRA in both languages; anything else (a site's name) comes back as it is."""
+    if text is None or text == "":
+        return NOT_AVAILABLE
+    return _WORDS.get(str(text), Sentence(pt=str(text), en=str(text)))
+
+
+def value_word(attribute: str, value: str) -> Sentence:
+    """A value of an attribute; a site or device keeps its name, whatever word it looks like."""
+    if attribute in ("site", "device") and value not in ("several", "not available", ""):
+        return Sentence(pt=value, en=value)
+    return word(value)
+
+
+def fill(pt: str, en: str, **values: object) -> Sentence:
+    """Both sentences with `{name}` filled in, a `Sentence` by its own language."""
+    return Sentence(
+        pt=pt.format(**{name: spoken(value, "pt") for name, value in values.items()}),
+        en=en.format(**{name: spoken(value, "en") for name, value in values.items()}),
+    )
+
+
+def spoken(value: object, language: str) -> str:
+    """A value as one language ("pt" or "en") writes it."""
+    if isinstance(value, Sentence):
+        return value.pt if language == "pt" else value.en
+    if isinstance(value, int) and not isinstance(value, bool):
+        return spoken(count(value), language)
+    return str(value)
+
+
+def count(number: int | None) -> Sentence:
+    """A whole number, its thousands parted."""
+    if number is None:
+        return NOT_AVAILABLE
+    english = f"{number:,}".replace("-", _MINUS)
+    return Sentence(pt=english.replace(",", "."), en=english)
+
+
+def decimal(number: float | None, digits: int = 3, *, signed: bool = False) -> Sentence:
+    """A number with a fixed count of decimals; `signed` writes the plus too."""
+    if number is None:
+        return NOT_AVAILABLE
+    rounded = round(number, digits) + 0.0  # -0.0 would be written with a minus
+    english = f"{rounded:{'+' if signed and rounded else ''}.{digits}f}".replace("-", _MINUS)
+    return Sentence(pt=english.replace(".", ","), en=english)
+
+
+def percent(share: float | None, digits: int = 0, *, signed: bool = False) -> Sentence:
+    """A share of 1 as a percentage."""
+    if share is None:
+        return NOT_AVAILABLE
+    number = decimal(100 * share, digits, signed=signed)
+    return Sentence(pt=f"{number.pt}{_THIN}%", en=f"{number.en}%")
+
+
+def in_hundred(share: float | None) -> Sentence:
+    """A share as people in a hundred; "less than 1" and "more than 99" instead of never, always."""
+    if share is None:
+        return NOT_AVAILABLE
+    people = round(100 * share)
+    if people == 0 and share > 0:
+        return Sentence(pt="menos de 1", en="fewer than 1")
+    if people == 100 and share < 1:
+        return Sentence(pt="mais de 99", en="more than 99")
+    return Sentence(pt=str(people), en=str(people))
+
+
+def rest_of_hundred(share: float | None) -> Sentence:
+    """The other people of a hundred, so that both counts add up as they are written."""
+    if share is None:
+        return NOT_AVAILABLE
+    people = round(100 * share)
+    if people in (0, 100):
+        return in_hundred(1 - share)
+    return Sentence(pt=str(100 - people), en=str(100 - people))
+
+
+def hundred_between(estimate: Estimate, *, mirrored: bool = False) -> Sentence:
+    """The interval of a share as people in a hundred; `mirrored` counts the other people."""
+    low, high = estimate.low, estimate.high
+    if low is None or high is None:
+        return Sentence(pt="intervalo não disponível", en="interval not available")
+    if mirrored:
+        low, high = 1 - high, 1 - low
+    return fill(
+        "entre {low} e {high}",
+        "between {low} and {high}",
+        low=str(round(100 * low)),
+        high=str(round(100 * high)),
+    )
+
+
+def interval(estimate: Estimate, digits: int = 3, *, signed: bool = False) -> Sentence:
+    """The two-sided 95 % interval in the figure's own unit; empty where there is none."""
+    if estimate.low is None or estimate.high is None:
+        return Sentence(pt="", en="")
+    low = decimal(estimate.low, digits, signed=signed)
+    high = decimal(estimate.high, digits, signed=signed)
+    return fill("{low} a {high}", "{low} to {high}", low=low, high=high)
+
+
+def percent_interval(estimate: Estimate, digits: int = 0) -> Sentence:
+    """The two-sided 95 % interval in percent; empty where there is none."""
+    if estimate.low is None or estimate.high is None:
+        return Sentence(pt="", en="")
+    low = decimal(100 * estimate.low, digits)
+    high = percent(estimate.high, digits)
+    return fill("{low} a {high}", "{low} to {high}", low=low, high=high)
+
+
+def duration(seconds: float | None) -> Sentence:
+    """A time in the unit that suits it."""
+    if seconds is None:
+        return NOT_AVAILABLE
+    if seconds < 120:
+        amount, unit = decimal(seconds, 1), "s"
+    elif seconds < 7200:
+        amount, unit = decimal(seconds / 60, 1), "min"
+    else:
+        amount, unit = decimal(seconds / 3600, 1), "h"
+    return Sentence(pt=f"{amount.pt}{_THIN}{unit}", en=f"{amount.en}{_THIN}{unit}")
