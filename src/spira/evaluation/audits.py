@@ -144,7 +144,7 @@ def noise_audit(
     )
 
 
-def background_audit(ambient: pl.DataFrame, *, limit: float) -> Audit:
+def background_audit(ambient: pl.DataFrame, *, limit: float, gaps: bool = False) -> Audit:
     """The trained model asked about recordings in which nobody speaks: its AUROC must be chance.
 
     ambient  predictions about ambient recordings of test people, cut to one length:
@@ -155,8 +155,18 @@ def background_audit(ambient: pl.DataFrame, *, limit: float) -> Audit:
              the two one-sided 95 % bounds by DeLong (two one-sided tests, Schuirmann 1987).
              With 80 people a class an innocent model passes 0.65 nine times in ten, with 120
              ninety-eight times in a hundred
+    gaps     the predictions are about silences inside spoken recordings, because no ambient ones
+             were made: the explanation says so
     """
     people = per_participant(ambient)
+    room = Sentence(
+        pt="Perguntamos ao modelo sobre gravações do ambiente, sem ninguém falando",
+        en="The model was asked about recordings of the room, with nobody speaking",
+    )
+    silences = Sentence(
+        pt="Sem gravações do ambiente, perguntamos ao modelo sobre os silêncios entre as palavras",
+        en="Without recordings of the room, the model was asked about silences between words",
+    )
     return _chance_audit(
         "background",
         people["probability"].to_numpy(),
@@ -167,10 +177,7 @@ def background_audit(ambient: pl.DataFrame, *, limit: float) -> Audit:
         title=Sentence(
             pt="O modelo adivinha só pelo ambiente?", en="Can the model guess from the room alone?"
         ),
-        what=Sentence(
-            pt="Perguntamos ao modelo sobre gravações do ambiente, sem ninguém falando",
-            en="The model was asked about recordings of the room, with nobody speaking",
-        ),
+        what=silences if gaps else room,
         passed=Sentence(
             pt="O ambiente sozinho não diz quem está doente.",
             en="The room alone does not tell who is ill.",

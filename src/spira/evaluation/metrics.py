@@ -12,7 +12,6 @@ recorded ill and again well counts once in each class.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logit, ndtri
 
-from spira.domain.answers import OperatingPoint, Sentence
+from spira.domain.answers import OperatingPoint
 from spira.domain.draws import draws
 from spira.evaluation.intervals import (
     TWO_SIDED,
@@ -35,32 +34,22 @@ from spira.evaluation.intervals import (
 )
 from spira.evaluation.results import (
     Attribute,
-    Audit,
-    Baseline,
     CalibrationBin,
     Condition,
     ConditionResult,
     Confusion,
     Curve,
     Estimate,
-    EvaluationResult,
     Level,
     PredictiveValue,
     Subgroup,
 )
-from spira.evaluation.settings import EvaluationSettings
 
-PREVALENCES = (
-    0.05,
-    0.10,
-    0.20,
-    0.40,
-)  # CLINICAL.md: what a positive answer means, from ward to ICU
+PREVALENCES = (0.05, 0.10, 0.20, 0.40)
 NOT_AVAILABLE = "not available"
 SEVERAL = "several"  # one participant recorded with two devices, say
 
-# Adulthood as CLINICAL.md's envelope has it; 60 is where Brazilian law and most respiratory
-# cohorts begin to speak of older people.
+# Under 18 is outside the intended use; from 60 on Brazilian law speaks of older people.
 AGE_BANDS = ((0, 18, "under 18"), (18, 40, "18-39"), (40, 60, "40-59"), (60, 75, "60-74"))
 OLDEST_BAND = "75 and over"
 
@@ -151,48 +140,6 @@ def subgroups(
                 )
             )
     return tuple(found)
-
-
-def assemble(
-    predictions: pl.DataFrame,
-    operating_point: OperatingPoint,
-    *,
-    settings: EvaluationSettings,
-    seed: int,
-    participants_disjoint: Literal["proven", "unproven"],
-    audits: Sequence[Audit],
-    baselines: Sequence[Baseline],
-    notes: Sequence[Sentence] = (),
-) -> EvaluationResult:
-    """One document: the conditions that the predictions hold at both levels, and the rest.
-
-    predictions  of the test side, see above; clean, and noise where the evaluation knows any
-    """
-    known: tuple[Condition, ...] = ("clean", "noise")
-    held = set(predictions["condition"])
-    levels: tuple[Level, ...] = ("participant", "recording")
-    return EvaluationResult(
-        operating_point=operating_point,
-        evaluated="test",
-        participants_disjoint=participants_disjoint,
-        notes=tuple(notes),
-        conditions=tuple(
-            evaluate_condition(
-                predictions,
-                operating_point,
-                condition,
-                level,
-                seed=seed,
-                resamples=settings.resamples,
-            )
-            for condition in known
-            if condition in held
-            for level in levels
-        ),
-        subgroups=subgroups(predictions, operating_point, minimum=settings.subgroup_minimum),
-        audits=tuple(audits),
-        baselines=tuple(baselines),
-    )
 
 
 def age_band(age: int | None) -> str:

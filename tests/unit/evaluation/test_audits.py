@@ -213,6 +213,14 @@ def test_background_that_tells_the_label_fails_either_way(n: int, by_label: floa
     assert "ambiente" in found.explanation.pt
 
 
+def test_background_says_when_it_had_only_silences_to_hear() -> None:
+    """Without ambient recordings the sentence speaks of silences between words."""
+    found = background_audit(ambient(80, 0), limit=0.65, gaps=True)
+
+    assert "silêncios entre as palavras" in found.explanation.pt
+    assert "silences between words" in found.explanation.en
+
+
 def test_background_of_few_people_never_passes() -> None:
     """With 15 people a class nothing can pass, not even answers that are all equal."""
     equal = ambient(15, 0).with_columns(probability=pl.lit(0.3))

@@ -11,9 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import auc, brier_score_loss, roc_auc_score
 
 from spira.domain.answers import OperatingPoint
-from spira.evaluation.metrics import age_band, assemble, evaluate_condition, subgroups
-from spira.evaluation.results import ConditionResult, EvaluationResult, Level
-from spira.evaluation.settings import EvaluationSettings
+from spira.evaluation.metrics import age_band, evaluate_condition, subgroups
+from spira.evaluation.results import ConditionResult, Level
 
 POINT = OperatingPoint(threshold=0.5, band_low=0.4, band_high=0.6, temperature=1.0, prevalence=0.5)
 FEW = 200  # resamples
@@ -350,26 +349,14 @@ def test_participant_with_two_devices_is_several() -> None:
     assert [each.value for each in devices] == ["phone", "several"]
 
 
-def test_assembled_evaluation_holds_every_condition_and_survives_json() -> None:
-    """Both conditions at both levels, and the document reads back equal."""
+def test_conditions_are_kept_apart() -> None:
+    """Asked for noise, only the noisy answers are counted."""
     clean = table(*ward(60))
-    noisy = clean.with_columns(condition=pl.lit("noise"))
-    settings = EvaluationSettings(resamples=FEW)
+    noisy = clean.with_columns(condition=pl.lit("noise"), probability=pl.lit(0.99))
 
-    result = assemble(
-        pl.concat([clean, noisy]),
-        POINT,
-        settings=settings,
-        seed=1,
-        participants_disjoint="proven",
-        audits=(),
-        baselines=(),
+    found = evaluate_condition(
+        pl.concat([clean, noisy]), POINT, "noise", "participant", seed=1, resamples=FEW
     )
 
-    assert [(each.condition, each.level) for each in result.conditions] == [
-        ("clean", "participant"),
-        ("clean", "recording"),
-        ("noise", "participant"),
-        ("noise", "recording"),
-    ]
-    assert EvaluationResult.model_validate_json(result.model_dump_json()) == result
+    assert found.n_present + found.n_absent == 60
+    assert found.specificity.value == 0
