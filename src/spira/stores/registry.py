@@ -558,6 +558,7 @@ def _quiet_mlflow() -> None:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; 120 unless told
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # 7 unless told: minutes before a word is said
         "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.ERROR)
