@@ -100,7 +100,8 @@ def extract_single(window: Float, features: Features) -> Float:
     returns   [L // hop + 1, coefficients], float32
     """
     padded = _reflected(np.asarray(window, dtype=np.float32), features)
-    return _finished(_spectrum(_frames(padded, features), features)[None], features)[0]
+    bands = _spectrum(_frames(padded, features), features)
+    return np.asarray(_finished(bands[None], features)[0])
 
 
 def _reflected(window: Float, features: _Spectral) -> Float:
@@ -166,7 +167,7 @@ def _mel_filters(features: Any) -> Float:
     frequencies = np.linspace(0, features.rate_hz / 2, features.n_fft // 2 + 1)[:, None]
     rising = (frequencies - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - frequencies) / (edges[2:] - edges[1:-1])
-    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    return np.asarray(np.maximum(0, np.minimum(rising, falling)), dtype=np.float32)
 
 
 @cache

@@ -65,7 +65,7 @@ def mix(
     count: int,
     rng: np.random.Generator,
 ) -> Float:
-    """Speech with `count` noise excerpts added, each from another noise recording if there are enough.
+    """Speech with `count` noise excerpts added, of as many noise recordings where there are so many.
 
     speech    [T], float32
     noises    noise recordings to draw from, of any length
@@ -90,7 +90,7 @@ def mix(
     if power == 0:
         return speech.astype(np.float32)
     wanted = active_power(speech) / 10 ** (snr_db / 10)
-    return (speech + noise * np.float32(np.sqrt(wanted / power))).astype(np.float32)
+    return np.asarray(speech + noise * np.float32(np.sqrt(wanted / power)), dtype=np.float32)
 
 
 def excerpt(noise: Float, length: int, rng: np.random.Generator) -> Float:

@@ -1,6 +1,5 @@
 """From a trained network to ONNX, and the proof that the two agree."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -62,9 +61,7 @@ def export(network: SpiraNetwork, frames: int, coefficients: int) -> bytes:
             verbose=False,
         )
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer, external_data=False)
-    model = onnx.load_model_from_string(buffer.getvalue())
+    model = program.model_proto
     _strip(model)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
@@ -128,8 +125,8 @@ def edge_cases(rate_hz: int, *, seed: int) -> dict[str, Float]:
     """Recordings at the edges of the signal path."""
     rng = draws(seed, "parity")
     time = np.arange(6 * rate_hz) / rate_hz
-    voice = 0.2 * np.sin(2 * np.pi * 140 * time) * (0.5 + 0.5 * np.sin(2 * np.pi * 4 * time))
-    voice = (voice + 0.01 * rng.standard_normal(len(time))).astype(np.float32)
+    tone = 0.2 * np.sin(2 * np.pi * 140 * time) * (0.5 + 0.5 * np.sin(2 * np.pi * 4 * time))
+    voice: Float = (tone + 0.01 * rng.standard_normal(len(time))).astype(np.float32)
     holed = voice.copy()
     holed[rate_hz : 2 * rate_hz] = 0
     spectrum = np.fft.rfft(voice)

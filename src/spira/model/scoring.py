@@ -21,6 +21,12 @@ from spira.domain.frozen import Frozen
 Float = NDArray[np.float32]
 
 
+# Before an operating point is chosen: the probability as it is, cut at one half.
+UNDECIDED = OperatingPoint(
+    threshold=0.5, band_low=0.5, band_high=0.5, temperature=1, prevalence=0.5, aim="none"
+)
+
+
 class ScoringSpec(Frozen):
     """How a network is asked."""
 
@@ -35,15 +41,15 @@ class Score:
 
     probability: float  # mean of the windows' probabilities, 0..1
     window_logits: Float  # [N], in order of time
-    calibrated: float | None  # after the temperature; None without an operating point
-    outcome: Outcome | None
+    calibrated: float  # after the temperature
+    outcome: Outcome
 
 
 class Scorer:
     """A network ready to be asked. One session on one thread; threads may share it."""
 
     def __init__(
-        self, network: bytes, spec: ScoringSpec, operating_point: OperatingPoint | None
+        self, network: bytes, spec: ScoringSpec, operating_point: OperatingPoint = UNDECIDED
     ) -> None:
         """Open an ONNX network.
 
@@ -79,11 +85,8 @@ class Scorer:
             ]
         )
         probability = float(np.mean(expit(logits.astype(np.float64))))
-        point = self.operating_point
-        if point is None:
-            return Score(probability, logits, None, None)
-        calibrated = point.calibrate(probability)
-        return Score(probability, logits, calibrated, point.outcome(calibrated))
+        calibrated = self.operating_point.calibrate(probability)
+        return Score(probability, logits, calibrated, self.operating_point.outcome(calibrated))
 
     def _ask(self, features: Float) -> Float:
         """[N, frames, coefficients] to [N] logits, a window at a time."""

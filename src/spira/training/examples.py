@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from spira.audio.features import extract
 from spira.audio.noise import NoNoise, PeakNoise, SnrNoise, mix
-from spira.audio.windows import Windows
 from spira.domain.draws import draws
 from spira.domain.recordings import Side
 from spira.training.experiments import Experiment

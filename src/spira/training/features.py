@@ -142,7 +142,7 @@ def _run(work: "Work", jobs: Sequence[_Job]) -> dict[str, Artifact]:
     work.progress("features", len(done), total)
     if not todo:
         return done
-    processes = min(work.plan.training.feature_jobs, len(todo))
+    processes = min(work.plan.training.jobs, len(todo))
     with ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver")) as pool:
         waiting: dict[Future[None], tuple[_Job, Path]] = {}
         for number, job in enumerate(todo):

@@ -7,9 +7,9 @@ import ctypes
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ def fit(
 
 
 def validation_loss(
-    network: torch.nn.Module, examples: Examples, recordings: "list[Example]", fabric: Fabric
+    network: torch.nn.Module, examples: Examples, recordings: Sequence[Example], fabric: Fabric
 ) -> float:
     """Mean cross entropy of the recordings' probabilities, each the mean of its windows'."""
     network.eval()
@@ -196,7 +196,7 @@ def _keep_memory() -> None:
             libc.mallopt(option, value)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
 
 
-def _read(examples: Examples, rows: Any, epoch: int) -> "list[tuple[Example, Any]]":
+def _read(examples: Examples, rows: Any, epoch: int) -> list[tuple[Example, Any]]:
     chosen = [examples.sides["train"][row] for row in rows]
     return [(example, examples.training_windows(example, epoch)) for example in chosen]
 
@@ -204,7 +204,7 @@ def _read(examples: Examples, rows: Any, epoch: int) -> "list[tuple[Example, Any
 def _on(fabric: Fabric, features: Any) -> torch.Tensor:
     """[N, T, C] array to [N, 1, T, C] tensor on the device."""
     tensor = torch.from_numpy(np.ascontiguousarray(features)).unsqueeze(1)
-    return cast(torch.Tensor, fabric.to_device(tensor))
+    return fabric.to_device(tensor)
 
 
 def _dropout_seed(seed: int, epoch: int, example: Example) -> int:

@@ -74,7 +74,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage's function is handed. It returns the files to commit, and what to say of them."""
+    """What a stage's function is handed; it returns the files to commit, and facts about them."""
 
     plan: Plan
     stage: StageName

@@ -52,7 +52,7 @@ def recorded(home: Path, plan: Plan) -> Iterator["Recorder"]:
         seed=plan.experiment.seed,
         dataset=plan.dataset,
         started_at=now.isoformat(timespec="seconds"),
-        fingerprints=dict(plan.fingerprints),
+        fingerprints=dict(plan.fingerprints.items()),
         host={"machine": platform.machine(), "system": platform.system(), "pid": str(os.getpid())},
     )
     with locked(folder / "lock"):

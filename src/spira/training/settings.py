@@ -15,4 +15,4 @@ class TrainingSettings(Frozen):
     # result then agrees between machines that differ only in their number of cores.
     threads: int = Field(default=1, ge=1, le=256)
     checkpoint_every_s: float = Field(default=5.0, ge=0)  # a kill costs at most this much work
-    feature_jobs: int = Field(default=2, ge=1, le=64)  # processes that make feature shards
+    jobs: int = Field(default=2, ge=1, le=64)  # processes that decode, threads that score

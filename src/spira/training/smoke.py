@@ -39,7 +39,7 @@ def overfit(*, seed: int = 42, goal: float = 0.01, progress: Progress = no_progr
     for step in range(_STEPS):
         optimiser.zero_grad()
         loss = torch.nn.functional.binary_cross_entropy_with_logits(network(together), target)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimiser.step()
         losses.append(loss.item())
         progress("overfitting", step + 1, _STEPS)

@@ -9,7 +9,7 @@ import polars as pl
 from spira.datasets.versions import load
 from spira.domain.errors import InputError
 from spira.domain.fingerprint import canonical_json
-from spira.domain.recordings import SIDES
+from spira.domain.recordings import SIDES, Side
 from spira.domain.splits import assign_sides, side_of
 from spira.training.experiments import Experiment, Split
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from spira.training.pipeline import Files, Work
 
 AMBIENT = ("ambient_before", "ambient_after")
-_PER_CLASS = {"train": 2, "validation": 1, "test": 1}  # fewer people than this fit or test nothing
+_PER_CLASS: dict[Side, int] = {
+    "train": 2,
+    "validation": 1,
+    "test": 1,
+}  # fewer people than this fit or test nothing
 
 
 def snapshot(work: "Work") -> tuple["Files", dict[str, Any]]:
@@ -62,7 +66,7 @@ def snapshot(work: "Work") -> tuple["Files", dict[str, Any]]:
 
 
 def select(recordings: pl.DataFrame, experiment: Experiment) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The recordings an experiment trains and tests on, and how many others were left out by why."""
+    """The recordings an experiment trains and tests on, and how many were left out, by reason."""
     left_out: dict[str, int] = {}
 
     def keep(table: pl.DataFrame, condition: pl.Expr, why: str) -> pl.DataFrame:
@@ -94,7 +98,7 @@ def split(work: "Work") -> tuple["Files", dict[str, Any]]:
     people = split_people(recordings, work.experiment.split)
     sides = split_noise(noise, work.experiment.split)
     spoken = recordings.filter(~pl.col("utterance").is_in(AMBIENT)).join(people, "participant_id")
-    balance = {
+    balance: dict[str, dict[Side, dict[str, int]]] = {
         attribute: {
             side: {
                 str(value): count
@@ -139,7 +143,7 @@ def split_noise(noise: pl.DataFrame, rule: Split) -> pl.DataFrame:
     are enough; with fewer, the experiment's noise cannot be kept apart and the stages say so.
     """
     given = dict(noise.select("sha256", "side").iter_rows()) if rule.published == "keep" else {}
-    sides: dict[str, str] = {
+    sides: dict[str, Side] = {
         digest: given.get(digest) or side_of(digest, key=rule.key, fractions=rule.fractions)
         for digest in noise["sha256"].sort()
     }
@@ -153,7 +157,7 @@ def split_noise(noise: pl.DataFrame, rule: Split) -> pl.DataFrame:
     )
 
 
-def placed(work: "Work") -> tuple[pl.DataFrame, dict[str, list[str]]]:
+def placed(work: "Work") -> tuple[pl.DataFrame, dict[Side, list[str]]]:
     """Recordings with their side in `placed`, and the digests of noise recordings by side."""
     recordings = pl.read_parquet(work.input("snapshot").path("recordings.parquet"))
     people = pl.read_parquet(work.input("split").path("people.parquet"))
@@ -171,7 +175,7 @@ def parquet(table: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def _enough(labels: dict[str, dict[str, int]]) -> None:
+def _enough(labels: dict[Side, dict[str, int]]) -> None:
     mistakes = [
         f"split: {labels[side].get(label, 0)} participants with RI {label} in {side}, "
         f"at least {least} needed; add participants or change split.fractions"

@@ -1,0 +1,359 @@
+"""Stage `evaluate`: the exported network asked about people it has never met, and audited.
+
+What is evaluated is what will be published: the network is exported first, and every answer here
+comes from `score()`, the one function that prediction and serving call.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from spira.audio.features import Mfcc, extract_single
+from spira.audio.noise import PeakNoise, SnrNoise
+from spira.audio.speech import PauseTiming, pauses, quiet_parts
+from spira.domain.answers import OperatingPoint, Sentence
+from spira.domain.draws import draws
+from spira.domain.errors import InputError
+from spira.domain.fingerprint import canonical_json
+from spira.domain.recordings import Side
+from spira.evaluation.audits import (
+    acquisition_audit,
+    acquisition_table,
+    background_audit,
+    noise_audit,
+    physiology_audits,
+)
+from spira.evaluation.baselines import Sample, compare_baseline, fit_baseline
+from spira.evaluation.calibration import choose_operating_point
+from spira.evaluation.metrics import evaluate_condition, subgroups
+from spira.evaluation.results import Audit, Baseline, ConditionResult, EvaluationResult
+from spira.model.scoring import Scorer, ScoringSpec
+from spira.training.examples import add_noise
+from spira.training.features import FeatureSet
+from spira.training.tables import AMBIENT, parquet, placed
+
+if TYPE_CHECKING:
+    from spira.training.pipeline import Files, Work
+
+Float = NDArray[np.float32]
+Spoken = Literal["clean", "noise"]
+Condition = Literal["clean", "noise", "audit noise", "ambient"]
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+_GAPS_S = 1.0  # of audio without speech or breath, for everyone, where no ambient was recorded
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Everything needed to ask about a recording under a condition, in any order."""
+
+    work: "Work"
+    features: FeatureSet
+    noises: Mapping[Side, list[str]]
+    scorer: Scorer
+
+    def waveform(self, row: dict[str, Any], condition: Condition) -> Float:
+        """The recording as it is, or with noise of its side, fixed by seed and recording."""
+        waveform = self.features.waveform(row["sha256"])
+        if condition not in ("noise", "audit noise"):
+            return waveform
+        experiment = self.work.experiment
+        noise = experiment.test_noise
+        return add_noise(
+            waveform,
+            [self.features.waveform(digest) for digest in self.noises[row["placed"]]],
+            noise if condition == "noise" else same_for_both(noise),
+            present=row["label"] == "present",
+            rng=draws(experiment.seed, "test noise", row["recording_id"]),
+        )
+
+    def background(self, row: dict[str, Any]) -> Float | None:
+        """What a recording holds beside the voice, of one length for everyone; None if too short.
+
+        Ambient recordings as they are; of a spoken one, the gaps without speech or breath.
+        """
+        rate = self.work.experiment.features.rate_hz
+        if row["utterance"] in AMBIENT:
+            length = round(self.work.experiment.windows.length_s * rate)
+            found = self.features.waveform(row["sha256"])
+        else:
+            length = round(_GAPS_S * rate)
+            found = quiet_parts(self.features.waveform(row["sha256"]))
+        return found[:length] if len(found) >= length else None
+
+    def predict(self, rows: Sequence[dict[str, Any]], condition: Condition) -> pl.DataFrame:
+        """One row a recording, with the mean of its windows' probabilities."""
+
+        def ask(row: dict[str, Any]) -> dict[str, Any] | None:
+            heard = (
+                self.background(row) if condition == "ambient" else self.waveform(row, condition)
+            )
+            if heard is None:
+                return None
+            score = self.scorer.score(heard)
+            return {**row, "condition": condition, "probability": score.probability}
+
+        asked = self.each(f"asking ({condition})", ask, rows)
+        return pl.DataFrame([row for row in asked if row is not None], infer_schema_length=None)
+
+    def each(
+        self, what: str, function: Callable[[Given], Made], items: Iterable[Given]
+    ) -> list[Made]:
+        """`function` of every item, in order, on as many threads as there are jobs."""
+        todo = list(items)
+        done: list[Made] = []
+        with ThreadPoolExecutor(self.work.plan.training.jobs) as threads:
+            for made in threads.map(function, todo):
+                done.append(made)
+                self.work.progress(what, len(done), len(todo))
+        return done
+
+
+def evaluate(work: "Work") -> tuple["Files", dict[str, Any]]:
+    """Export, choose the operating point on validation, measure and audit on test.
+
+    files     model.onnx, predictions.parquet (every answer), metrics.json (EvaluationResult),
+              scoring.json (how the network is asked), report.html, card.md
+    """
+    from spira.training.reporting import write_report
+
+    experiment, settings = work.experiment, work.plan.evaluation
+    recordings, noises = placed(work)
+    features = FeatureSet(work.input("features"))
+    spec = ScoringSpec(
+        features=experiment.features,
+        windows=experiment.windows,
+        rate_hz=experiment.features.rate_hz,
+    )
+    network = _exported(work, spec)
+    asked = _Asked(work, features, noises, Scorer(network, spec))
+    conditions: list[Spoken] = ["clean", "noise"] if all(noises.values()) else ["clean"]
+
+    spoken = recordings.filter(~pl.col("utterance").is_in(AMBIENT))
+    validation = _rows(spoken, "validation")
+    test = _rows(spoken, "test")
+    ambient = _rows(recordings.filter(pl.col("utterance").is_in(AMBIENT)), "test")
+    chosen_in = experiment.evaluation.operating_condition
+    if chosen_in != "clean" and "noise" not in conditions:
+        raise InputError(
+            f"evaluation.operating_condition is {chosen_in}, but the dataset has fewer than three "
+            "noise recordings to keep apart; add some or use operating_condition: clean"
+        )
+    unequal = same_for_both(experiment.test_noise) != experiment.test_noise
+    answers = pl.concat(
+        [asked.predict(validation, condition) for condition in conditions]
+        + [asked.predict(test, condition) for condition in conditions]
+        + [asked.predict(ambient or test, "ambient")]
+        + ([asked.predict(test, "audit noise")] if unequal and "noise" in conditions else []),
+        how="vertical_relaxed",
+    )
+
+    point = _operating_point(work, answers)
+    answers = answers.with_columns(
+        calibrated=pl.col("probability").map_elements(point.calibrate, pl.Float64)
+    ).with_columns(outcome=pl.col("calibrated").map_elements(point.outcome, pl.Utf8))
+    tested = answers.filter(pl.col("placed") == "test")
+
+    heard = pl.concat([_heard(asked, spoken, condition) for condition in conditions])
+    measured = tuple(
+        evaluate_condition(
+            tested, point, condition, level, seed=experiment.seed, resamples=settings.resamples
+        )
+        for condition in conditions
+        for level in ("participant", "recording")
+    )
+    result = EvaluationResult(
+        operating_point=point,
+        evaluated="test",
+        participants_disjoint="unproven" if _per_file(work) else "proven",
+        notes=_notes(work, conditions, bool(ambient)),
+        conditions=measured,
+        subgroups=subgroups(tested, point, minimum=settings.subgroup_minimum),
+        audits=_audits(work, recordings, tested, heard, point, gaps=not ambient),
+        baselines=tuple(_baselines(heard, measured)),
+    )
+    files: dict[str, Path | bytes] = {
+        "model.onnx": network,
+        "predictions.parquet": parquet(answers.sort("condition", "placed", "recording_id")),
+        "metrics.json": canonical_json(result.model_dump(mode="json")),
+        "scoring.json": canonical_json(spec.model_dump(mode="json")),
+    }
+    files |= write_report(work, result, recordings, tested)
+    return files, {"headline": headline(result)}
+
+
+def same_for_both(noise: PeakNoise | SnrNoise) -> PeakNoise | SnrNoise:
+    """The noise with as many excerpts for both classes: an audit must not spare one of them."""
+    most = max(noise.present, noise.absent)
+    return noise.model_copy(update={"present": most, "absent": most})
+
+
+def headline(result: EvaluationResult) -> dict[str, float | str | None]:
+    """The few figures that lists and registries show."""
+    figures: dict[str, float | str | None] = {}
+    for condition in result.conditions:
+        if condition.level == "participant":
+            for name in ("auroc", "sensitivity", "specificity", "balanced_accuracy", "brier"):
+                figures[f"{condition.condition}_{name}"] = getattr(condition, name).value
+    for audit in result.audits:
+        figures[f"audit_{audit.name}"] = audit.bound
+    return figures
+
+
+def _exported(work: "Work", spec: ScoringSpec) -> bytes:
+    from spira.model.export import export
+    from spira.training.weights import trained_network, window_shape
+
+    frames, coefficients = window_shape(work.experiment)
+    return export(trained_network(work.input("train"), work.experiment), frames, coefficients)
+
+
+def _rows(table: pl.DataFrame, side: Side) -> list[dict[str, Any]]:
+    return table.filter(pl.col("placed") == side).to_dicts()
+
+
+def _operating_point(work: "Work", answers: pl.DataFrame) -> OperatingPoint:
+    chosen = work.experiment.evaluation
+    wanted = (
+        ["clean", "noise"] if chosen.operating_condition == "both" else [chosen.operating_condition]
+    )
+    rows = answers.filter((pl.col("placed") == "validation") & pl.col("condition").is_in(wanted))
+    return choose_operating_point(
+        rows["probability"].to_numpy(),
+        (rows["label"] == "present").to_numpy(),
+        sensitivity_aim=chosen.sensitivity_aim,
+        inconclusive_share=chosen.inconclusive_share,
+        condition=chosen.operating_condition,
+    )
+
+
+TIMING = tuple(field.name for field in fields(PauseTiming))
+
+
+def _heard(asked: _Asked, spoken: pl.DataFrame, condition: Spoken) -> pl.DataFrame:
+    """What can be heard of each recording without a network: timing of pauses, plain averages.
+
+    returns   one row a recording: recording_id, participant_id, label, placed, condition,
+              speech_level_dbfs, speech_s, the columns TIMING, and `summary` (a list)
+    """
+
+    def listen(row: dict[str, Any]) -> dict[str, Any]:
+        waveform = asked.waveform(row, condition)
+        kept = ("recording_id", "participant_id", "label", "placed", "speech_level_dbfs")
+        mfcc = extract_single(waveform, Mfcc())  # [frames, coefficients] of the whole recording
+        return (
+            {name: row[name] for name in kept}
+            | asdict(pauses(waveform))
+            | {"condition": condition, "summary": [*mfcc.mean(0).tolist(), *mfcc.std(0).tolist()]}
+        )
+
+    sides = [*_rows(spoken, "train"), *_rows(spoken, "test")]
+    return pl.DataFrame(
+        asked.each(f"listening ({condition})", listen, sides), infer_schema_length=None
+    )
+
+
+def _audits(
+    work: "Work",
+    recordings: pl.DataFrame,
+    tested: pl.DataFrame,
+    heard: pl.DataFrame,
+    point: OperatingPoint,
+    *,
+    gaps: bool,
+) -> tuple[Audit, ...]:
+    """Which of the known shortcuts the model, or the data, would allow."""
+    limits, seed = work.plan.evaluation, work.experiment.seed
+    unequal = "audit noise" in tested["condition"]
+    noisy = tested.filter(pl.col("condition") == ("audit noise" if unequal else "noise"))
+    table = acquisition_table(recordings, utterance=work.experiment.utterance)
+    return (
+        noise_audit(
+            tested.filter(pl.col("condition") == "clean"),
+            noisy.filter(pl.col("label") == "present"),
+            noisy.filter(pl.col("label") == "absent"),
+            point,
+            limit=limits.noise_change_limit,
+        ),
+        background_audit(
+            tested.filter(pl.col("condition") == "ambient"), limit=limits.auroc_limit, gaps=gaps
+        ),
+        acquisition_audit(table, limit=limits.auroc_limit, seed=seed),
+        *physiology_audits(
+            heard.filter((pl.col("condition") == "clean") & (pl.col("placed") == "test")),
+            timing=TIMING,
+            seed=seed,
+        ),
+    )
+
+
+def _baselines(heard: pl.DataFrame, measured: Sequence[ConditionResult]) -> Iterator[Baseline]:
+    """The two simple competitors, trained on what the model was trained on, clean and noisy."""
+    train = heard.filter(pl.col("placed") == "train")
+    auroc = {r.condition: r.auroc for r in measured if r.level == "participant"}
+    names: tuple[Literal["timing", "summary"], ...] = ("timing", "summary")
+    for name in names:
+
+        def sample(table: pl.DataFrame, name: str = name) -> Sample:
+            columns = table["summary"].to_list() if name == "summary" else table.select(TIMING)
+            return Sample(
+                np.asarray(columns, dtype=np.float64),
+                (table["label"] == "present").to_numpy(),
+                table["participant_id"].to_numpy(),
+            )
+
+        known = sample(train)
+        test = {
+            condition: sample(
+                heard.filter((pl.col("placed") == "test") & (pl.col("condition") == condition))
+            )
+            for condition in auroc
+        }
+        yield compare_baseline(
+            name,
+            fit_baseline(known.features, known.present),
+            clean=test["clean"],
+            noise=test.get("noise"),
+            model_clean=auroc["clean"],
+            model_noise=auroc.get("noise"),
+        )
+
+
+def _per_file(work: "Work") -> bool:
+    known = work.input("snapshot").about.get("participants_known")
+    return bool(known == "per-file")
+
+
+def _notes(work: "Work", conditions: Sequence[Spoken], ambient: bool) -> tuple[Sentence, ...]:
+    """What a reader must know before believing a figure."""
+    notes = []
+    if _per_file(work):
+        notes.append(
+            Sentence(
+                pt="Os dados não dizem quem é quem: cada arquivo conta como uma pessoa. Não está "
+                "provado que ninguém aparece no treino e no teste.",
+                en="The data do not say who is who: each file counts as one person. That nobody "
+                "is both in training and in test is not proven.",
+            )
+        )
+    if "noise" not in conditions:
+        notes.append(
+            Sentence(
+                pt="Sem gravações de ruído suficientes: nada foi medido com ruído.",
+                en="Too few noise recordings: nothing was measured under noise.",
+            )
+        )
+    if not ambient:
+        notes.append(
+            Sentence(
+                pt="Sem gravações de ambiente: o fundo foi medido nas pausas sem fala.",
+                en="No ambient recordings: the background was measured in gaps without speech.",
+            )
+        )
+    return tuple(notes)

@@ -1,0 +1,125 @@
+"""Stage `publish`: prove that the exported network is the trained one, and register it."""
+
+import json
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from spira.domain.fingerprint import canonical_json
+from spira.domain.recordings import SIDES
+from spira.evaluation.results import EvaluationResult
+from spira.model.bundle import ModelManifest, bundle_files
+from spira.model.scoring import Scorer, ScoringSpec
+from spira.training.evaluating import headline
+from spira.training.experiments import compose
+from spira.training.features import FeatureSet
+from spira.training.reporting import envelope, evidence_level
+from spira.training.tables import AMBIENT, placed
+from spira.training.weights import trained_network
+
+if TYPE_CHECKING:
+    from spira.training.pipeline import Files, Work
+
+_COMPARED = 8  # recordings of the test side, beside the edge cases that parity brings
+
+
+def publish(work: "Work") -> tuple["Files", dict[str, Any]]:
+    """Register the network that was evaluated as `challenger`, with everything about it.
+
+    files     the bundle (model.onnx, model.json), report.html, card.md, metrics.json,
+              predictions.parquet, experiment.yaml, lineage.json, parity.json
+    raises    IntegrityError when score() and the trained network disagree;
+              TransientError when the registry is away: nothing is registered by halves
+    """
+    from spira.model.export import prove_parity
+
+    evaluated = work.input("evaluate")
+    recordings, _ = placed(work)
+    result = EvaluationResult.model_validate(evaluated.read_json("metrics.json"))
+    network = evaluated.read("model.onnx")
+    spec = ScoringSpec.model_validate(evaluated.read_json("scoring.json"))
+    parity = prove_parity(
+        trained_network(work.input("train"), work.experiment),
+        Scorer(network, spec, result.operating_point),
+        _some_recordings(work, recordings),
+        seed=work.experiment.seed,
+    )
+    manifest = ModelManifest(
+        name=work.experiment.name,
+        evidence_level=evidence_level(work),
+        scoring=spec,
+        operating_point=result.operating_point,
+        envelope=envelope(work, recordings),
+        network_sha256=evaluated.files["model.onnx"].sha256,
+        dataset=work.plan.dataset,
+        fingerprints={
+            stage: name for stage, name in work.plan.fingerprints.items() if stage != "publish"
+        },
+    )
+    copied = ("report.html", "card.md", "metrics.json", "predictions.parquet")
+    files = {
+        **bundle_files(manifest, network),
+        **{name: evaluated.read(name) for name in copied},
+        "experiment.yaml": compose(work.experiment).encode(),
+        "lineage.json": canonical_json(_lineage(work, recordings)),
+        "parity.json": canonical_json(asdict(parity)),
+    }
+    folder = work.folder / "bundle"
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    work.progress("registering", 0, 1)
+    version = work.open_registry().register(
+        work.fingerprint,
+        folder,
+        evidence_level=manifest.evidence_level,
+        metrics=_finite(headline(result)),
+        parameters=_flat(work.experiment.model_dump(mode="json")),
+        tags={"experiment": work.experiment.name, "dataset": work.plan.dataset},
+    )
+    work.progress("registering", 1, 1)
+    return files, {"model_version": version.version, "evidence_level": manifest.evidence_level}
+
+
+def _some_recordings(work: "Work", recordings: pl.DataFrame) -> dict[str, Any]:
+    """Real recordings of the test side, by id."""
+    features = FeatureSet(work.input("features"))
+    spoken = recordings.filter((pl.col("placed") == "test") & ~pl.col("utterance").is_in(AMBIENT))
+    chosen = spoken.sort("sha256").head(_COMPARED)
+    return {
+        name: features.waveform(digest)
+        for name, digest in chosen.select("recording_id", "sha256").iter_rows()
+    }
+
+
+def _lineage(work: "Work", recordings: pl.DataFrame) -> dict[str, Any]:
+    """From the model back to every recording's digest, by the side it was on."""
+    return {
+        "dataset": work.plan.dataset,
+        "stages": dict(work.plan.fingerprints),
+        "recordings": {
+            side: sorted(recordings.filter(pl.col("placed") == side)["sha256"].to_list())
+            for side in SIDES
+        },
+    }
+
+
+def _finite(figures: dict[str, float | str | None]) -> dict[str, float]:
+    return {
+        name: value
+        for name, value in figures.items()
+        if isinstance(value, float) and math.isfinite(value)
+    }
+
+
+def _flat(value: Any, at: str = "") -> dict[str, str]:
+    """`{"a": {"b": 1}}` as `{"a.b": "1"}`."""
+    if isinstance(value, dict):
+        return {
+            key: text
+            for name, inner in value.items()
+            for key, text in _flat(inner, f"{at}.{name}" if at else name).items()
+        }
+    return {at: value if isinstance(value, str) else json.dumps(value)}
