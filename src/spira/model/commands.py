@@ -12,8 +12,8 @@ import click
 from spira.domain.recordings import UTTERANCES, Utterance
 
 if TYPE_CHECKING:
+    from spira.audio.quality import QualityThresholds
     from spira.domain.answers import Outcome, Sentence
-    from spira.evaluation.results import EvaluationResult
     from spira.model.bundle import ModelManifest
     from spira.model.prediction import Answer, Declared, PresentShare
     from spira.model.scoring import Scorer
@@ -84,10 +84,13 @@ def predict(
     declared = Declared(
         language=language, utterance=utterance, age=age, device=device, unfinished=unfinished
     )
+    thresholds = app.settings.datasets.quality
     answers = []
     with app.console.working():
         for number, file in enumerate(files, start=1):
-            answers.append(_answer(file, model, declared, force=force, probability=probability))
+            answers.append(
+                _answer(file, model, declared, thresholds, force=force, probability=probability)
+            )
             app.progress("predicting", number, len(files))
 
     tested = population(model.manifest.envelope)
@@ -110,7 +113,6 @@ def predict(
 
 def _load(app: "Application", reference: str) -> _Model:
     """A version out of the registry, or a bundle's folder."""
-    from spira.evaluation.results import EvaluationResult
     from spira.model.bundle import load
 
     folder = Path(reference)
@@ -122,17 +124,26 @@ def _load(app: "Application", reference: str) -> _Model:
         alias = f" ({', '.join(version.aliases)})" if version.aliases else ""
         label = f"spira {version.version}{alias}"
     manifest, scorer = load(folder)
-    metrics = folder / "metrics.json"
-    shares: Mapping[Outcome, PresentShare] = {}
-    if metrics.is_file():
-        shares = _shares(EvaluationResult.model_validate_json(metrics.read_bytes()))
-    return _Model(label, manifest, scorer, shares)
+    return _Model(label, manifest, scorer, _shares(folder / "metrics.json"))
 
 
-def _shares(result: "EvaluationResult") -> "dict[Outcome, PresentShare]":
-    """What the test says of people with each answer, in the conditions of the operating point."""
+def _shares(metrics: Path) -> "dict[Outcome, PresentShare]":
+    """What the test says of people with each answer, in the conditions of the operating point.
+
+    Empty where the bundle holds no evaluation; nothing is then said about how sure.
+    """
+    from spira.domain.errors import InputError
+    from spira.evaluation.results import EvaluationResult
     from spira.model.prediction import PresentShare
 
+    if not metrics.is_file():
+        return {}
+    try:
+        result = EvaluationResult.model_validate_json(metrics.read_bytes())
+    except ValueError as error:
+        raise InputError(
+            f"model {metrics.parent}: metrics.json is of another version of SPIRA; upgrade SPIRA"
+        ) from error
     noisy = result.operating_point.condition in ("noise", "both")
     people = [found for found in result.conditions if found.level == "participant"]
     people.sort(key=lambda found: (found.condition == "noise") != noisy)
@@ -160,11 +171,17 @@ def _shares(result: "EvaluationResult") -> "dict[Outcome, PresentShare]":
 
 
 def _answer(
-    file: Path, model: _Model, declared: "Declared", *, force: bool, probability: bool
+    file: Path,
+    model: _Model,
+    declared: "Declared",
+    thresholds: "QualityThresholds",
+    *,
+    force: bool,
+    probability: bool,
 ) -> "Answer":
     """One file's row: refused, not scored, forced, or answered."""
     from spira.audio.decode import decode_blocks
-    from spira.audio.quality import QualityThresholds, check
+    from spira.audio.quality import check
     from spira.domain.answers import EVIDENCE_SENTENCES, OUTCOME_SENTENCES
     from spira.domain.errors import RecordingRefused
     from spira.model import prediction
@@ -176,7 +193,7 @@ def _answer(
         "evidence": EVIDENCE_SENTENCES[manifest.evidence_level],
     }
     try:
-        checked = check(file, thresholds=QualityThresholds(), utterance=declared.utterance)
+        checked = check(file, thresholds=thresholds, utterance=declared.utterance)
         every["sha256"] = checked.sha256
         findings = tuple(
             finding
@@ -202,6 +219,8 @@ def _answer(
             detail=str(refused),
             **every,
         )
+    assert score.calibrated is not None  # the manifest has an operating point
+    assert score.outcome is not None
     if reasons:
         return prediction.Answer(
             status="forced",
@@ -276,7 +295,7 @@ def _lines(answer: "Answer") -> "Iterator[tuple[str, str]]":
         yield f"Probabilidade calibrada / calibrated probability: {answer.probability:.3f}", ""
     for finding in answer.findings:
         yield from _both(FINDING_SENTENCES[finding], "yellow")
-    if answer.status != "forced":
+    if answer.status in ("answered", "not scored"):
         yield from _both(answer.evidence, "italic")
 
 

@@ -174,7 +174,8 @@ def how_sure(share: PresentShare) -> Sentence:
         about_pt, about_en = f"cerca de {of_100:.0f}", f"about {of_100:.0f}"
     between_pt = between_en = ""
     if low is not None and high is not None:
-        least, most = math.floor(100 * low), math.ceil(100 * high)
+        # Outwards, but not for the last bit of a float: 1 - 0.94 is six people, not seven.
+        least, most = math.floor(round(100 * low, 6)), math.ceil(round(100 * high, 6))
         between_pt = f"entre {least} e {most}, "
         between_en = f"between {least} and {most}, "
     return Sentence(
