@@ -282,20 +282,17 @@ def _comparison(
     result: "EvaluationResult",
     champion: "ModelVersion",
 ) -> "Comparison | None":
-    """Both models on the test people of both; None where the predictions are not in the store."""
+    """Both models on the test people of both; None where one was published without predictions."""
     import polars as pl
 
     from spira.delivery.promotion import compare
 
     tables = []
     for version in (candidate, champion):
-        published = app.artifacts.find("publish", version.fingerprint)
-        if published is None:
+        file = app.registry.download(version, app.home / "cache" / "models") / "predictions.parquet"
+        if not file.is_file():
             return None
-        evaluated = app.artifacts.find("evaluate", published.about["inputs"]["evaluate"])
-        if evaluated is None:
-            return None
-        tables.append(pl.read_parquet(evaluated.path("predictions.parquet")))
+        tables.append(pl.read_parquet(file))
     ours, theirs = tables
     point = _evaluation(app, champion).operating_point
     return compare(ours, result.operating_point, theirs, point)

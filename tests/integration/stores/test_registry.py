@@ -71,7 +71,7 @@ def publish(registry: Registry, bundle: Path, fingerprint: str = FIRST) -> Model
         bundle,
         evidence_level="synthetic",
         metrics={"auroc": 0.97, "slope": float("nan")},
-        parameters={"train.epochs": "40", "long": "x" * 7000},
+        parameters={"train.epochs": "40", "description": "", "long": "x" * 7000},
         tags={"experiment": "demo"},
     )
 

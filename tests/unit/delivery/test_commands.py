@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import click
+import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
@@ -66,7 +67,6 @@ class Desk(Console):
     def __init__(self, registry: Remembering) -> None:
         super().__init__()
         self.registry, self.home = registry, Path("/nowhere")
-        self.artifacts = SimpleNamespace(find=lambda stage, fingerprint: None)
         self.settings = SimpleNamespace(delivery=DeliverySettings())
         self.console = self
 
@@ -164,12 +164,28 @@ def test_promoting_the_champion_again_does_nothing(registry: Remembering) -> Non
     assert len(registry.history) == 1
 
 
-def test_a_comparison_that_cannot_be_made_refuses(registry: Remembering) -> None:
-    """The champion's predictions are not in the store."""
+def test_a_champion_is_replaced_after_a_comparison_on_the_same_people(
+    registry: Remembering, tmp_path: Path
+) -> None:
+    """Refused while the predictions are not there; here both models answer alike."""
     run(model, registry, "promote", "1", *SIGNED)
-
     with pytest.raises(PolicyRefused, match="against champion 1"):
         run(model, registry, "promote", "2", *SIGNED)
+
+    people = [
+        {
+            "participant_id": f"p{number}",
+            "placed": "test",
+            "condition": "clean",
+            "label": "present" if number % 2 else "absent",
+            "probability": 0.9 if number % 2 else 0.1,
+        }
+        for number in range(160)
+    ]
+    pl.DataFrame(people).write_parquet(tmp_path / "predictions.parquet")
+    run(model, registry, "promote", "2", *SIGNED)
+
+    assert registry.get("champion").version == 2
 
 
 def test_rollback_goes_back_and_is_recorded(registry: Remembering, registered: Registered) -> None:
