@@ -3,6 +3,7 @@
 Everything here returns a `Sentence`: plain text, once in each language, never markup.
 """
 
+import re
 from collections.abc import Mapping
 
 from spira.domain.answers import Sentence
@@ -14,6 +15,8 @@ _MINUS = "\u2212"
 
 NOT_AVAILABLE = Sentence(pt="não disponível", en="not available")
 NOT_REPORTED = Sentence(pt="não informado", en="not reported")
+_FEWER_THAN_1 = Sentence(pt="menos de 1", en="fewer than 1")
+_MORE_THAN_99 = Sentence(pt="mais de 99", en="more than 99")
 
 _WORDS: Mapping[str, Sentence] = {
     # attributes
@@ -145,9 +148,9 @@ def in_hundred(share: float | None) -> Sentence:
         return NOT_AVAILABLE
     people = round(100 * share)
     if people == 0 and share > 0:
-        return Sentence(pt="menos de 1", en="fewer than 1")
+        return _FEWER_THAN_1
     if people == 100 and share < 1:
-        return Sentence(pt="mais de 99", en="more than 99")
+        return _MORE_THAN_99
     return Sentence(pt=str(people), en=str(people))
 
 
@@ -156,9 +159,23 @@ def rest_of_hundred(share: float | None) -> Sentence:
     if share is None:
         return NOT_AVAILABLE
     people = round(100 * share)
-    if people in (0, 100):
-        return in_hundred(1 - share)
+    if people == 0 and share > 0:
+        return _MORE_THAN_99
+    if people == 100 and share < 1:
+        return _FEWER_THAN_1
     return Sentence(pt=str(100 - people), en=str(100 - people))
+
+
+def aim(text: str) -> Sentence:
+    """The aim of an operating point, "sensitivity >= 0.90", in words; any other text as it is."""
+    match = re.fullmatch(r"(sensitivity|specificity) >= (\d+(?:\.\d+)?)", text)
+    if match is None:
+        return Sentence(pt=text, en=text)
+    measure, least = word(match[1]), match[2]
+    return Sentence(
+        pt=f"{measure.pt} de pelo menos {least.replace('.', ',')}",
+        en=f"{measure.en} of at least {least}",
+    )
 
 
 def hundred_between(estimate: Estimate, *, mirrored: bool = False) -> Sentence:

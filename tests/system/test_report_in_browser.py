@@ -1,0 +1,163 @@
+"""The report in a real browser: what readers see, on a screen, a phone and paper."""
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from spira.evaluation.report import ReportInput, render_report
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def samples() -> ModuleType:
+    """The sample evaluation of the unit tests."""
+    path = Path(__file__).parents[1] / "unit" / "evaluation" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("sample_evaluations", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of a report on the sample evaluation, on disk."""
+    make = samples()
+    data: ReportInput = make.make_report(make.make_result())
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(render_report(data), encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One headless Chromium for all tests here."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+def test_the_page_loads_nothing_and_complains_of_nothing(browser: Any, report: str) -> None:
+    """One request, for the file itself; no console message, no error."""
+    page = browser.new_page()
+    requests: list[str] = []
+    messages: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+
+    page.goto(report)
+
+    assert requests == [report]
+    assert messages == []
+    page.close()
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+@pytest.mark.parametrize("language", ["pt", "en"])
+def test_nothing_is_cut_off_at_any_width(
+    browser: Any, report: str, width: int, language: str
+) -> None:
+    """No sideways scrolling of the page, and no table that needs it on a phone."""
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto(report)
+    page.check(f"#language-{language}", force=True)
+
+    wide = page.evaluate(
+        """() => [...document.querySelectorAll('html, .scroll, .card')]
+             .filter(e => e.scrollWidth > e.clientWidth + 1)
+             .map(e => e.tagName + ' ' + e.className + ' ' + e.textContent.trim().slice(0, 40))"""
+    )
+
+    assert wide == []
+    page.close()
+
+
+def test_one_language_is_seen_at_a_time_without_script(browser: Any, report: str) -> None:
+    """The two buttons work by keyboard, with scripts switched off."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report)
+    seen = page.inner_text("main")
+    assert "Em resumo" in seen
+    assert "In short" not in seen
+
+    page.focus("#language-pt")
+    page.keyboard.press("ArrowRight")
+
+    seen = page.inner_text("main")
+    assert "In short" in seen
+    assert "Em resumo" not in seen
+    assert "Auditorias de atalhos" not in seen
+    context.close()
+
+
+def test_paper_shows_all_and_navigates_nowhere(browser: Any, report: str) -> None:
+    """In print the experiment is unfolded, and buttons and contents are gone."""
+    page = browser.new_page()
+    page.goto(report)
+
+    page.emulate_media(media="print")
+
+    assert not page.is_visible("nav.contents")
+    assert not page.is_visible(".language")
+    assert page.evaluate("document.querySelector('details pre').getBoundingClientRect().height") > 0
+    assert page.is_visible(".banner")
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_from_what_is_behind_them(browser: Any, report: str, scheme: str) -> None:
+    """Every visible word has a contrast of 4.5:1 with its background (WCAG 2.2 AA)."""
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(report)
+
+    faint = page.evaluate(
+        """() => {
+          const rgb = text => text.match(/[\\d.]+/g).map(Number);
+          const light = ([r, g, b]) => [r, g, b].map(c => c / 255)
+            .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+            .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+          const behind = e => {
+            for (; e; e = e.parentElement) {
+              const colour = rgb(getComputedStyle(e).backgroundColor);
+              if (colour.length < 4 || colour[3] > 0) return colour;
+            }
+            return [255, 255, 255];
+          };
+          const found = [];
+          for (const e of document.querySelectorAll('body *')) {
+            const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+            if (!own || !e.checkVisibility()) continue;
+            const style = getComputedStyle(e);
+            const colour = e instanceof SVGElement ? style.fill : style.color;
+            const [a, b] = [light(rgb(colour)), light(behind(e))].sort((x, y) => y - x);
+            if ((a + 0.05) / (b + 0.05) < 4.5) found.push(e.textContent.trim() + ' ' + colour);
+          }
+          return found;
+        }"""
+    )
+
+    assert faint == []
+    page.close()
