@@ -79,17 +79,17 @@ def show(app: "Application", version: str) -> None:
         }
     )
     app.say(f"Model {found.version} ({', '.join(found.aliases) or 'no alias'})")
-    app.table(
-        ("", ""),
-        [
-            ("  evidence level", found.evidence_level),
-            ("  registered", f"{found.created_at:%Y-%m-%d %H:%M} UTC"),
-            ("  fingerprint", found.fingerprint),
-            *((f"  {name}", value) for name, value in sorted(found.tags.items())),
-            *((f"  {name}", f"{value:.4g}") for name, value in sorted(found.metrics.items())),
-            ("  report", str(folder / "report.html")),
-        ],
-    )
+    facts = {
+        "evidence level": found.evidence_level,
+        "registered": f"{found.created_at:%Y-%m-%d %H:%M} UTC",
+        "fingerprint": found.fingerprint,
+        **dict(sorted(found.tags.items())),
+        **{name: f"{value:.4g}" for name, value in sorted(found.metrics.items())},
+        "report": str(folder / "report.html"),
+    }
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        app.say(f"  {name:<{width}}  {value}")
     changes = [change for change in history if change.version == found.version]
     if changes:
         app.say()
@@ -309,10 +309,11 @@ def _show_decision(app: "Application", candidate: "ModelVersion", decision: "Dec
         app.say(title)
         app.table(head, rows)
         return
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*head, title=title, title_justify="left")
+    table = Table(*head, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in rows:
         table.add_row(*row, style="bold" if row[-1] == "NO" else None)
     Console(highlight=False).print(table)

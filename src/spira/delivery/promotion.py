@@ -290,7 +290,7 @@ def _evidence_rows(policy: Policy, result: EvaluationResult) -> Iterator[Criteri
             continue
         limits = ""
         if audit.bound is not None and audit.limit is not None:
-            limits = f", bound {audit.bound:.3f} of at most {audit.limit:.2f}"
+            limits = f", bound {audit.bound:.3f}, limit {audit.limit:.2f}"
         yield Criterion(
             criterion=f"audit: {name}",
             required="pass",
@@ -307,7 +307,7 @@ def _bound_row(bound: LowerBound, result: ConditionResult | None) -> Criterion:
     known = estimate is not None and estimate.value is not None
     return Criterion(
         criterion=f"{name}, {bound.condition}{by}",
-        required=f"lower bound at least {bound.at_least:.2f}",
+        required=f"lower bound ≥ {bound.at_least:.2f}",
         observed=f"{estimate.value:.3f}" if estimate is not None and known else "not available",
         interval="" if estimate is None else _interval(estimate),
         met=estimate is not None and estimate.low is not None and estimate.low >= bound.at_least,
@@ -328,12 +328,12 @@ def _champion_rows(
     margin = policy.non_inferiority_margin
     if margin is None:
         return
-    required = f"lower bound at least −{margin:.2f}"
+    required = f"lower bound ≥ −{margin:.2f}"
     if champion is None or (not of_patients and "synthetic" not in policy.accepts):
         yield Criterion(
             criterion="against the champion",
             required=required,
-            observed="not applicable, there is none to compare with",
+            observed="none to compare with",
             met=True,
         )
     elif comparison is None:

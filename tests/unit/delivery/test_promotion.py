@@ -103,7 +103,7 @@ def test_the_lower_bound_counts_and_not_the_figure(evaluated: Evaluated) -> None
 
     (row,) = [row for row in decision.rows if not row.met]
     assert row.criterion == "sensitivity, clean"
-    assert row.required == "lower bound at least 0.80"
+    assert row.required == "lower bound ≥ 0.80"
     assert row.observed == "0.950"
     assert row.interval == "0.790 to 0.990"
 
