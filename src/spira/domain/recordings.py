@@ -18,6 +18,11 @@ LABELS: tuple[Label, ...] = get_args(Label)
 SIDES: tuple[Side, ...] = get_args(Side)
 FINDINGS: tuple[Finding, ...] = get_args(Finding)
 
+# Where a dataset does not say; and ages in years, the first included, the last not.
+NOT_AVAILABLE = "not available"
+AGE_BANDS = ((0, 18, "under 18"), (18, 40, "18-39"), (40, 60, "40-59"), (60, 75, "60-74"))
+OLDEST_BAND = "75 and over"
+
 MINIMUM_DURATION_S = 0.5  # shorter audio holds no breath group; it is refused everywhere
 
 
@@ -40,3 +45,10 @@ class SourceFormat(Frozen):
     codec: str  # "pcm_s16le", "opus", "aac", ...
     rate_hz: int
     channels: int
+
+
+def age_band(age: int | None) -> str:
+    """The band of an age in years: under 18, 18-39, 40-59, 60-74, 75 and over, not available."""
+    if age is None:
+        return NOT_AVAILABLE
+    return next((name for low, high, name in AGE_BANDS if low <= age < high), OLDEST_BAND)

@@ -1,0 +1,469 @@
+"""Importing: every file checked in a process of its own, what cannot be used refused with its
+reason, the rest committed as a dataset version.
+
+One bad file is one row of `rejected.csv`; it never stops an import, not even by crashing its
+decoder. The same bytes with the same attributes are the same version, whatever the files are
+called and whenever they are imported.
+"""
+
+import csv
+import hashlib
+import io
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import polars as pl
+
+from spira.audio.quality import Checked, QualityThresholds, check
+from spira.datasets.cells import printable
+from spira.datasets.sources import Listed, ListedNoise, Source
+from spira.datasets.summary import REFUSED, DatasetSummary, summarise
+from spira.datasets.versions import NOISE, RECORDINGS, STAGE, check_name, give_name
+from spira.domain.errors import InputError, RecordingRefused, RefusalReason, TransientError
+from spira.domain.fingerprint import canonical_json, fingerprint
+from spira.domain.progress import Progress, no_progress
+from spira.domain.recordings import Utterance
+from spira.stores.artifacts import Artifact, ArtifactStore
+
+VERSION = 1  # changes when the same files begin to give another version
+
+_IN_FLIGHT_PER_JOB = 4
+_MEMORY_BYTES = 2 << 30  # that a decoder may take; the signal path itself streams
+
+Row = TypeVar("Row", Listed, ListedNoise)
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did."""
+
+    digest: str  # of the dataset version
+    name: str
+    already_there: bool
+    artifact: Artifact
+    summary: DatasetSummary
+
+
+def import_dataset(
+    source: Source,
+    store: ArtifactStore,
+    *,
+    name: str,
+    thresholds: QualityThresholds,
+    jobs: int,
+    progress: Progress = no_progress,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> ImportReport:
+    """Check every file of a source and commit what can be used as a dataset version.
+
+    name      what the version is called from now on, beside its digest
+    jobs      processes that decode; the result does not depend on their number
+    raises    InputError when nothing, or one class only, can be used; TransientError on a full
+              disk or when files change or go away meanwhile; nothing is then half-written
+    """
+    check_name(name)
+    outcomes = _examined(source, thresholds, jobs, progress)
+    if not source.root.is_dir():
+        raise TransientError(f"{source.root}: went away during the import; run it again")
+    split = len(source.recordings)
+    spoken = _sorted_out(source.recordings, outcomes[:split], _identity)
+    noise = _sorted_out(source.noise, outcomes[split:], lambda row, checked: None)
+    noise = _unspoken(noise, {checked.audio_sha256 for checked in _checked(outcomes[:split])})
+    _require_both_classes(source, spoken)
+
+    digest = fingerprint(_contents(source, spoken, noise, thresholds))
+    existing = store.find(STAGE, digest)
+    if existing is not None and not (store.intact(existing) and _as_named(existing)):
+        store.discard(existing)  # damaged: the files are at hand to mend it
+        existing = None
+    artifact = existing or _committed(source, store, digest, spoken, noise, name, now())
+    give_name(store, name, digest, now())
+    return ImportReport(
+        digest,
+        name,
+        existing is not None,
+        artifact,
+        DatasetSummary.model_validate(artifact.read_json("summary.json")),
+    )
+
+
+# Deciding, once everything has been examined
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Why a file cannot be used."""
+
+    reason: RefusalReason
+    message: str  # does not name the file
+    sha256: str | None  # None: it could not be read
+
+
+@dataclass(frozen=True)
+class _Sorted(Generic[Row]):
+    """Rows that can be used, with what was measured; and the others."""
+
+    accepted: list[tuple[Row, Checked]]
+    refused: list[tuple[Row, _Refusal]]
+
+
+def _sorted_out(
+    rows: Sequence[Row],
+    outcomes: Sequence[Checked | _Refusal],
+    identity: Callable[[Row, Checked], Any],
+) -> _Sorted[Row]:
+    """Accept and refuse; of the same audio, one copy where identities agree and none otherwise."""
+    refused = []
+    copies: dict[str, list[tuple[Row, Checked]]] = {}
+    for row, outcome in zip(rows, outcomes, strict=True):
+        if isinstance(outcome, _Refusal):
+            refused.append((row, outcome))
+        else:
+            copies.setdefault(outcome.audio_sha256, []).append((row, outcome))
+    accepted = []
+    for group in copies.values():
+        first, *others = sorted(group, key=lambda copy: (copy[1].sha256, copy[0].file))
+        if len({identity(row, checked) for row, checked in group}) == 1:
+            accepted.append(first)
+            message = f"the same audio as {printable(first[0].file)}, which is kept"
+        else:
+            others = [first, *others]
+            message = (
+                f"the same audio {len(group)} times, of more than one participant, label or split; "
+                "no copy is kept"
+            )
+        for row, checked in others:
+            refused.append((row, _Refusal("duplicate", message, checked.sha256)))
+    return _Sorted(accepted, refused)
+
+
+def _identity(row: Listed, checked: Checked) -> tuple[Any, ...]:
+    return _participant(row, checked), row.label, row.side
+
+
+def _participant(row: Listed, checked: Checked) -> str:
+    """The pseudonym; where nobody said who was recorded, one made of the audio."""
+    return row.participant or f"file-{checked.audio_sha256[:16]}"
+
+
+def _unspoken(noise: _Sorted[ListedNoise], spoken: set[str]) -> _Sorted[ListedNoise]:
+    """Refuse noise that is a participant's recording: the two are split independently."""
+    message = "the same audio as a participant's recording"
+    kept = [pair for pair in noise.accepted if pair[1].audio_sha256 not in spoken]
+    taken = [
+        (row, _Refusal("duplicate", message, checked.sha256))
+        for row, checked in noise.accepted
+        if checked.audio_sha256 in spoken
+    ]
+    return _Sorted(kept, [*noise.refused, *taken])
+
+
+def _checked(outcomes: Iterable[Checked | _Refusal]) -> Iterator[Checked]:
+    return (outcome for outcome in outcomes if isinstance(outcome, Checked))
+
+
+def _require_both_classes(source: Source, spoken: _Sorted[Listed]) -> None:
+    labels = {row.label for row, _ in spoken.accepted}
+    if {"present", "absent"} <= labels:
+        return
+    missing = " or ".join(label for label in ("present", "absent") if label not in labels)
+    what = f"no usable recording with RI {missing}" if labels else "no usable recording"
+    reasons = Counter(refusal.reason for _, refusal in spoken.refused)
+    examples = {refusal.reason: (row, refusal) for row, refusal in reversed(spoken.refused)}
+    raise InputError(
+        f"{source.root}: {what}; {len(spoken.refused)} of {len(source.recordings)} were refused",
+        *(
+            f"{reason}: {count}, such as {printable(examples[reason][0].file)}: "
+            f"{examples[reason][1].message}"
+            for reason, count in sorted(reasons.items())
+        ),
+    )
+
+
+def _contents(
+    source: Source,
+    spoken: _Sorted[Listed],
+    noise: _Sorted[ListedNoise],
+    thresholds: QualityThresholds,
+) -> dict[str, Any]:
+    """What a version is named by: bytes and what was said of them, not what they are called."""
+
+    def said(row: Listed) -> dict[str, Any]:
+        values = asdict(row)
+        del values["file"]
+        return values
+
+    return {
+        "version": VERSION,
+        "origin": source.origin,
+        "language": source.language,
+        "participants": source.participants,
+        "thresholds": thresholds.model_dump(mode="json"),  # findings follow from them
+        "recordings": _in_order(
+            {**said(row), "sha256": checked.sha256} for row, checked in spoken.accepted
+        ),
+        "noise": _in_order(
+            {"site": row.site, "side": row.side, "sha256": checked.sha256}
+            for row, checked in noise.accepted
+        ),
+        "refused": _in_order(
+            {**said(row), "sha256": refusal.sha256, "reason": refusal.reason}
+            for row, refusal in spoken.refused
+        ),
+        "refused noise": _in_order(
+            {"sha256": refusal.sha256, "reason": refusal.reason} for _, refusal in noise.refused
+        ),
+    }
+
+
+def _in_order(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=canonical_json)
+
+
+# Committing
+
+
+def _committed(
+    source: Source,
+    store: ArtifactStore,
+    digest: str,
+    spoken: _Sorted[Listed],
+    noise: _Sorted[ListedNoise],
+    name: str,
+    at: datetime,
+) -> Artifact:
+    recordings = pl.DataFrame(
+        [_recording(row, checked) for row, checked in spoken.accepted], schema=RECORDINGS
+    ).sort("participant_id", "utterance", "sha256")
+    noises = pl.DataFrame(
+        [_noise(row, checked) for row, checked in noise.accepted], schema=NOISE
+    ).sort("sha256")
+    refused = pl.DataFrame(
+        [
+            (row.label, row.sex, row.age, row.spo2_percent, refusal.reason)
+            for row, refusal in spoken.refused
+        ],
+        schema=REFUSED,
+        orient="row",
+    )
+    summary = summarise(recordings, noises, refused, [r.reason for _, r in noise.refused])
+    files: dict[str, Path | bytes] = {
+        "recordings.parquet": _parquet(recordings),
+        "noise.parquet": _parquet(noises),
+        "rejected.csv": _rejected(spoken, noise),
+        "summary.json": canonical_json(summary.model_dump(mode="json")),
+    }
+    for row, checked in spoken.accepted:
+        files[f"audio/{checked.sha256}"] = source.root / row.file
+    for noise_row, checked in noise.accepted:
+        files[f"noise/{checked.sha256}"] = source.root / noise_row.file
+    about = {
+        "name": name,
+        "origin": source.origin,
+        "language": source.language,
+        "participants": source.participants,
+        "imported_at": at.isoformat(),
+        "people": recordings["participant_id"].n_unique(),
+        "recordings": recordings.height,
+        "labels": summary.recordings.model_dump(),
+        "noise": noises.height,
+        "refused": refused.height + len(noise.refused),
+    }
+    changed = TransientError(f"{source.root}: a file changed during the import; run it again")
+    try:
+        artifact = store.commit(STAGE, digest, files, about)
+    except FileNotFoundError as error:
+        raise changed from error
+    if not _as_named(artifact):
+        store.forget(artifact)
+        raise changed
+    return artifact
+
+
+def _recording(row: Listed, checked: Checked) -> dict[str, Any]:
+    return {
+        "recording_id": checked.sha256[:16],
+        "participant_id": _participant(row, checked),
+        "visit_id": row.visit,
+        "utterance": row.utterance,
+        "label": row.label,
+        "side": row.side,
+        "site": row.site,
+        "device": row.device,
+        "sex": row.sex,
+        "age": row.age,
+        "spo2_percent": row.spo2_percent,
+        "recorded_at": row.recorded_at,
+        "sha256": checked.sha256,
+        "n_bytes": checked.n_bytes,
+        **checked.format.model_dump(),
+        **checked.measurements.model_dump(),
+        "findings": list(checked.findings),
+    }
+
+
+def _noise(row: ListedNoise, checked: Checked) -> dict[str, Any]:
+    return {
+        "noise_id": checked.sha256[:16],
+        "site": row.site,
+        "side": row.side,
+        "sha256": checked.sha256,
+        "n_bytes": checked.n_bytes,
+        **checked.format.model_dump(),
+        "duration_s": checked.measurements.duration_s,
+        "level_dbfs": checked.measurements.level_dbfs,
+    }
+
+
+def _rejected(spoken: _Sorted[Listed], noise: _Sorted[ListedNoise]) -> bytes:
+    lines: list[tuple[str, ...]] = [
+        (printable(row.file), row.participant or "", row.label, row.sex or "", *_why(refusal))
+        for row, refusal in spoken.refused
+    ]
+    lines += [
+        (printable(row.file), "", "noise", "", *_why(refusal)) for row, refusal in noise.refused
+    ]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "participant", "label", "sex", "reason", "message"])
+    writer.writerows(sorted(lines))
+    return text.getvalue().encode()
+
+
+def _why(refusal: _Refusal) -> tuple[str, str]:
+    return refusal.reason, refusal.message
+
+
+def _parquet(table: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _as_named(artifact: Artifact) -> bool:
+    """Whether the audio committed is what was examined: a file may change in between."""
+    return all(
+        entry.sha256 == name.rpartition("/")[2]
+        for name, entry in artifact.files.items()
+        if "/" in name
+    )
+
+
+# Examining, each file in a process of its own
+
+_Work = tuple[str, Utterance, QualityThresholds]
+
+
+def _examined(
+    source: Source, thresholds: QualityThresholds, jobs: int, progress: Progress
+) -> list[Checked | _Refusal]:
+    """What was found in each file: of the recordings, then of the noise."""
+    work: list[_Work] = [
+        (str(source.root / row.file), row.utterance, thresholds) for row in source.recordings
+    ]
+    room: Utterance = "ambient_before"  # of noise, nothing is asked that is asked of a voice
+    work += [(str(source.root / row.file), room, thresholds) for row in source.noise]
+    outcomes: dict[int, Checked | _Refusal] = {}
+    progress("checking recordings", 0, len(work))
+    for number, outcome in _outcomes(work, min(jobs, len(work))):
+        outcomes[number] = outcome
+        progress("checking recordings", len(outcomes), len(work))
+    return [outcomes[number] for number in range(len(work))]
+
+
+def _outcomes(work: Sequence[_Work], jobs: int) -> Iterator[tuple[int, Checked | _Refusal]]:
+    """The outcome of each piece of work, by its number, in any order."""
+    waiting = deque(range(len(work)))
+    while waiting:
+        # Whoever was at work when a process died is asked again, alone: what kills its process
+        # then is the file.
+        suspects = deque((yield from _pooled(work, waiting, jobs, jobs * _IN_FLIGHT_PER_JOB)))
+        while suspects:
+            for number in (yield from _pooled(work, suspects, 1, 1)):
+                message = "cannot be decoded: its decoder crashed"
+                yield number, _Refusal("undecodable", message, _digest(work[number][0]))
+
+
+def _pooled(
+    work: Sequence[_Work], waiting: deque[int], jobs: int, in_flight: int
+) -> Generator[tuple[int, Checked | _Refusal], None, list[int]]:
+    """Take from `waiting` until it is empty, or until a process dies.
+
+    returns   what was in flight when a process died; it has no outcome yet
+    """
+    context = multiprocessing.get_context("forkserver")
+    running: dict[Future[Checked | _Refusal], int] = {}
+    with ProcessPoolExecutor(jobs, context, _prepare) as pool:
+        try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool as error:
+            raise TransientError(
+                "import: processes that decode cannot be started; is there memory left?"
+            ) from error
+        try:
+            while waiting or running:
+                while waiting and len(running) < in_flight:
+                    running[pool.submit(_examine, *work[waiting[0]])] = waiting[0]
+                    waiting.popleft()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    outcome = future.result()
+                    yield running.pop(future), outcome
+        except BrokenProcessPool:
+            return sorted(running.values())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return []
+
+
+def _prepare() -> None:
+    """In a new process: end with the import, however that ends, and take no more than a share."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    if Path("/proc/self/statm").exists():
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(
+            resource.RLIMIT_AS, (pages * resource.getpagesize() + _MEMORY_BYTES, most)
+        )
+
+
+def _examine(path: str, utterance: Utterance, thresholds: QualityThresholds) -> Checked | _Refusal:
+    """Check one file; whatever a decoder does of a file is a reason to refuse that file."""
+    if not os.path.isfile(path):  # noqa: PTH113 (False for a name that is too long, no error)
+        return _Refusal("missing", "no such file; a regular file is needed", None)
+    try:
+        return check(Path(path), thresholds=thresholds, utterance=utterance)
+    except RecordingRefused as error:
+        reason, message = error.reason, str(error).removeprefix(f"{path}: ")
+    except MemoryError:
+        reason, message = "undecodable", "cannot be decoded in the memory that a decoder may take"
+    except Exception as error:
+        reason, message = "undecodable", f"cannot be decoded ({type(error).__name__})"
+    return _Refusal(reason, message, _digest(path))
+
+
+def _digest(path: str) -> str | None:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
