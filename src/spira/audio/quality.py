@@ -214,8 +214,8 @@ class _Extreme:
         largest = float(block.max())
         if largest > self.extreme:
             self.extreme, self._in_closed_runs, self._open_run = largest, 0, 0
-        edges = np.flatnonzero(np.diff(block == self.extreme, prepend=False, append=False))
-        runs = edges.reshape(-1, 2)
+        at_extreme = (block == self.extreme) & (self.extreme > 0)  # silence is not clipped
+        runs = np.flatnonzero(np.diff(at_extreme, prepend=False, append=False)).reshape(-1, 2)
         lengths = runs[:, 1] - runs[:, 0]
         if len(runs) and runs[0, 0] == 0:
             lengths[0] += self._open_run

@@ -150,8 +150,10 @@ def quiet_parts(waveform: Float) -> Float:
     returns   [S], S <= T: the frames far from speech whose level is that of the room (within
               3 dB of the quietest tenth of them), joined with short cross-fades; often empty
     """
+    if len(waveform) < _FRAME:
+        return np.zeros(0, np.float32)
     active = _active(speech_probability(waveform))
-    near = np.convolve(active, np.ones(2 * _GUARD_FRAMES + 1), mode="same") > 0
+    near = np.convolve(active, np.ones(2 * _GUARD_FRAMES + 1))[_GUARD_FRAMES:-_GUARD_FRAMES] > 0
     level = _levels_dbfs(waveform[: len(waveform) // _FRAME * _FRAME])
     quiet = ~near[: len(level)]
     if not quiet.any():
