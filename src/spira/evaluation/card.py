@@ -118,7 +118,7 @@ def _told(data: ReportInput, story: Story) -> dict[int, Sentence]:
         told[7] = fill(
             "Recusadas só gravações que não se podem usar: {n}; a qualidade não é motivo",
             "Only recordings that cannot be used were refused: {n}; quality is no reason",
-            n=sum(counts.total for counts in data.dataset.refusals.values()),
+            n=data.dataset.refused.total,
         )
     if data.envelope is not None:
         told[6] = fill(

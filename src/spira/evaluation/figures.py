@@ -214,12 +214,14 @@ def distribution(
     *,
     threshold: float,
     band: Interval,
+    counted: Sentence,
 ) -> Markup:
-    """People by calibrated probability: with RI above the line, without RI below it.
+    """Counts by calibrated probability: with RI above the line, without RI below it.
 
     edges     [n + 1] ends of the bins, rising within 0..1
-    present   [n] people with label present; absent likewise
+    present   [n] how many have the label present; absent likewise
     band      the inconclusive band, shaded; `threshold` lies in it
+    counted   what is counted, people or recordings
     """
     most = _ceiling(1.1 * max([1, *present, *absent]))
     plot = _Plot((0, 1), (-most, most))
@@ -229,7 +231,7 @@ def distribution(
         _share_ticks(),
         [(tick, decimal(abs(tick), 0)) for tick in mirrored],
         Sentence(pt="probabilidade calibrada", en="calibrated probability"),
-        Sentence(pt="pessoas", en="people"),
+        counted,
     )
     if band[1] > band[0]:
         plot.box(band[0], -most, band[1], most, "band")

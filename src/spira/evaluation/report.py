@@ -58,7 +58,7 @@ class Group(Frozen):
     value: str = ""  # "not available" where the dataset does not say
     people: LabelCounts
     recordings: LabelCounts
-    refused: LabelCounts | None = None  # recordings not accepted; None: not known by this value
+    refused: LabelCounts | None = None  # recordings; None: not known (for "all": all reasons)
 
 
 class Durations(Frozen):
@@ -84,6 +84,16 @@ class DatasetSummary(Frozen):
     durations: Durations | None = None
     noise_recordings: int | None = None
     withdrawn: int | None = None  # recordings taken out since, at their owner's wish
+
+    @property
+    def refused(self) -> LabelCounts:
+        """Recordings refused for any reason."""
+        counts = self.refusals.values()
+        return LabelCounts(
+            present=sum(reason.present for reason in counts),
+            absent=sum(reason.absent for reason in counts),
+            unknown=sum(reason.unknown for reason in counts),
+        )
 
 
 class SplitSide(Frozen):
@@ -112,9 +122,10 @@ class TrainingCurves(Frozen):
 
 
 class ScoreHistogram(Frozen):
-    """Test people by calibrated probability."""
+    """Test recordings (or people) by calibrated probability."""
 
     condition: Condition = "clean"
+    level: Level = "recording"
     edges: tuple[float, ...]  # one more than there are bins
     present: tuple[int, ...]
     absent: tuple[int, ...]
@@ -375,8 +386,8 @@ def _warnings(data: ReportInput) -> list[Sentence]:
 def _data_warnings(dataset: DatasetSummary) -> list[Sentence]:
     warnings = []
     everybody = next((group for group in dataset.groups if group.attribute == "all"), None)
-    if everybody is not None and everybody.refused is not None:
-        accepted, refused = everybody.recordings, everybody.refused
+    if everybody is not None:
+        accepted, refused = everybody.recordings, dataset.refused
         present = refused.present / max(1, refused.present + accepted.present)
         absent = refused.absent / max(1, refused.absent + accepted.absent)
         if present - absent > _REFUSAL_GAP:
@@ -552,6 +563,9 @@ def _distribution(scores: ScoreHistogram | None, result: EvaluationResult) -> Ma
         scores.absent,
         threshold=point.threshold,
         band=(point.band_low, point.band_high),
+        counted=Sentence(pt="pessoas", en="people")
+        if scores.level == "participant"
+        else Sentence(pt="gravações", en="recordings"),
     )
 
 
@@ -583,12 +597,14 @@ def _auroc_scale(estimates: Sequence[Estimate]) -> tuple[float, float]:
     return (0.5, 1.0) if min(lows, default=0.0) >= 0.5 else (0.0, 1.0)
 
 
-def _whole_people(share: float | None) -> int:
-    """People to fill of a hundred: never none and never all, unless it is exactly none or all."""
-    if share is None:
-        return 0
-    rounded = round(100 * share)
-    return min(max(rounded, 0 if share == 0 else 1), 100 if share == 1 else 99)
+def _headcount(share: float) -> tuple[Sentence, int]:
+    """The words before a number of people in a hundred, and the number."""
+    people = round(100 * share)
+    if people == 0 and share > 0:
+        return Sentence(pt="menos de", en="fewer than"), 1
+    if people == 100 and share < 1:
+        return Sentence(pt="mais de", en="more than"), 99
+    return Sentence(pt="cerca de", en="about"), people
 
 
 # --- the page -------------------------------------------------------------------------------
@@ -656,12 +672,11 @@ def _environment() -> "Environment":
         labels_in=_labels_in,
         hundred_between=wording.hundred_between,
         duration=wording.duration,
-        points=_points,
         strip=figures.strip,
         scale_line=figures.scale_line,
         share_strip=figures.share_strip,
         people=figures.people,
-        whole_people=_whole_people,
+        headcount=_headcount,
         roc=_roc,
         calibration=_calibration,
         distribution=_distribution,

@@ -461,6 +461,7 @@ def make_report(result: EvaluationResult) -> ReportInput:
             kept_epoch=36,
         ),
         scores=ScoreHistogram(
+            level="participant",
             edges=tuple(edges.tolist()),
             present=tuple(int(n) for n in np.histogram(present, edges)[0]),
             absent=tuple(int(n) for n in np.histogram(absent, edges)[0]),

@@ -78,7 +78,7 @@ def test_charts_survive_values_that_leave_no_range() -> None:
     figures.losses([7], [None], [None], kept=7)
     figures.losses([1], [0.0], [5e-324], kept=None)
     immense = figures.losses([1, 2], [1e300, 1.0], [2.0, 2.0], kept=1)
-    figures.distribution([0, 1], [0], [0], threshold=0.5, band=(0.5, 0.5))
+    figures.distribution([0, 1], [0], [0], threshold=0.5, band=(0.5, 0.5), counted=NAME)
     figures.calibration(
         [("c-clean", NAME, [CalibrationBin(predicted=0.1, observed=Estimate(value=None, n=0))])]
     )
@@ -88,7 +88,9 @@ def test_charts_survive_values_that_leave_no_range() -> None:
 
 def test_histogram_bars_stand_on_the_people_they_count() -> None:
     """Above the line those with the label, below it the others; an empty bin has no bar."""
-    drawn = figures.distribution([0, 0.5, 1], [0, 10], [5, 0], threshold=0.5, band=(0.4, 0.6))
+    drawn = figures.distribution(
+        [0, 0.5, 1], [0, 10], [5, 0], threshold=0.5, band=(0.4, 0.6), counted=NAME
+    )
 
     present = [e for e in elements(drawn, "bar") if "who-present" in e.get("class", "")]
     absent = [e for e in elements(drawn, "bar") if "who-absent" in e.get("class", "")]

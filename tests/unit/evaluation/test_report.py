@@ -202,6 +202,31 @@ def test_the_summary_counts_people_with_the_same_answer(sample_report: ReportInp
     assert [part.split("</svg>")[0].count("who-present") for part in figures] == [40, 1]
 
 
+def test_the_summary_is_at_ten_in_a_hundred(sample_report: ReportInput) -> None:
+    """Of all prevalences the one that the sentence is written for."""
+    story = tell(sample_report)
+
+    assert [answer.prevalence for answer in story.answers] == [0.10, 0.10]
+    assert story.main is not None
+    assert story.answers[0].share == story.main.predictive_values[1].positive
+
+
+def test_a_rare_miss_is_still_a_person(sample_report: ReportInput) -> None:
+    """Two in a thousand is "fewer than 1" of a hundred, and one of them is drawn."""
+    share = Estimate(value=0.998, low=0.99, high=1.0, n=160)
+    main = tell(sample_report).main
+    assert main is not None
+    value = PredictiveValue(prevalence=0.10, positive=share, negative=share)
+    condition = main.model_copy(update={"predictive_values": (value,)})
+
+    html = render_report(with_result(sample_report, conditions=(condition,)))
+
+    assert "mais de 99 de 100" in spoken(html)
+    assert "menos de 1 de 100" in spoken(html)
+    figures = html.split('class="people"')[1:3]
+    assert [part.split("</svg>")[0].count("who-present") for part in figures] == [99, 1]
+
+
 def test_people_are_called_simulated_where_voices_are(sample_report: ReportInput) -> None:
     """Only real voices are people without a word before."""
     real = sample_report.model_copy(update={"evidence_level": "research", "dataset": None})
@@ -273,11 +298,17 @@ def test_a_gate_that_refuses_patients_more_often_is_seen(sample_report: ReportIn
         attribute="all",
         people=LabelCounts(present=90, absent=99),
         recordings=LabelCounts(present=90, absent=99),
-        refused=LabelCounts(present=10, absent=1),
     )
-    dataset = sample_report.dataset.model_copy(update={"groups": (everybody,)})
-    fair = everybody.model_copy(update={"refused": LabelCounts(present=1, absent=10)})
-    fair_dataset = dataset.model_copy(update={"groups": (fair,)})
+    refusals = {
+        "zeros": LabelCounts(present=7, absent=1),
+        "duplicate": LabelCounts(present=3),
+    }
+    dataset = sample_report.dataset.model_copy(
+        update={"groups": (everybody,), "refusals": refusals}
+    )
+    fair_dataset = dataset.model_copy(
+        update={"refusals": {"zeros": LabelCounts(present=1, absent=10)}}
+    )
 
     text = spoken(render_report(sample_report.model_copy(update={"dataset": dataset})))
     fair_text = spoken(render_report(sample_report.model_copy(update={"dataset": fair_dataset})))
