@@ -36,6 +36,12 @@ class PeakNoise(Frozen):
     peak_high: float = Field(default=0.19233719, gt=0)
     scale: Literal["absolute", "signed"] = "absolute"
 
+    @model_validator(mode="after")
+    def _ordered(self) -> "PeakNoise":
+        if self.peak_low > self.peak_high:
+            raise ValueError("peak_low must not be above peak_high")
+        return self
+
 
 class SnrNoise(Frozen):
     """The sum of the excerpts scaled to a ratio to the active speech, uniform in dB."""
@@ -65,7 +71,7 @@ def mix(
     count: int,
     rng: np.random.Generator,
 ) -> Float:
-    """Speech with `count` noise excerpts added, of as many noise recordings where there are so many.
+    """Speech with `count` noise excerpts added, each of another recording if there are so many.
 
     speech    [T], float32
     noises    noise recordings to draw from, of any length
@@ -73,7 +79,7 @@ def mix(
               depends on full scale
     raises    InputError when there is no noise to draw from
     """
-    if not noises:
+    if count and not noises:
         raise InputError("noise is to be added, but the dataset has no noise recording for it")
     chosen = rng.choice(len(noises), size=count, replace=count > len(noises))
     excerpts = [excerpt(noises[number], len(speech), rng) for number in chosen]

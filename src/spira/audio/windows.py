@@ -36,13 +36,15 @@ class Windows(Frozen):
 
         raises    InputError when either is not a whole number of samples
         """
-        length, step = self.length_s * rate_hz, self.step_s * rate_hz
-        if length != round(length) or step != round(step):
+        sizes = self.length_s * rate_hz, self.step_s * rate_hz
+        length, step = map(round, sizes)
+        # 1.1 s at 16 kHz is 17600.000000000002 samples
+        if min(length, step) < 1 or max(abs(sizes[0] - length), abs(sizes[1] - step)) > 1e-6:
             raise InputError(
                 f"windows of {self.length_s} s every {self.step_s} s are not whole samples at "
                 f"{rate_hz} Hz; choose multiples of {1 / rate_hz} s"
             )
-        return round(length), round(step)
+        return length, step
 
 
 def starts(n_samples: int, windows: Windows, rate_hz: int = 16_000, offset: int = 0) -> list[int]:
@@ -57,9 +59,10 @@ def starts(n_samples: int, windows: Windows, rate_hz: int = 16_000, offset: int 
     room = n_samples - length - offset
     if room < 0 or (room == 0 and windows.last == "drop"):
         if windows.short == "refuse":
+            needed = "more than" if windows.last == "drop" else "at least"
             raise InputError(
-                f"the recording has {n_samples / rate_hz:.2f} s, a window needs "
-                f"{windows.length_s} s; use windows.short: pad"
+                f"the recording has {(n_samples - offset) / rate_hz:.2f} s from its first window "
+                f"on, {needed} {windows.length_s} s are needed; use windows.short: pad"
             )
         return [max(0, min(offset, n_samples - length))]
     count = room // step + 1
@@ -90,23 +93,31 @@ def slices(
 ) -> Iterator[Float]:
     """Overlapping slices of a long recording that comes in blocks, in bounded memory.
 
-    blocks    [T_i] each, of any length
+    blocks    [T_i] each, of any length; kept until they are part of a slice
     returns   [S] each, S at most (per_slice - 1) steps and one window: the windows of all slices,
               one slice after the other, are the windows of the whole recording
     raises    InputError for a recording without samples
     """
     length, step = windows.samples(rate_hz)
-    whole = (per_slice - 1) * step + length
+    whole, onward = (per_slice - 1) * step + length, per_slice * step
     # The window that ends where a slice ends is inside the recording: with one sample more, the
     # rule about a recording's last window does not touch it.
     more = 1 if windows.last == "drop" else 0
-    held = np.zeros(0, np.float32)
+    enough = max(whole + 1, onward)  # windows with gaps between: the gap has to be there, to skip
+    held: list[Float] = []
+    n_held = 0
     begun = False
     for block in blocks:
-        held = np.concatenate([held, block])
-        while len(held) > whole:
-            yield held[: whole + more]
-            held = held[per_slice * step :]
+        held.append(np.asarray(block, np.float32))
+        n_held += len(block)
+        if n_held < enough:
+            continue
+        joined = held[0] if len(held) == 1 else np.concatenate(held)
+        while len(joined) >= enough:
+            yield joined[: whole + more]
+            joined = joined[onward:]
             begun = True
-    if not begun or len(held) >= length + more:
-        yield held
+        held, n_held = [joined], len(joined)
+    rest = np.concatenate([np.zeros(0, np.float32), *held])
+    if not begun or len(rest) >= length + more:
+        yield rest
