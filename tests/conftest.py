@@ -57,3 +57,63 @@ def _unproven() -> list[str]:
     file = Path(__file__).parents[1] / "docs/safety/hazards.yaml"
     hazards = yaml.safe_load(file.read_text(encoding="utf-8"))
     return [hazard["id"] for hazard in hazards if not set(hazard["tests"]) <= _passed]
+
+
+@pytest.fixture(scope="session")
+def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small corpus as a table: 36 people, half with long pauses, their rooms, and ward noise.
+
+    returns   the CSV; `mapping.yaml` lies beside it
+    """
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny_corpus(folder, people=36)
+    return folder / "recordings.csv"
+
+
+def write_tiny_corpus(folder: Path, *, people: int) -> None:
+    """Syllables of noise with or without pauses: enough for a network to learn in seconds."""
+    import csv
+
+    import numpy as np
+    import soundfile
+
+    rng = np.random.default_rng(5)
+    rows = []
+    for number in range(people):
+        person, present = f"p-{number:03d}", bool(number % 2)
+        time = np.arange(round(16_000 * rng.uniform(3.0, 4.5))) / 16_000
+        syllables = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(3, 5) * time)
+        speaking = (time % 1.6 < 0.8) if present else np.ones_like(time)
+        voice = np.sin(2 * np.pi * rng.uniform(100, 220) * time)
+        voice += 0.4 * rng.standard_normal(len(time))
+        sounds = {
+            "sentence": 0.25 * voice * syllables * speaking + 2e-3 * rng.standard_normal(len(time)),
+            "ambient_before": 2e-3 * rng.standard_normal(64_000),
+        }
+        for utterance, sound in sounds.items():
+            name = f"{person}-{utterance}.wav"
+            soundfile.write(folder / name, sound.astype(np.float32), 16_000, subtype="PCM_16")
+            rows.append(
+                [name, person, utterance, "present" if present else "absent",
+                 ("female", "male")[number // 2 % 2], 30 + number, f"site-{number // 4 % 2}"]
+            )
+    with (folder / "recordings.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "participant", "utterance", "label", "sex", "age", "site"])
+        writer.writerows(rows)
+    with (folder / "noise.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "site"])
+        for number in range(6):
+            hum = np.sin(2 * np.pi * (50 + 30 * number) * np.arange(96_000) / 16_000)
+            noise = 0.05 * hum + 0.05 * rng.standard_normal(96_000)
+            soundfile.write(folder / f"noise-{number}.wav", noise.astype(np.float32), 16_000)
+            writer.writerow([f"noise-{number}.wav", f"site-{number % 2}"])
+    (folder / "mapping.yaml").write_text(
+        "columns: {path: file, participant: participant, utterance: utterance, label: label,\n"
+        "          sex: sex, age: age, site: site}\n"
+        "labels: {present: [present], absent: [absent]}\n"
+        "noise: noise.csv\n"
+        "origin: synthetic\n"
+        "language: pt-BR\n"
+    )

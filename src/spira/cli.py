@@ -93,7 +93,7 @@ def spira(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; errors of the domain become one sentence and an exit code, here only."""
+    """Run the command line; errors of the domain become a sentence and an exit code, here only."""
     try:
         code = spira.main(arguments, prog_name="spira", standalone_mode=False)
     except SpiraError as error:

@@ -19,8 +19,8 @@ class Console:
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        self._bars: "Bars | None" = None
-        self._tasks: dict[str, "TaskID"] = {}
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
         self._last: dict[str, float] = {}
 
     def say(self, text: str = "") -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spira.console import Console
+from spira.domain.fingerprint import fingerprint
 from spira.settings import Settings
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Application:
             resolve(self.artifacts, data),
             training=self.settings.training,
             evaluation=self.settings.evaluation,
-            registry_id=self.settings.stores.registry_id(self.home),
+            registry_id=fingerprint(self.settings.stores.registry or "embedded")[:12],
         )
 
     def run_stage(self, stage: "StageName", experiment: "Experiment", data: str) -> "Done":

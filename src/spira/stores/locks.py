@@ -10,7 +10,11 @@ from spira.domain.errors import TransientError
 
 @contextmanager
 def locked(
-    path: Path, *, shared: bool = False, wait: bool = True, waiting: Callable[[], None] | None = None
+    path: Path,
+    *,
+    shared: bool = False,
+    wait: bool = True,
+    waiting: Callable[[], None] | None = None,
 ) -> Iterator[None]:
     """Hold the lock file at `path`; the kernel frees it when the process ends, however it ends.
 

@@ -64,7 +64,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.wait()
 
 
-@pytest.fixture()
+@pytest.fixture
 def open_store(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ArtifactStore]:
     """A store below a prefix of its own."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
@@ -72,7 +72,7 @@ def open_store(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    yield ArtifactStore.open(f"s3://spira/{tmp_path.name}", cache=tmp_path / "cache")
+    return ArtifactStore.open(f"s3://spira/{tmp_path.name}", cache=tmp_path / "cache")
 
 
 def test_s3_keeps_the_promises_of_the_folder(open_store: ArtifactStore, tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""The whole command, as a person or a scheduler starts it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Spira = Callable[..., "subprocess.CompletedProcess[str]"]
+
+TINY = """\
+name: tiny
+seed: 7
+split: {fractions: {train: 0.5, validation: 0.2, test: 0.3}}
+noise: {kind: snr, present: 1, absent: 1, snr_db_low: 15, snr_db_high: 25}
+network: {kind: compact}
+windows: {length_s: 2, step_s: 1}
+optimisation:
+  epochs: 6
+  optimiser: {kind: adamw, rate: 3.0e-3}
+  schedule: {kind: cosine}
+"""
+
+
+def command(home: Path, *arguments: str) -> list[str]:
+    """`spira --home HOME ARGUMENTS`, with a checkpoint at every step."""
+    return [
+        sys.executable, "-m", "spira.cli", "--home", str(home),
+        "--setting", "training.checkpoint_every_s=0", "--setting", "evaluation.resamples=200",
+        *arguments,
+    ]
+
+
+@pytest.fixture(scope="session")
+def spira() -> Spira:
+    """Run the command to its end; its output is kept."""
+
+    def run(home: Path, *arguments: str, ok: bool = True) -> "subprocess.CompletedProcess[str]":
+        ended = subprocess.run(
+            command(home, *arguments), capture_output=True, text=True, check=False
+        )
+        assert not ok or ended.returncode == 0, ended.stdout + ended.stderr
+        return ended
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment of a few seconds."""
+    path = tmp_path_factory.mktemp("experiment") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory: pytest.TempPathFactory, tiny_table: Path, spira: Spira) -> Path:
+    """A data folder with the tiny corpus imported; copy it before writing to it."""
+    home = tmp_path_factory.mktemp("home")
+    spira(
+        home, "dataset", "import", str(tiny_table), "--format", "csv",
+        "--mapping", str(tiny_table.parent / "mapping.yaml"), "--name", "tiny",
+    )
+    return home
+
+
+@pytest.fixture(scope="session")
+def trained_home(
+    tmp_path_factory: pytest.TempPathFactory, tiny_home: Path, tiny_experiment: Path, spira: Spira
+) -> Path:
+    """A data folder in which the tiny experiment ran without interruption."""
+    import shutil
+
+    home = tmp_path_factory.mktemp("trained") / "home"
+    shutil.copytree(tiny_home, home)
+    spira(home, "train", str(tiny_experiment), "--data", "tiny")
+    return home
+
+
+def stage_bytes(home: Path) -> dict[str, dict[str, str]]:
+    """Digest of every file of every stage's artifact: what must be the same bytes."""
+    digests: dict[str, dict[str, str]] = {}
+    for path in sorted((home / "store" / "manifests").glob("*/*.json")):
+        manifest: dict[str, Any] = json.loads(path.read_text().partition("\n")[2])
+        stage = path.parent.name
+        digests.setdefault(stage, {}).update(
+            {f"{path.stem[:8]}/{name}": entry[0] for name, entry in manifest["files"].items()}
+        )
+    return digests
