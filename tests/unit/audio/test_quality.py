@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -87,13 +87,21 @@ def test_levels_are_relative_to_full_scale() -> None:
 
 
 @given(
-    values=st.lists(st.sampled_from([-1.0, -0.995, -0.5, 0.0, 0.5, 1.0]), min_size=1, max_size=60),
-    cuts=st.lists(st.integers(1, 59), max_size=8),
+    runs=st.lists(
+        st.tuples(st.sampled_from([-1.0, -0.995, 0.0, 0.5, 1.0]), st.integers(1, 7)),
+        min_size=1,
+        max_size=12,
+    ),
+    cuts=st.lists(st.integers(1, 40), max_size=12),
 )
-@settings(max_examples=200, deadline=None)
-def test_clipped_runs_are_counted_across_blocks(values: list[float], cuts: list[int]) -> None:
+@example(runs=[(1.0, 4), (0.5, 2), (1.0, 2)], cuts=[2, 5])
+@example(runs=[(0.5, 9), (1.0, 6), (0.0, 1)], cuts=[1, 10, 11, 12, 13, 15])
+@settings(max_examples=150, deadline=None)
+def test_clipped_runs_are_counted_across_blocks(
+    runs: list[tuple[float, int]], cuts: list[int]
+) -> None:
     """However a signal comes in blocks, runs of three or more at its extremes are all counted."""
-    samples = np.array(values, np.float32)
+    samples = np.repeat(*zip(*runs, strict=True)).astype(np.float32)
     inner = sorted({cut for cut in cuts if cut < len(samples)})
 
     found = measure(np.split(samples, inner), 16_000)

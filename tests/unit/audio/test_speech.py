@@ -83,9 +83,10 @@ def test_probability_agrees_with_the_frame_by_frame_network(voice: Floats) -> No
 
 
 def test_long_audio_is_the_same_in_blocks_of_any_size(voice: Floats) -> None:
-    """Half a minute given at once, or in uneven blocks, has the same probabilities; the state is
-    carried over the inner slices."""
-    waveform = np.concatenate([voice] * 4)
+    """Half a minute given at once, or in uneven blocks, has the same probabilities; state and
+    context are carried over the seams of the inner slices, here in the middle of a word."""
+    spoken = int(speech_probability(voice)[:200].argmax()) * 512
+    waveform = np.roll(np.concatenate([voice] * 4), 512 * 512 - spoken)
     cuts = np.split(waveform, [1, 700, 5000, 200_000, 262_144, 262_145, 500_000])
 
     whole = speech_probability(waveform)
@@ -93,9 +94,9 @@ def test_long_audio_is_the_same_in_blocks_of_any_size(voice: Floats) -> None:
 
     assert len(whole) == -(-len(waveform) // 512)
     assert np.array_equal(whole, streamed)
-    around_the_seam = slice(505, 530)  # inner slices are of 512 frames
     expected = _step_by_step(waveform * _gain_to(-20.0, waveform))
-    assert np.abs(whole - expected)[around_the_seam].max() < 1e-2
+    assert expected[512] > 0.9
+    assert np.abs(whole - expected).max() < 1e-3
 
 
 @pytest.mark.parametrize("name", ["george_3", "jackson_3", "theo_0", "yweweler_0"])
