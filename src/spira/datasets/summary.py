@@ -176,7 +176,7 @@ def _spo2_band(percent: float | None) -> str:
 def _groups(table: pl.DataFrame) -> Iterable[Group]:
     columns = {name: name for name in ("sex", "age band", "site", "device", "utterance")}
     columns["split"] = "side"
-    formats = pl.format("{} {} {} Hz, {} channel(s)", "container", "codec", "rate_hz", "channels")
+    formats = pl.format("{} {} {} Hz {} ch", "container", "codec", "rate_hz", "channels")
     columns["format"] = "format"
     table = table.with_columns(formats.alias("format"))
     for attribute, column in columns.items():
