@@ -148,6 +148,17 @@ def test_windows_on_the_grid_of_frames_share_them_at_any_offset(offset: int) -> 
         assert np.abs(found - extract_single(window, Mfcc())).max() < TOLERANCE
 
 
+def test_windows_shorter_than_a_frame_have_features_too() -> None:
+    """20 ms every 10 ms: on the grid of frames, but with edges that overlap."""
+    windows = Windows(length_s=0.02, step_s=0.01)
+    waveform = voice(0.5)
+
+    features = extract(waveform, windows, Mfcc())
+
+    single = [extract_single(one, Mfcc()) for one in cut(waveform, windows)]
+    assert np.abs(features - np.stack(single)).max() < TOLERANCE
+
+
 def test_features_are_the_same_bytes_whatever_the_number_of_threads() -> None:
     """A result must not depend on how many cores the machine has."""
     waveform = voice(9)

@@ -136,15 +136,16 @@ def test_the_same_draw_mixes_the_same_bytes(config: PeakNoise | SnrNoise) -> Non
 
 def test_excerpts_are_of_different_recordings_while_there_are_so_many() -> None:
     """Five of five noises: each is heard once."""
-    notes = [np.full(100, 0.5 * 10.0**-n, np.float32) for n in range(5)]
-    silence = np.zeros(100, np.float32)
+    clicks = list(np.eye(5, dtype=np.float32))  # each clicks at another sample
+    silence = np.zeros(5, np.float32)
     config = PeakNoise(peak_low=0.1, peak_high=0.1)
 
-    once = mix(silence, notes, config, count=5, rng=draws(10, "five"))
-    more = mix(silence, notes[:2], config, count=5, rng=draws(10, "two"))
+    once = mix(silence, clicks, config, count=5, rng=draws(10, "five"))
+    more = mix(silence, clicks[:2], config, count=5, rng=draws(10, "two"))
 
-    assert once == pytest.approx(0.5)
-    assert more == pytest.approx(0.5)
+    assert once == pytest.approx(0.1)
+    assert more.sum() == pytest.approx(0.5)
+    assert not more[2:].any()
 
 
 @given(n=st.integers(1, 50), length=st.integers(1, 300), seed=st.integers(0, 1000))
@@ -161,12 +162,14 @@ def test_an_excerpt_is_a_stretch_of_the_noise_looped_where_it_is_short(
 
 
 def test_every_place_of_a_noise_is_heard() -> None:
-    """The first excerpt and the last one too."""
+    """The first excerpt and the last one too, and a short noise from anywhere in it."""
     noise = np.arange(6, dtype=np.float32)
 
     begun = {float(excerpt(noise, 4, draws(n, "place"))[0]) for n in range(60)}
+    looped = {float(excerpt(noise, 8, draws(n, "place"))[0]) for n in range(60)}
 
     assert begun == {0, 1, 2}
+    assert looped == {0, 1, 2, 3, 4, 5}
 
 
 def test_sums_above_full_scale_are_not_clipped() -> None:
