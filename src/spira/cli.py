@@ -21,7 +21,7 @@ _COMMANDS = {
     "model": ("spira.delivery.commands:model", "List, show, promote and roll back models."),
     "about": ("spira.delivery.commands:about", "Intended use, version, warnings."),
     "settings": ("spira.training.commands:settings", "Print every setting and its value."),
-    "demo": ("spira.training.commands:demo", "Run the main job on a synthetic hospital."),
+    "demo": ("spira.demo:demo", "Run the main job on a synthetic hospital."),
 }
 
 
@@ -34,10 +34,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)
-        return command
+        return find_command(cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -51,6 +48,16 @@ class _Lazy(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+
+def find_command(name: str, *inner: str) -> click.Command:
+    """The command `spira NAME INNER…`; its room is imported now."""
+    module, _, attribute = _COMMANDS[name][0].partition(":")
+    command: click.Command = getattr(importlib.import_module(module), attribute)
+    for part in inner:
+        assert isinstance(command, click.Group)
+        command = command.commands[part]
+    return command
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -172,7 +172,7 @@ def evaluate(work: "Work") -> tuple["Files", dict[str, Any]]:
         operating_point=point,
         evaluated="test",
         participants_disjoint="unproven" if _per_file(work) else "proven",
-        notes=_notes(work, conditions, bool(ambient)),
+        notes=_notes(conditions, bool(ambient)),
         conditions=measured,
         subgroups=subgroups(tested, point, minimum=settings.subgroup_minimum),
         audits=_audits(work, recordings, tested, heard, point, gaps=not ambient),
@@ -330,18 +330,9 @@ def _per_file(work: "Work") -> bool:
     return bool(known == "per-file")
 
 
-def _notes(work: "Work", conditions: Sequence[Spoken], ambient: bool) -> tuple[Sentence, ...]:
+def _notes(conditions: Sequence[Spoken], ambient: bool) -> tuple[Sentence, ...]:
     """What a reader must know before believing a figure."""
     notes = []
-    if _per_file(work):
-        notes.append(
-            Sentence(
-                pt="Os dados não dizem quem é quem: cada arquivo conta como uma pessoa. Não está "
-                "provado que ninguém aparece no treino e no teste.",
-                en="The data do not say who is who: each file counts as one person. That nobody "
-                "is both in training and in test is not proven.",
-            )
-        )
     if "noise" not in conditions:
         notes.append(
             Sentence(
