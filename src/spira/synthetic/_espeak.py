@@ -3,7 +3,7 @@
 espeak-ng is GPL-3. It runs here, in a process of its own, and SPIRA talks to it through pipes.
 
     first, once    {"rate_hz": 22050}\\n
-    request        {"voice": "pt-br+m3", "words_per_minute": 170, "pitch": 50, "range": 50,
+    request        {"variant": "m3", "words_per_minute": 170, "pitch": 50, "range": 50,
                    "texts": ["bom dia", …]}\\n
     answer         for each text 4 bytes, its length in bytes (little-endian), then its samples,
                    int16 little-endian mono; or, at any point, FF FF FF FF, a length and a reason
@@ -19,10 +19,12 @@ import os
 import struct
 import sys
 import traceback
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import espeakng_loader
 
+_LANGUAGE = "pt-br"
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples come through the callback, no thread is made
 _DO_NOT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT
 _CHARACTERS = 1  # POS_CHARACTER
@@ -43,7 +45,7 @@ def main() -> None:
     )
     if rate_hz <= 0:
         raise SystemExit("espeak-ng did not start: its library and its data do not fit")
-    library.espeak_SetVoiceByName(b"pt-br")  # read the language once, not in every fork
+    library.espeak_SetVoiceByName(_LANGUAGE.encode())  # read the language once, not in every fork
     output = sys.stdout.buffer
     output.write(json.dumps({"rate_hz": rate_hz}).encode() + b"\n")
     output.flush()
@@ -62,8 +64,11 @@ def main() -> None:
 
 
 def _answer(library: Any, request: dict[str, Any], output: BinaryIO) -> None:
-    if library.espeak_SetVoiceByName(request["voice"].encode()) != 0:
-        reason = f"espeak-ng has no voice {request['voice']!r}".encode()
+    variant = request["variant"]
+    # The library takes an unknown variant for none, without a word.
+    known = (Path(espeakng_loader.get_data_path()) / "voices" / "!v" / variant).exists()
+    if not known or library.espeak_SetVoiceByName(f"{_LANGUAGE}+{variant}".encode()) != 0:
+        reason = f"espeak-ng has no variant {variant!r} of {_LANGUAGE}".encode()
         output.write(struct.pack("<II", _FAILED, len(reason)) + reason)
         output.flush()
         return

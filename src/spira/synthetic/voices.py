@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO
@@ -106,7 +107,7 @@ class Voices:
         raises    InputError for an unknown voice; TransientError when the voice process has ended
         """
         request = {
-            "voice": f"pt-br+{voice.variant}",
+            "variant": voice.variant,
             "words_per_minute": voice.words_per_minute,
             "pitch": voice.pitch,
             "range": voice.pitch_range,
@@ -121,7 +122,8 @@ class Voices:
 
     def close(self) -> None:
         """End the voice process, after the request that it is answering."""
-        self._input.close()
+        with suppress(BrokenPipeError):  # it may have ended by itself
+            self._input.close()
         self._output.close()
         self._process.wait()
 
