@@ -1,6 +1,8 @@
 """A whole small hospital, with real voices and encoders."""
 
 import json
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -81,6 +83,29 @@ def test_the_number_of_processes_changes_no_byte(hospital: Path, tmp_path: Path)
     synthesize(tmp_path, SMALL, jobs=2)
 
     assert contents(tmp_path) == contents(hospital)
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    """Else they would go on writing beside the next run, and wait for ever for more."""
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    folder = tmp_path / "hospital"
+    process = subprocess.Popen(
+        [sys.executable, script, folder, SMALL.model_dump_json(), "2"],
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.kill()
+    process.wait()
+
+    # Its descendants hold the other end of the pipe, which ends when the last of them does.
+    with process.stdout as output:
+        while select.select([output], [], [], 20)[0]:
+            if not os.read(output.fileno(), 1000):
+                break
+        else:
+            pytest.fail("a worker is still there 20 s later")
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
