@@ -35,7 +35,8 @@ check: $(READY) ## format, lint, types, import contracts, dead code
 	$(BIN)/ruff check .
 	$(BIN)/mypy src benchmarks
 	$(BIN)/lint-imports
-	$(BIN)/vulture
+	@# Fields are read by templates and by pydantic; what nobody calls or imports is dead.
+	@! $(BIN)/vulture | grep -E "unused (function|method|class|property|import)|unreachable"
 
 fix: $(READY) ## mend format and lint
 	$(BIN)/ruff format .

@@ -28,10 +28,29 @@ optimisation:
 def command(home: Path, *arguments: str) -> list[str]:
     """`spira --home HOME ARGUMENTS`, with a checkpoint at every step."""
     return [
-        sys.executable, "-m", "spira.cli", "--home", str(home),
-        "--setting", "training.checkpoint_every_s=0", "--setting", "evaluation.resamples=200",
+        sys.executable,
+        "-m",
+        "spira.cli",
+        "--home",
+        str(home),
+        "--setting",
+        "training.checkpoint_every_s=0",
+        "--setting",
+        "evaluation.resamples=200",
         *arguments,
     ]
+
+
+@pytest.fixture(scope="session")
+def spira_command() -> Callable[..., list[str]]:
+    """The words of a command, for a test that starts (and kills) the process itself."""
+    return command
+
+
+@pytest.fixture(scope="session")
+def bytes_of_stages() -> Callable[[Path], dict[str, dict[str, str]]]:
+    """Digest of every file of every stage's artifact below a data folder."""
+    return stage_bytes
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +80,16 @@ def tiny_home(tmp_path_factory: pytest.TempPathFactory, tiny_table: Path, spira:
     """A data folder with the tiny corpus imported; copy it before writing to it."""
     home = tmp_path_factory.mktemp("home")
     spira(
-        home, "dataset", "import", str(tiny_table), "--format", "csv",
-        "--mapping", str(tiny_table.parent / "mapping.yaml"), "--name", "tiny",
+        home,
+        "dataset",
+        "import",
+        str(tiny_table),
+        "--format",
+        "csv",
+        "--mapping",
+        str(tiny_table.parent / "mapping.yaml"),
+        "--name",
+        "tiny",
     )
     return home
 

@@ -6,8 +6,8 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
-import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,139 +16,162 @@ from spira.stores.registry import Registry
 from spira.stores.settings import StoresSettings
 
 STAGES = ["snapshot", "split", "features", "train", "evaluate", "publish"]
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import command, stage_bytes  # noqa: E402
 
 
-def killed_runs(
-    kills: int, seed: int, home: Path, clean: Path, whole: Path, experiment: Path, took_s: float
-) -> int:
-    """Kill `spira train` again and again; whenever it completes, compare and start over.
+@dataclass(frozen=True)
+class Tiny:
+    """The tiny experiment: how it is started, and what it leaves when nothing disturbs it."""
 
-    returns   how often it completed
-    """
-    rng = random.Random(seed)
-    completed = 0
-    done_before: set[str] = set()
-    shutil.copytree(clean, home)
-    while kills > 0 or completed == 0:
-        process = subprocess.Popen(
-            command(home, "train", str(experiment), "--data", "tiny"),
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, text=True,
+    command: Callable[..., list[str]]
+    stage_bytes: Callable[[Path], dict[str, dict[str, str]]]
+    experiment: Path
+    imported: Path  # a data folder with the corpus only
+    trained: Path  # a data folder after an undisturbed run
+
+    def train(self, home: Path) -> "subprocess.Popen[str]":
+        """Start `spira train` as the head of a process group."""
+        return subprocess.Popen(
+            self.command(home, "train", str(self.experiment), "--data", "tiny"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
         )
-        try:
-            after = rng.uniform(0.2, took_s) if kills > 0 else None
-            _, errors = process.communicate(timeout=after)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            kills -= 1
-            done_before |= assert_nothing_redone(home, done_before)
-            continue
-        assert process.returncode == 0, errors
-        assert_nothing_redone(home, done_before)
-        assert stage_bytes(home) == stage_bytes(whole)
-        assert_registered_once(home)
-        completed += 1
-        shutil.rmtree(home)
-        if kills > 0:
-            shutil.copytree(clean, home)
-            done_before = set()
-    return completed
+
+    def assert_as_undisturbed(self, home: Path) -> None:
+        """The same bytes of every stage, and one model version, the challenger, with its report."""
+        assert self.stage_bytes(home) == self.stage_bytes(self.trained)
+        (version,) = Registry.open(StoresSettings(), home=home).versions()
+        assert version.aliases == ("challenger",)
+        assert "report.html" in version.files
 
 
-def assert_nothing_redone(home: Path, done_before: set[str]) -> set[str]:
-    """The newest run did no stage that was committed before; returns the stages committed now."""
-    records = sorted((home / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-    if records:
-        for row in json.loads(records[-1].read_text())["stages"]:
-            assert row["already"] or row["stage"] not in done_before, row
-    return {stage for stage in STAGES if any((home / "store/manifests" / stage).glob("*.json"))}
+@pytest.fixture
+def tiny(
+    spira_command: Callable[..., list[str]],
+    bytes_of_stages: Callable[[Path], dict[str, dict[str, str]]],
+    tiny_experiment: Path,
+    tiny_home: Path,
+    trained_home: Path,
+) -> Tiny:
+    """The tiny experiment."""
+    return Tiny(spira_command, bytes_of_stages, tiny_experiment, tiny_home, trained_home)
 
 
-def assert_registered_once(home: Path) -> None:
-    """One model version, the challenger, with its report."""
-    (version,) = Registry.open(StoresSettings(), home=home).versions()
-    assert version.aliases == ("challenger",)
-    assert "report.html" in version.files
+@pytest.fixture
+def copy(tmp_path: Path) -> Callable[[Path], Path]:
+    """A data folder of one's own, with what another one holds."""
+    numbers: Iterator[int] = iter(range(1000))
+
+    def copied(home: Path) -> Path:
+        return Path(shutil.copytree(home, tmp_path / f"home-{next(numbers)}"))
+
+    return copied
 
 
 @pytest.mark.parametrize(
-    ("kills", "seed"),
-    [(6, 20261124), pytest.param(40, 7, marks=pytest.mark.slow)],
+    ("kills", "seed"), [(6, 20261124), pytest.param(40, 7, marks=pytest.mark.slow)]
 )
 def test_killed_anywhere_it_ends_with_the_same_bytes(
-    kills: int, seed: int, tmp_path: Path, tiny_home: Path, trained_home: Path,
-    tiny_experiment: Path,
+    kills: int, seed: int, tiny: Tiny, copy: Callable[[Path], Path]
 ) -> None:
-    """Split, features, weights, predictions, metrics and ONNX equal an uninterrupted run's."""
-    (record,) = (trained_home / "runs").glob("*/run.json")
-    stages = json.loads(record.read_text())["stages"]
-    took_s = sum(row["seconds"] for row in stages) + 2
-    print(f"kills={kills} seed={seed} uninterrupted={took_s:.1f}s")
-    began = time.monotonic()
+    """Split, features, weights, predictions, metrics and ONNX equal an uninterrupted run's.
 
-    completed = killed_runs(
-        kills, seed, tmp_path / "home", tiny_home, trained_home, tiny_experiment, took_s
-    )
+    Kills come at random moments of the whole run; whenever it completes all the same, the result
+    is compared and it starts anew. No stage that was committed is ever done again.
+    """
+    rng = random.Random(seed)
+    took_s = undisturbed_s(tiny.trained)
+    home, committed, completed, left = copy(tiny.imported), set[str](), 0, kills
+    while left or not completed:
+        process = tiny.train(home)
+        try:
+            _, errors = process.communicate(timeout=rng.uniform(0.2, took_s) if left else None)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            left -= 1
+            assert not done_by_newest_run(home) & committed
+            committed |= committed_stages(home)
+            continue
+        assert process.returncode == 0, errors
+        assert not done_by_newest_run(home) & committed
+        tiny.assert_as_undisturbed(home)
+        completed += 1
+        if left:
+            home, committed = copy(tiny.imported), set()
+    print(f"kills={kills} seed={seed} completed={completed} undisturbed={took_s:.0f}s")
 
-    print(f"completed {completed} times in {time.monotonic() - began:.0f} s")
+
+def undisturbed_s(trained: Path) -> float:
+    """How long the whole command took, starting included."""
+    (record,) = (trained / "runs").glob("*/run.json")
+    return 1.5 + float(sum(row["seconds"] for row in json.loads(record.read_text())["stages"]))
 
 
-def test_a_second_run_does_nothing(
-    tmp_path: Path, trained_home: Path, tiny_experiment: Path
-) -> None:
-    """All six stages are already done, the same model version stands, and nothing is written."""
-    home = tmp_path / "home"
-    shutil.copytree(trained_home, home)
-    before = stage_bytes(home)
+def done_by_newest_run(home: Path) -> set[str]:
+    """The stages that the newest run did itself."""
+    records = sorted((home / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+    rows = json.loads(records[-1].read_text())["stages"] if records else []
+    return {row["stage"] for row in rows if not row["already"]}
 
-    ended = subprocess.run(
-        command(home, "train", str(tiny_experiment), "--data", "tiny"),
-        capture_output=True, text=True, check=True,
-    )
 
-    assert ended.stdout.count("already done") == len(STAGES)
-    assert stage_bytes(home) == before
-    assert_registered_once(home)
+def committed_stages(home: Path) -> set[str]:
+    """The stages whose artifact is in the store."""
+    return {stage for stage in STAGES if any((home / "store/manifests" / stage).glob("*.json"))}
+
+
+def test_a_second_run_does_nothing(tiny: Tiny, copy: Callable[[Path], Path]) -> None:
+    """All six stages are already done and the same model version stands."""
+    home = copy(tiny.trained)
+
+    output, errors = tiny.train(home).communicate()
+
+    assert output.count("already done") == len(STAGES), errors
+    tiny.assert_as_undisturbed(home)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_damaged_artifact_is_made_again(
-    stage: str, tmp_path: Path, trained_home: Path, tiny_experiment: Path
+    stage: str, tiny: Tiny, copy: Callable[[Path], Path]
 ) -> None:
-    """One byte of a stage's file is flipped: the next run notices and ends with the same bytes."""
-    home = tmp_path / "home"
-    shutil.copytree(trained_home, home)
+    """One byte of a stage's largest file is flipped: the next run ends with the right bytes.
+
+    Not of a file that the dataset has too: what was imported can only be imported again.
+    """
+    home = copy(tiny.trained)
+    imported = files_of(home, "dataset")
+    made = {
+        digest: size for digest, size in files_of(home, stage).items() if digest not in imported
+    }
+    digest = max(made, key=lambda digest: made[digest])
+    blob = home / "store/blobs" / digest[:2] / digest
+    right = blob.read_bytes()
+    blob.write_bytes(right[:-9] + bytes([right[-9] ^ 1]) + right[-8:])
+
+    process = tiny.train(home)
+    _, errors = process.communicate()
+
+    assert process.returncode == 0, errors
+    assert blob.read_bytes() == right
+    tiny.assert_as_undisturbed(home)
+
+
+def files_of(home: Path, stage: str) -> dict[str, int]:
+    """Digest and size of each file of a stage's only artifact."""
     (manifest,) = (home / "store/manifests" / stage).glob("*.json")
     files = json.loads(manifest.read_text().partition("\n")[2])["files"]
-    digest = max(files.values(), key=lambda entry: int(entry[1]))[0]
-    blob = home / "store/blobs" / digest[:2] / digest
-    damaged = bytearray(blob.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    blob.write_bytes(damaged)
-
-    subprocess.run(command(home, "train", str(tiny_experiment), "--data", "tiny"), check=True,
-                   capture_output=True)
-
-    assert stage_bytes(home) == stage_bytes(trained_home)
-    assert blob.read_bytes() != bytes(damaged)
+    return {digest: int(size) for digest, size in files.values()}
 
 
 def test_two_runs_at_once_do_not_disturb_each_other(
-    tmp_path: Path, tiny_home: Path, trained_home: Path, tiny_experiment: Path
+    tiny: Tiny, copy: Callable[[Path], Path]
 ) -> None:
-    """Both end well, with the bytes of one run, and one model version."""
-    home = tmp_path / "home"
-    shutil.copytree(tiny_home, home)
+    """Both end well, with the bytes of one run and one model version."""
+    home = copy(tiny.imported)
 
-    both = [
-        subprocess.Popen(command(home, "train", str(tiny_experiment), "--data", "tiny"),
-                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    ended = [process.communicate() for process in both]
+    both = [tiny.train(home), tiny.train(home)]
+    errors = [process.communicate()[1] for process in both]
 
-    assert [process.returncode for process in both] == [0, 0], ended
-    assert stage_bytes(home) == stage_bytes(trained_home)
-    assert_registered_once(home)
+    assert [process.returncode for process in both] == [0, 0], errors
+    tiny.assert_as_undisturbed(home)

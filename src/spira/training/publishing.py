@@ -33,8 +33,11 @@ def publish(work: "Work") -> tuple["Files", dict[str, Any]]:
     raises    IntegrityError when score() and the trained network disagree;
               TransientError when the registry is away: nothing is registered by halves
     """
+    import torch
+
     from spira.model.export import prove_parity
 
+    torch.set_num_threads(work.plan.training.threads)  # the last bits of parity.json
     evaluated = work.input("evaluate")
     recordings, _ = placed(work)
     result = EvaluationResult.model_validate(evaluated.read_json("metrics.json"))
