@@ -111,9 +111,10 @@ class OperatingPoint(Frozen):
 
     def outcome(self, calibrated: float) -> Outcome:
         """The answer to a calibrated probability."""
-        if self.band_low <= calibrated < self.band_high:
-            return "inconclusive"
-        return "positive" if calibrated >= self.band_high else "negative"
+        if calibrated >= self.band_high:
+            return "positive"
+        # In this order, what is not a number is never negative.
+        return "negative" if calibrated < self.band_low else "inconclusive"
 
 
 class Envelope(Frozen):

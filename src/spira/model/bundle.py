@@ -5,6 +5,7 @@ model.json    everything else that decides an answer (`ModelManifest`), and the 
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,8 +67,6 @@ def load(folder: Path) -> tuple[ModelManifest, Scorer]:
 
 
 def _manifest(folder: Path, text: bytes) -> ModelManifest:
-    import json
-
     try:
         document = json.loads(text)
         newer = document["format_version"] > FORMAT_VERSION

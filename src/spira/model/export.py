@@ -1,9 +1,14 @@
 """From a trained network to ONNX, and the proof that the two agree."""
 
+import copy
+import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -12,14 +17,14 @@ from spira.audio.features import extract
 from spira.domain.draws import draws
 from spira.domain.errors import IntegrityError
 from spira.model.networks import SpiraNetwork
-from spira.model.scoring import Scorer
+from spira.model.scoring import Scorer, ScoringSpec
 
 Float = NDArray[np.float32]
 
 LOGIT_TOLERANCE = 1e-3
 PROBABILITY_TOLERANCE = 1e-4
 _LEAST_SPREAD = 1e-2  # of the logits; a network that answers the same to everything proves nothing
-_OPSET = 20
+_OPSET, _IR_VERSION = 20, 10  # ONNX Runtime reads both since 1.18
 
 
 class _FastMish(nn.Module):
@@ -37,14 +42,8 @@ class _FastMish(nn.Module):
 def export(network: SpiraNetwork, frames: int, coefficients: int) -> bytes:
     """The network as one ONNX file: [N, 1, frames, coefficients] in, [N] logits out.
 
-    The same network gives the same bytes: no path, date or stack trace is in them.
+    The same network gives the same bytes, in any process: no path, date or stack trace is in them.
     """
-    import copy
-    import logging
-    import warnings
-
-    import onnx
-
     exported = copy.deepcopy(network).cpu().eval()
     _replace_mish(exported)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -86,20 +85,21 @@ def prove_parity(
 
     waveforms  name -> [T] float32 at 16 kHz; the edge cases (`edge_cases`) are added
     raises     IntegrityError naming the worst recording, when a window's logit differs by more
-               than 1e-3 or a recording's probability by more than 1e-4, or when the logits do not
-               spread, so that agreement would prove nothing
+               than 1e-3 or a recording's probability by more than 1e-4 (an answer that is not a
+               number does), or when the logits do not spread, so that agreement would prove
+               nothing
     """
-    network = network.cpu().eval()
+    network = copy.deepcopy(network).cpu().eval()
     worst = ("", 0.0, 0.0)
     every: list[Float] = []
-    cases = {**waveforms, **edge_cases(scorer.spec.rate_hz, seed=seed)}
+    cases = {**waveforms, **edge_cases(scorer.spec, seed=seed)}
     for name, waveform in cases.items():
         features = extract(waveform, scorer.spec.windows, scorer.spec.features)
         with torch.inference_mode():
             logits = network(torch.from_numpy(np.ascontiguousarray(features)).unsqueeze(1))
         score = scorer.score(waveform)
-        off = float((logits - torch.from_numpy(score.window_logits)).abs().max())
-        apart = abs(float(logits.double().sigmoid().mean()) - score.probability)
+        off = _distance(logits.numpy(), score.window_logits)
+        apart = _distance(logits.double().sigmoid().mean().numpy(), score.probability)
         if max(off / LOGIT_TOLERANCE, apart / PROBABILITY_TOLERANCE) >= max(
             worst[1] / LOGIT_TOLERANCE, worst[2] / PROBABILITY_TOLERANCE
         ):
@@ -121,25 +121,35 @@ def prove_parity(
     return parity
 
 
-def edge_cases(rate_hz: int, *, seed: int) -> dict[str, Float]:
-    """Recordings at the edges of the signal path."""
+def edge_cases(spec: ScoringSpec, *, seed: int) -> dict[str, Float]:
+    """Recordings at the edges of the signal path, without those that the windows refuse."""
     rng = draws(seed, "parity")
-    time = np.arange(6 * rate_hz) / rate_hz
+    rate_hz = spec.rate_hz
+    window, _ = spec.windows.samples(rate_hz)
+    time = np.arange(window + 2 * rate_hz) / rate_hz
     tone = 0.2 * np.sin(2 * np.pi * 140 * time) * (0.5 + 0.5 * np.sin(2 * np.pi * 4 * time))
     voice: Float = (tone + 0.01 * rng.standard_normal(len(time))).astype(np.float32)
     holed = voice.copy()
     holed[rate_hz : 2 * rate_hz] = 0
     spectrum = np.fft.rfft(voice)
     spectrum[np.fft.rfftfreq(len(voice), 1 / rate_hz) > 3_900] = 0
-    return {
-        "shorter than a window": voice[: rate_hz * 3 // 2],
-        "one sample less than 4 s": voice[: 4 * rate_hz - 1],
-        "4 s": voice[: 4 * rate_hz],
-        "one sample more than 4 s": voice[: 4 * rate_hz + 1],
-        "silence": (1e-4 * rng.standard_normal(5 * rate_hz)).astype(np.float32),
+    cases = {
+        "shorter than a window": voice[: window * 3 // 8],
+        "one sample less than a window": voice[: window - 1],
+        "exactly a window": voice[:window],
+        "one sample more than a window": voice[: window + 1],
+        "silence": (1e-4 * rng.standard_normal(len(time))).astype(np.float32),
         "digital zeros inside": holed,
         "8 kHz band": np.fft.irfft(spectrum, len(voice)).astype(np.float32),
     }
+    if spec.windows.short == "refuse":
+        return {name: case for name, case in cases.items() if len(case) > window}
+    return cases
+
+
+def _distance(one: Any, other: Any) -> float:
+    """The largest absolute difference; infinite where one is not a number."""
+    return float(np.nan_to_num(np.max(np.abs(one - other)), nan=np.inf))
 
 
 def _replace_mish(module: nn.Module) -> None:
@@ -150,11 +160,13 @@ def _replace_mish(module: nn.Module) -> None:
             _replace_mish(child)
 
 
-def _strip(model: "object") -> None:
+def _strip(model: Any) -> None:
     """Remove what describes the exporting machine and changes nothing."""
-    del model.metadata_props[:]  # type: ignore[attr-defined]
-    model.doc_string = ""  # type: ignore[attr-defined]
-    graph = model.graph  # type: ignore[attr-defined]
+    model.producer_name, model.producer_version = "spira", ""  # torch's says which build it is
+    model.ir_version = _IR_VERSION
+    model.doc_string = ""
+    del model.metadata_props[:]
+    graph = model.graph
     graph.doc_string, graph.name = "", "spira"
     del graph.metadata_props[:]
     for item in [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:

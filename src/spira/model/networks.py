@@ -5,6 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from spira.domain.errors import InputError
 from spira.model.config import Compact, Network, SpiraConvV2
 
 
@@ -61,6 +62,11 @@ class _SpiraConvV2(SpiraNetwork):
             ]
             frames = (frames - dilation * (kernel - 1)) // pool
             before = channels
+        if frames < 1:
+            raise InputError(
+                "network: the windows are too short for spira_conv_v2, its convolutions need 60 "
+                "frames (0.59 s); choose longer windows or network.kind: compact"
+            )
         self.convolutions = nn.Sequential(*layers)
         self.dense = nn.Sequential(
             nn.Linear(frames * before * coefficients, 100),
@@ -105,7 +111,10 @@ class _Compact(SpiraNetwork):
 
 
 def build(config: Network, *, frames: int, coefficients: int) -> SpiraNetwork:
-    """A network for windows of [frames, coefficients], with random weights (torch's generator)."""
+    """A network for windows of [frames, coefficients], with random weights (torch's generator).
+
+    raises    InputError when the windows are too short for it
+    """
     if isinstance(config, Compact):
         return _Compact(config, coefficients)
     return _SpiraConvV2(config, frames, coefficients)

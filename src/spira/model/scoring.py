@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 from scipy.special import expit
 
 from spira.audio.features import Features, extract
 from spira.audio.windows import Windows, slices
 from spira.domain.answers import OperatingPoint, Outcome
-from spira.domain.errors import InputError
+from spira.domain.errors import InputError, IntegrityError, RecordingRefused
 from spira.domain.frozen import Frozen
 
 Float = NDArray[np.float32]
@@ -33,6 +34,14 @@ class ScoringSpec(Frozen):
     features: Features
     windows: Windows
     rate_hz: int = 16_000
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> "ScoringSpec":
+        if self.features.rate_hz != self.rate_hz:
+            raise ValueError(
+                f"features are made for {self.features.rate_hz} Hz, waveforms have {self.rate_hz}"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -75,18 +84,33 @@ class Scorer:
         """Ask about one recording, in memory that does not grow with its length.
 
         waveform  [T] float32 mono at the spec's rate, or its blocks in order
-        raises    InputError for a recording without samples
+        raises    InputError for a recording without samples; RecordingRefused for one with samples
+                  that are not finite, or so large that their power is not; IntegrityError when
+                  the network answers with something that is not a number
         """
         blocks = [waveform] if isinstance(waveform, np.ndarray) else waveform
         logits = np.concatenate(
             [
-                self._ask(extract(part, self.spec.windows, self.spec.features))
+                self._ask(self._features(part))
                 for part in slices(blocks, self.spec.windows, self.spec.rate_hz)
             ]
         )
+        if not np.isfinite(logits).all():
+            raise IntegrityError("network: it answers with something that is not a finite number")
         probability = float(np.mean(expit(logits.astype(np.float64))))
         calibrated = self.operating_point.calibrate(probability)
         return Score(probability, logits, calibrated, self.operating_point.outcome(calibrated))
+
+    def _features(self, part: Float) -> Float:
+        """[N, frames, coefficients] of a slice."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            features = extract(part, self.spec.windows, self.spec.features)
+        if not np.isfinite(features).all():
+            raise RecordingRefused(
+                "not_finite",
+                "the recording has samples that are not finite, or far beyond full scale (1.0)",
+            )
+        return features
 
     def _ask(self, features: Float) -> Float:
         """[N, frames, coefficients] to [N] logits, a window at a time."""
