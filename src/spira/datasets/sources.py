@@ -172,7 +172,7 @@ def read_csv(table_path: Path, *, mapping_path: Path | None = None) -> Source:
         noise = listing.inside(mapping.noise, listing.noting("mapping, key noise", None))
         noise_table = None if noise is None else listing.table(table_path.parent / noise)
         if noise_table is not None:
-            _add_noise(noise_table, columns, listing)
+            _add_noise(noise_table, _columns(mapping, noise_table), listing)
     return listing.source(
         table.name,
         origin=mapping.origin,

@@ -244,10 +244,10 @@ def _mistake(path: Path, lines: Mapping[tuple[str, ...], int], fault: Mapping[st
     if fault["type"] == "extra_forbidden":
         inside: dict[str, type[Frozen]] = {"columns": Columns, "labels": LabelWords}
         siblings = (inside[keys[0]] if len(keys) > 1 else ColumnMapping).model_fields
-        hint = nearest(keys[-1], siblings)
-        if not hint and len(keys) == 1 and keys[0] in Columns.model_fields:
+        hint = nearest(keys[-1], siblings) or f"; known: {', '.join(siblings)}"
+        if len(keys) == 1 and keys[0] in Columns.model_fields:
             hint = "; it belongs under columns:"
-        return f"{place}: unknown key {name}{hint or '; known: ' + ', '.join(siblings)}"
+        return f"{place}: unknown key {name}{hint}"
     if fault["type"] == "missing":
         return f"{place}: key {name} is missing"
     return f"{place}: {name}: {fault['msg'].lower()}, it is {fault['input']!r}"

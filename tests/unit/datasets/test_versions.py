@@ -1,0 +1,140 @@
+"""Dataset versions: found by digest, prefix or name, and verified to the last byte."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spira.datasets.versions import check_name, list_versions, load, resolve, verify
+from spira.domain.errors import InputError, IntegrityError
+from spira.domain.fingerprint import fingerprint
+from spira.stores.artifacts import ArtifactStore
+
+MARCH = datetime(2024, 3, 1, tzinfo=UTC)
+
+
+def reopened(tmp_path: Path) -> ArtifactStore:
+    """The store as another process finds it, with nothing verified yet."""
+    return ArtifactStore.open(str(tmp_path / "store"), cache=tmp_path / "cache")
+
+
+def test_a_version_is_found_by_digest_prefix_and_name(
+    store: ArtifactStore, make_version: Any
+) -> None:
+    """All three mean the same recordings."""
+    digest = make_version("mine").fingerprint
+
+    for reference in (digest, digest[:6], digest[:20], "mine"):
+        assert resolve(store, reference) == digest
+        version = load(store, reference)
+        assert version.digest == digest
+        assert version.recordings["label"].to_list() == ["present", "absent"]
+        assert version.summary.recordings.total == 2
+        for sha256 in version.recordings["sha256"]:
+            assert version.audio_path(sha256).read_bytes()[:4] == b"RIFF"
+
+
+def test_a_name_means_its_latest_version(store: ArtifactStore, make_version: Any) -> None:
+    """Older versions keep their digest; another name does not move."""
+    first = make_version("mine", seed=1, at=MARCH).fingerprint
+    make_version("other", seed=1, at=MARCH)
+    second = make_version("mine", seed=2, at=MARCH + timedelta(days=1)).fingerprint
+
+    assert resolve(store, "mine") == second
+    assert resolve(store, "other") == first
+    assert resolve(store, first) == first
+
+    make_version("mine", seed=1, at=MARCH + timedelta(days=2))
+    assert resolve(store, "mine") == first
+
+
+def test_an_unknown_reference_names_the_nearest(store: ArtifactStore, make_version: Any) -> None:
+    """Or says how to make the first."""
+    with pytest.raises(InputError, match="'hospital': unknown; there is none yet"):
+        resolve(store, "hospital")
+
+    make_version("hospital-1")
+    with pytest.raises(InputError, match="did you mean hospital-1"):
+        resolve(store, "hospital")
+
+
+def test_a_prefix_must_be_long_and_unique(store: ArtifactStore, make_version: Any) -> None:
+    """Under 6 digits nothing is looked for; of two versions that begin so, neither is taken."""
+    digest = make_version("mine").fingerprint
+    with pytest.raises(InputError, match="unknown"):
+        resolve(store, digest[:5])
+
+    twin = digest[:8] + ("0" if digest[8] != "0" else "1") * 56
+    store.commit("dataset", twin, {}, {"imported_at": MARCH.isoformat()})
+    with pytest.raises(InputError, match="2 digests begin so; give more digits"):
+        resolve(store, digest[:6])
+    assert resolve(store, digest[:9]) == digest
+
+
+def test_versions_are_listed_the_latest_first_with_their_names(
+    store: ArtifactStore, make_version: Any
+) -> None:
+    """A version may have several names, or have lost the one it had."""
+    make_version("a", seed=1, at=MARCH)
+    make_version("b", seed=1, at=MARCH)
+    make_version("c", seed=2, at=MARCH + timedelta(days=1))
+    make_version("c", seed=3, at=MARCH + timedelta(days=2))
+
+    listed = [(line.names, line.about["name"]) for line in list_versions(store)]
+
+    assert listed == [(("c",), "c"), ((), "c"), (("a", "b"), "a")]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "á", "-x", "a" * 65, "../x", "0" * 64])
+def test_names_that_could_be_mistaken_are_refused(name: str) -> None:
+    """For a digest, an option or a path."""
+    with pytest.raises(InputError, match="dataset name"):
+        check_name(name)
+
+
+def test_verify_reads_every_byte(store: ArtifactStore, make_version: Any) -> None:
+    """And tells how many; progress ends at the number of files."""
+    artifact = make_version("mine")
+    told: list[tuple[int, int]] = []
+
+    verified = verify(store, "mine", progress=lambda what, done, total: told.append((done, total)))
+
+    assert verified.files == len(artifact.files) == 6
+    assert verified.n_bytes == sum(entry.size for entry in artifact.files.values())
+    assert told[-1] == (6, 6)
+
+
+def test_verify_names_every_damaged_file(tmp_path: Path, make_version: Any) -> None:
+    """A flipped byte and a missing file, together, in one error of exit code 70."""
+    artifact = make_version("mine")
+    audio = sorted(name for name in artifact.files if name.startswith("audio/"))
+    flipped, gone = (artifact.path(name) for name in audio)
+    flipped.write_bytes(b"x" + flipped.read_bytes()[1:])
+    gone.unlink()
+
+    with pytest.raises(IntegrityError) as caught:
+        verify(reopened(tmp_path), "mine")
+
+    assert "2 of 6 files are damaged" in str(caught.value)
+    assert all(name in str(caught.value) for name in audio)
+    assert caught.value.exit_code == 70
+
+
+def test_verify_sees_audio_stored_under_another_name(store: ArtifactStore) -> None:
+    """A file may match its digest and still not be what its name says."""
+    digest = fingerprint("swapped")
+    store.commit("dataset", digest, {f"audio/{'a' * 64}": b"other bytes"}, {})
+
+    with pytest.raises(IntegrityError, match="holds other bytes than its name says"):
+        verify(store, digest)
+
+
+def test_a_damaged_manifest_is_an_integrity_error(tmp_path: Path, make_version: Any) -> None:
+    """The name is known, what it means is damaged: not 'unknown dataset'."""
+    digest = make_version("mine").fingerprint
+    manifest = tmp_path / "store" / "manifests" / "dataset" / f"{digest}.json"
+    manifest.write_bytes(manifest.read_bytes()[:-1])
+
+    with pytest.raises(IntegrityError, match="its manifest is damaged"):
+        load(reopened(tmp_path), "mine")
