@@ -70,10 +70,10 @@ def capture(waveform: Float, device: Device, rng: np.random.Generator) -> bytes:
     heard = heard + np.float32(_OWN_NOISE) * rng.standard_normal(len(heard), dtype=np.float32)
     heard = soxr.resample(heard, RATE_HZ, device.rate_hz)
     heard *= np.float32(min(1.0, _HEADROOM / max(float(np.abs(heard).max(initial=0)), 1e-9)))
-    return encode(heard, device)
+    return _encode(heard, device)
 
 
-def encode(samples: Float, device: Device) -> bytes:
+def _encode(samples: Float, device: Device) -> bytes:
     """Encode mono samples at the device's rate."""
     file = io.BytesIO()
     if not device.encoder:

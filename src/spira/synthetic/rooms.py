@@ -99,7 +99,7 @@ def _impulse_response(rng: np.random.Generator) -> Float:
     length = round(0.6 * decay_s * RATE_HZ)  # to -36 dB
     time_s = np.arange(length) / RATE_HZ
     tail = rng.standard_normal(length) * 10 ** (-3 * time_s / decay_s)
-    tail[: round(0.004 * RATE_HZ)] = 0  # nothing is closer than 70 cm
+    tail[: round(0.004 * RATE_HZ)] = 0  # the first wall is a while away
     tail *= 10 ** (-direct_db / 20) / np.sqrt(np.sum(tail**2))
     tail[0] = 1.0
     return np.asarray(tail, dtype=np.float32)
