@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_this_process_never_loads_the_gpl_library() -> None:
     """espeak-ng is spoken to through pipes only."""
     with Voices() as voices:
         voices.say(VOICE, WORDS)
-        mapped = open("/proc/self/maps").read()  # noqa: PTH123, SIM115
+        mapped = Path("/proc/self/maps").read_text()
 
     assert "espeak" not in mapped
 
