@@ -43,9 +43,7 @@ fix: $(READY) ## mend format and lint
 	$(BIN)/ruff check --fix .
 
 ci-packages: # what tests use beside Python, from Debian
-	@missing=""; command -v chromium >/dev/null || missing="$$missing chromium"; \
-	command -v strace >/dev/null || missing="$$missing strace"; \
-	if [ -n "$$missing" ]; then apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
 clean: ## remove the environment and caches
 	rm -rf $(ENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

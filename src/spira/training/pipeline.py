@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
+import structlog
+
 from spira.audio.noise import NoNoise
 from spira.domain.errors import InputError, IntegrityError
 from spira.domain.fingerprint import fingerprint
@@ -58,6 +60,7 @@ _FUNCTIONS: Mapping[StageName, str] = {
 }
 
 Files = Mapping[str, Path | bytes]
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -221,7 +224,9 @@ def run_stage(
         if found is not None and store.intact(found):
             return Done(stage, found, already=True, seconds=time.monotonic() - began)
         if found is not None:
+            _log.warning("damaged artifact discarded", stage=stage, fingerprint=name)
             store.discard(found)
+        _log.info("stage started", stage=stage, fingerprint=name)
         folder = home / "work" / f"{stage}-{name}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -239,7 +244,9 @@ def run_stage(
             store.clear_scratch(name)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return Done(stage, artifact, already=False, seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    _log.info("stage done", stage=stage, fingerprint=name, seconds=round(seconds, 3))
+    return Done(stage, artifact, already=False, seconds=seconds)
 
 
 def run_pipeline(
@@ -275,6 +282,7 @@ def run_pipeline(
             if not damaged:
                 raise
             mended = True
+            _log.warning("damaged inputs discarded", stages=[a.stage for a in damaged])
             for artifact in damaged:
                 store.discard(artifact)
             position = 0
