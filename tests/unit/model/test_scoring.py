@@ -51,7 +51,7 @@ def test_the_operating_point_decides_after_its_temperature(level_network: Networ
     mean = float(extract(waveform, Windows(), Mfcc()).mean())
     outcomes = []
 
-    for logit in (-3.0, -0.2, 3.0):
+    for logit in (-3.0, -1.2, 3.0):  # the second is negative before its temperature
         network = level_network(scale=1.0, shift=logit - mean)
         score = Scorer(network, SPEC, POINT).score(waveform)
         assert score.calibrated == pytest.approx(1 / (1 + math.exp(-logit / 2)), abs=1e-5)
