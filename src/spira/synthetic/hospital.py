@@ -15,9 +15,7 @@ import errno
 import io
 import json
 import multiprocessing
-import os
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -36,6 +34,7 @@ from spira.domain.errors import InputError, TransientError
 from spira.domain.fingerprint import fingerprint
 from spira.domain.progress import Progress, no_progress
 from spira.stores.locks import locked
+from spira.stores.processes import end_with_parent
 from spira.synthetic.devices import DEVICES, capture
 from spira.synthetic.physiology import draw_breathing, typical_breathing
 from spira.synthetic.records import (
@@ -257,7 +256,7 @@ def _run(tasks: Sequence[Callable[[], None]], jobs: int, progress: Progress) -> 
         return
     processes = min(jobs, len(tasks))
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=end_with_parent) as pool:
         try:
             futures = [pool.submit(task) for task in tasks]
             for done, future in enumerate(as_completed(futures), start=1):
@@ -271,22 +270,6 @@ def _run(tasks: Sequence[Callable[[], None]], jobs: int, progress: Progress) -> 
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-def _end_with_parent() -> None:
-    """In a worker: end when the process that gives it work does, even by `kill -9`.
-
-    A pool's workers hold both ends of their queue, would wait for ever, and first finish what is
-    in it, beside the next run.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _this_process_voices() -> Voices:

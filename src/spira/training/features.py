@@ -10,21 +10,24 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import polars as pl
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from spira.audio.decode import decode_blocks
 from spira.audio.features import Features, extract
 from spira.audio.windows import Windows
 from spira.datasets.versions import DatasetVersion, load
+from spira.domain.errors import TransientError
 from spira.domain.fingerprint import canonical_json, fingerprint
 from spira.stores.artifacts import Artifact
+from spira.stores.processes import end_with_parent
 from spira.training.pipeline import stores_features
 from spira.training.tables import AMBIENT
 
@@ -143,7 +146,8 @@ def _run(work: "Work", jobs: Sequence[_Job]) -> dict[str, Artifact]:
     if not todo:
         return done
     processes = min(work.plan.training.jobs, len(todo))
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver")) as pool:
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(processes, context, initializer=end_with_parent) as pool:
         waiting: dict[Future[None], tuple[_Job, Path]] = {}
         for number, job in enumerate(todo):
             folder = work.folder / f"shard-{number}"
@@ -160,6 +164,11 @@ def _run(work: "Work", jobs: Sequence[_Job]) -> dict[str, Artifact]:
                         {"recordings": len(job.audio)},
                     )
                     work.progress("features", len(done), total)
+        except BrokenProcessPool as error:
+            raise TransientError(
+                "features: a process that decodes was killed; is there memory left? "
+                "Run the same command again"
+            ) from error
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -171,25 +180,30 @@ def _make_shard(job: _Job, folder: str) -> None:
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     index: dict[str, dict[str, tuple[int, int]]] = {"waveforms": {}}
-    raw = target / "samples"
+    samples = target / "waveforms.npy"
     position = 0
-    with raw.open("wb") as file:
+    # Written, never memory-mapped: on a full disk a write is an error, a mapped page is a crash.
+    with samples.open("wb") as file:
+        _write_header(file, position)
         for digest, path in job.audio:
             start = position
             for block in decode_blocks(Path(path), rate_hz=job.rate_hz):
                 file.write(np.ascontiguousarray(block, dtype="<f4").tobytes())
                 position += len(block)
             index["waveforms"][digest] = (start, position - start)
-    samples: Float = np.memmap(raw, dtype="<f4", mode="r", shape=(position,))
-    array = open_memmap(target / "waveforms.npy", mode="w+", dtype="<f4", shape=(position,))
-    for start in range(0, position, 1 << 22):
-        array[start : start + (1 << 22)] = samples[start : start + (1 << 22)]
-    array.flush()
+        file.seek(0)
+        _write_header(file, position)  # as long as the first one: numpy pads it for growth
     if job.recipe is not None:
-        index["windows"] = _write_windows(job, index["waveforms"], array, target / "windows.npy")
-    del samples, array
-    raw.unlink()
+        waveforms = np.load(samples, mmap_mode="r")
+        index["windows"] = _write_windows(
+            job, index["waveforms"], waveforms, target / "windows.npy"
+        )
     (target / "index.json").write_text(json.dumps(index, sort_keys=True))
+
+
+def _write_header(file: BinaryIO, n_samples: int) -> None:
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (n_samples,)}
+    write_array_header_1_0(file, shape)
 
 
 def _write_windows(

