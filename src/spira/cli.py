@@ -1,5 +1,6 @@
 """The `spira` command: one group, each room's commands mounted when they are asked for."""
 
+import errno
 import importlib
 import os
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from spira import __version__
-from spira.domain.errors import SpiraError
+from spira.domain.errors import InputError, SpiraError, TransientError
 
 # name -> (where it is, one line of help): help needs no import of the rooms.
 _COMMANDS = {
@@ -115,7 +116,27 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        trouble = _of_the_disk(error)
+        if trouble is None:
+            raise
+        _fail(f"spira: {trouble}", trouble.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _of_the_disk(error: OSError) -> SpiraError | None:
+    """What any part of SPIRA may meet wherever it writes; None for what is a defect of ours."""
+    where = error.filename or "the data folder"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TransientError(
+            f"{where}: the disk is full; free some space and run the same command again"
+        )
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return InputError(
+            f"{where}: no permission ({(error.strerror or '').lower()}); "
+            "choose another data folder with --home, or mend its permissions"
+        )
+    return None
 
 
 def _fail(text: str, code: int) -> Any:

@@ -7,11 +7,28 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import click
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
 _PLAIN_EVERY_S = 2.0
+
+
+def _for_programs(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        ctx.obj.console.as_json = True
+
+
+# `spira --json COMMAND` and `spira COMMAND --json` are the same.
+json_option = click.option(
+    "--json",
+    is_flag=True,
+    expose_value=False,
+    callback=_for_programs,
+    help="One JSON document instead of text.",
+)
 
 
 class Console:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from spira.console import json_option
+
 if TYPE_CHECKING:
     from spira.datasets.importing import ImportReport
     from spira.datasets.sources import Source
@@ -16,22 +18,11 @@ if TYPE_CHECKING:
     from spira.wiring import Application
 
 
-def _for_programs(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        ctx.obj.console.as_json = True
-
-
-_json = click.option(
-    "--json",
-    is_flag=True,
-    expose_value=False,
-    callback=_for_programs,
-    help="One JSON document instead of text.",
-)
 _name = click.option("--name", metavar="NAME", help="What to call it; else after the folder.")
 _jobs = click.option("--jobs", type=click.IntRange(1, 256), help="Processes; else as the settings.")
 _reference = click.argument("reference", metavar="DATASET")
 
+_FLAGS: dict[int | str, str] = {"devices": "device", "utterances": "utterance"}  # given one by one
 _REJECTED_SHOWN = 20
 _CELLS_SHOWN = 40
 
@@ -64,7 +55,7 @@ def dataset() -> None:
 @click.option("--absent", multiple=True, metavar="FOLDER", help="folder: a class without RI.")
 @click.option("--language", metavar="TAG", help="folder: what is spoken, pt-BR unless told.")
 @_jobs
-@_json
+@json_option
 @click.pass_obj
 def import_(
     app: "Application",
@@ -124,7 +115,7 @@ def import_(
 )
 @_name
 @_jobs
-@_json
+@json_option
 @click.pass_obj
 def synthesize(
     app: "Application", /, output: Path | None, name: str | None, jobs: int | None, **options: Any
@@ -151,7 +142,7 @@ def synthesize(
 
 
 @dataset.command("list")
-@_json
+@json_option
 @click.pass_obj
 def list_(app: "Application") -> None:
     """Every dataset version, the latest first."""
@@ -195,7 +186,7 @@ def list_(app: "Application") -> None:
     metavar="FILE",
     help="Also write a page with spectrograms of a sample.",
 )
-@_json
+@json_option
 @click.pass_obj
 def show(app: "Application", reference: str, html: Path | None) -> None:
     """Counts, balance, durations, levels, findings and what was refused."""
@@ -247,7 +238,7 @@ def show(app: "Application", reference: str, html: Path | None) -> None:
 
 @dataset.command(short_help="Compare every byte with its digest.")
 @_reference
-@_json
+@json_option
 @click.pass_obj
 def verify(app: "Application", reference: str) -> None:
     """Read every byte and compare it with its digest; exit code 70 names what is damaged."""
@@ -325,7 +316,7 @@ def _hospital(options: dict[str, Any]) -> "Hospital":
     except ValidationError as error:
         raise InputError(
             *(
-                f"--{str(fault['loc'][0]).replace('_', '-').removesuffix('s')}: "
+                f"--{_FLAGS.get(fault['loc'][0], str(fault['loc'][0]).replace('_', '-'))}: "
                 f"{fault['msg'].lower()}, it is {fault['input']!r}"
                 for fault in error.errors()
             )

@@ -1,5 +1,5 @@
-"""Importing: every file checked in a process of its own, what cannot be used refused with its
-reason, the rest committed as a dataset version.
+"""Importing: every file examined, what cannot be used refused with its reason, the rest committed
+as a dataset version.
 
 One bad file is one row of `rejected.csv`; it never stops an import, not even by crashing its
 decoder. The same bytes with the same attributes are the same version, whatever the files are
@@ -7,17 +7,9 @@ called and whenever they are imported.
 """
 
 import csv
-import hashlib
 import io
-import multiprocessing
-import os
-import resource
-import signal
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,21 +17,19 @@ from typing import Any, Generic, TypeVar
 
 import polars as pl
 
-from spira.audio.quality import Checked, QualityThresholds, check
+from spira.audio.quality import Checked, QualityThresholds
 from spira.datasets.cells import printable
+from spira.datasets.examining import Outcome, Refusal, examine
 from spira.datasets.sources import Listed, ListedNoise, Source
 from spira.datasets.summary import REFUSED, DatasetSummary, summarise
 from spira.datasets.versions import NOISE, RECORDINGS, STAGE, check_name, give_name
-from spira.domain.errors import InputError, RecordingRefused, RefusalReason, TransientError
+from spira.domain.errors import InputError, TransientError
 from spira.domain.fingerprint import canonical_json, fingerprint
 from spira.domain.progress import Progress, no_progress
 from spira.domain.recordings import Utterance
 from spira.stores.artifacts import Artifact, ArtifactStore
 
 VERSION = 1  # changes when the same files begin to give another version
-
-_IN_FLIGHT_PER_JOB = 4
-_MEMORY_BYTES = 2 << 30  # that a decoder may take; the signal path itself streams
 
 Row = TypeVar("Row", Listed, ListedNoise)
 
@@ -73,7 +63,10 @@ def import_dataset(
               disk or when files change or go away meanwhile; nothing is then half-written
     """
     check_name(name)
-    outcomes = _examined(source, thresholds, jobs, progress)
+    room: Utterance = "ambient_before"  # of noise, nothing is asked that is asked of a voice
+    files = [(source.root / row.file, row.utterance) for row in source.recordings]
+    files += [(source.root / noise_row.file, room) for noise_row in source.noise]
+    outcomes = examine(files, thresholds=thresholds, jobs=jobs, progress=progress)
     if not source.root.is_dir():
         raise TransientError(f"{source.root}: went away during the import; run it again")
     split = len(source.recordings)
@@ -102,32 +95,23 @@ def import_dataset(
 
 
 @dataclass(frozen=True)
-class _Refusal:
-    """Why a file cannot be used."""
-
-    reason: RefusalReason
-    message: str  # does not name the file
-    sha256: str | None  # None: it could not be read
-
-
-@dataclass(frozen=True)
 class _Sorted(Generic[Row]):
     """Rows that can be used, with what was measured; and the others."""
 
     accepted: list[tuple[Row, Checked]]
-    refused: list[tuple[Row, _Refusal]]
+    refused: list[tuple[Row, Refusal]]
 
 
 def _sorted_out(
     rows: Sequence[Row],
-    outcomes: Sequence[Checked | _Refusal],
+    outcomes: Sequence[Outcome],
     identity: Callable[[Row, Checked], Any],
 ) -> _Sorted[Row]:
     """Accept and refuse; of the same audio, one copy where identities agree and none otherwise."""
     refused = []
     copies: dict[str, list[tuple[Row, Checked]]] = {}
     for row, outcome in zip(rows, outcomes, strict=True):
-        if isinstance(outcome, _Refusal):
+        if isinstance(outcome, Refusal):
             refused.append((row, outcome))
         else:
             copies.setdefault(outcome.audio_sha256, []).append((row, outcome))
@@ -144,7 +128,7 @@ def _sorted_out(
                 "no copy is kept"
             )
         for row, checked in others:
-            refused.append((row, _Refusal("duplicate", message, checked.sha256)))
+            refused.append((row, Refusal("duplicate", message, checked.sha256)))
     return _Sorted(accepted, refused)
 
 
@@ -162,14 +146,14 @@ def _unspoken(noise: _Sorted[ListedNoise], spoken: set[str]) -> _Sorted[ListedNo
     message = "the same audio as a participant's recording"
     kept = [pair for pair in noise.accepted if pair[1].audio_sha256 not in spoken]
     taken = [
-        (row, _Refusal("duplicate", message, checked.sha256))
+        (row, Refusal("duplicate", message, checked.sha256))
         for row, checked in noise.accepted
         if checked.audio_sha256 in spoken
     ]
     return _Sorted(kept, [*noise.refused, *taken])
 
 
-def _checked(outcomes: Iterable[Checked | _Refusal]) -> Iterator[Checked]:
+def _checked(outcomes: Iterable[Outcome]) -> Iterator[Checked]:
     return (outcome for outcome in outcomes if isinstance(outcome, Checked))
 
 
@@ -341,7 +325,7 @@ def _rejected(spoken: _Sorted[Listed], noise: _Sorted[ListedNoise]) -> bytes:
     return text.getvalue().encode()
 
 
-def _why(refusal: _Refusal) -> tuple[str, str]:
+def _why(refusal: Refusal) -> tuple[str, str]:
     return refusal.reason, refusal.message
 
 
@@ -358,112 +342,3 @@ def _as_named(artifact: Artifact) -> bool:
         for name, entry in artifact.files.items()
         if "/" in name
     )
-
-
-# Examining, each file in a process of its own
-
-_Work = tuple[str, Utterance, QualityThresholds]
-
-
-def _examined(
-    source: Source, thresholds: QualityThresholds, jobs: int, progress: Progress
-) -> list[Checked | _Refusal]:
-    """What was found in each file: of the recordings, then of the noise."""
-    work: list[_Work] = [
-        (str(source.root / row.file), row.utterance, thresholds) for row in source.recordings
-    ]
-    room: Utterance = "ambient_before"  # of noise, nothing is asked that is asked of a voice
-    work += [(str(source.root / row.file), room, thresholds) for row in source.noise]
-    outcomes: dict[int, Checked | _Refusal] = {}
-    progress("checking recordings", 0, len(work))
-    for number, outcome in _outcomes(work, min(jobs, len(work))):
-        outcomes[number] = outcome
-        progress("checking recordings", len(outcomes), len(work))
-    return [outcomes[number] for number in range(len(work))]
-
-
-def _outcomes(work: Sequence[_Work], jobs: int) -> Iterator[tuple[int, Checked | _Refusal]]:
-    """The outcome of each piece of work, by its number, in any order."""
-    waiting = deque(range(len(work)))
-    while waiting:
-        # Whoever was at work when a process died is asked again, alone: what kills its process
-        # then is the file.
-        suspects = deque((yield from _pooled(work, waiting, jobs, jobs * _IN_FLIGHT_PER_JOB)))
-        while suspects:
-            for number in (yield from _pooled(work, suspects, 1, 1)):
-                message = "cannot be decoded: its decoder crashed"
-                yield number, _Refusal("undecodable", message, _digest(work[number][0]))
-
-
-def _pooled(
-    work: Sequence[_Work], waiting: deque[int], jobs: int, in_flight: int
-) -> Generator[tuple[int, Checked | _Refusal], None, list[int]]:
-    """Take from `waiting` until it is empty, or until a process dies.
-
-    returns   what was in flight when a process died; it has no outcome yet
-    """
-    context = multiprocessing.get_context("forkserver")
-    running: dict[Future[Checked | _Refusal], int] = {}
-    with ProcessPoolExecutor(jobs, context, _prepare) as pool:
-        try:
-            pool.submit(os.getpid).result()
-        except BrokenProcessPool as error:
-            raise TransientError(
-                "import: processes that decode cannot be started; is there memory left?"
-            ) from error
-        try:
-            while waiting or running:
-                while waiting and len(running) < in_flight:
-                    running[pool.submit(_examine, *work[waiting[0]])] = waiting[0]
-                    waiting.popleft()
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    outcome = future.result()
-                    yield running.pop(future), outcome
-        except BrokenProcessPool:
-            return sorted(running.values())
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return []
-
-
-def _prepare() -> None:
-    """In a new process: end with the import, however that ends, and take no more than a share."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    if Path("/proc/self/statm").exists():
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(
-            resource.RLIMIT_AS, (pages * resource.getpagesize() + _MEMORY_BYTES, most)
-        )
-
-
-def _examine(path: str, utterance: Utterance, thresholds: QualityThresholds) -> Checked | _Refusal:
-    """Check one file; whatever a decoder does of a file is a reason to refuse that file."""
-    if not os.path.isfile(path):  # noqa: PTH113 (False for a name that is too long, no error)
-        return _Refusal("missing", "no such file; a regular file is needed", None)
-    try:
-        return check(Path(path), thresholds=thresholds, utterance=utterance)
-    except RecordingRefused as error:
-        reason, message = error.reason, str(error).removeprefix(f"{path}: ")
-    except MemoryError:
-        reason, message = "undecodable", "cannot be decoded in the memory that a decoder may take"
-    except Exception as error:
-        reason, message = "undecodable", f"cannot be decoded ({type(error).__name__})"
-    return _Refusal(reason, message, _digest(path))
-
-
-def _digest(path: str) -> str | None:
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from spira.console import json_option
+
 if TYPE_CHECKING:
     from spira.delivery.promotion import Comparison, Decision
     from spira.evaluation.results import EvaluationResult
@@ -13,18 +15,6 @@ if TYPE_CHECKING:
     from spira.wiring import Application
 
 
-def _for_programs(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        ctx.obj.console.as_json = True
-
-
-_json = click.option(
-    "--json",
-    is_flag=True,
-    expose_value=False,
-    callback=_for_programs,
-    help="One JSON document instead of text.",
-)
 _by = click.option(
     "--by", "people", multiple=True, metavar="NAME", help="Who decides; once for each person."
 )
@@ -36,7 +26,7 @@ def model() -> None:
 
 
 @model.command("list")
-@_json
+@json_option
 @click.pass_obj
 def list_models(app: "Application") -> None:
     """Every registered version, newest first."""
@@ -62,7 +52,7 @@ def list_models(app: "Application") -> None:
 
 @model.command()
 @click.argument("version", default="champion")
-@_json
+@json_option
 @click.pass_obj
 def show(app: "Application", version: str) -> None:
     """What is known about a VERSION (number or alias; champion unless told)."""
@@ -114,7 +104,7 @@ def show(app: "Application", version: str) -> None:
 @_by
 @click.option("--reason", default="", metavar="TEXT", help="Why, in your words.")
 @click.option("--dry-run", is_flag=True, help="Only print the table.")
-@_json
+@json_option
 @click.pass_obj
 def promote(
     app: "Application",
@@ -183,7 +173,7 @@ def promote(
 @model.command()
 @_by
 @click.option("--reason", required=True, metavar="TEXT", help="Why, in your words.")
-@_json
+@json_option
 @click.pass_obj
 def rollback(app: "Application", people: tuple[str, ...], reason: str) -> None:
     """Go back to the previous champion."""
@@ -219,7 +209,7 @@ def rollback(app: "Application", people: tuple[str, ...], reason: str) -> None:
 
 
 @click.command()
-@_json
+@json_option
 @click.pass_obj
 def about(app: "Application") -> None:
     """Intended use, version, model, how it works, warnings, regulatory status."""

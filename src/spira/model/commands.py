@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from spira.console import json_option
 from spira.domain.recordings import UTTERANCES, Utterance
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class _Model:
 @click.option(
     "--force", is_flag=True, help="Score outside the intended use too (demonstration models only)."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@json_option
 @click.pass_obj
 def predict(
     app: "Application",
@@ -64,7 +65,6 @@ def predict(
     unfinished: bool,
     probability: bool,
     force: bool,
-    as_json: bool,
 ) -> None:
     """Ask a model about recordings; an indication, never a diagnosis.
 
@@ -74,7 +74,6 @@ def predict(
     from spira.domain.errors import InputError
     from spira.model.prediction import Declared, population
 
-    app.console.as_json |= as_json
     model = _load(app, reference)
     if force and model.manifest.evidence_level != "synthetic":
         raise InputError(

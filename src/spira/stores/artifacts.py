@@ -126,7 +126,8 @@ class ArtifactStore:
         returns   the artifact as stored, which is another writer's where that was first
         raises    TransientError on a full disk or an unreachable store; nothing is half-visible
         """
-        entries = {name: self._put_blob(source) for name, source in sorted(files.items())}
+        doing = f"committing {stage} {fingerprint[:12]}"
+        entries = {name: self._put_blob(source, doing) for name, source in sorted(files.items())}
         manifest = canonical_json(
             {
                 "about": dict(about),
@@ -140,7 +141,7 @@ class ArtifactStore:
             self._delete(key)  # a damaged manifest is no manifest
         with (
             suppress(obstore.exceptions.AlreadyExistsError),
-            _translated(f"committing {stage} {fingerprint[:12]}"),
+            _translated(doing),
         ):
             obstore.put(self._objects, key, _sealed(manifest), mode="create")
         self._sync_folder()
@@ -252,14 +253,14 @@ class ArtifactStore:
                     file.write(chunk)
             Path(file.name).replace(path)
 
-    def _put_blob(self, source: Path | bytes) -> FileEntry:
+    def _put_blob(self, source: Path | bytes, doing: str) -> FileEntry:
         if isinstance(source, bytes):
             entry = FileEntry(hashlib.sha256(source).hexdigest(), len(source))
         else:
             entry = FileEntry(_file_digest(source), source.stat().st_size)
         key = _blob_key(entry.sha256)
         if self._size(key) != entry.size:  # absent, or torn by a disk that lost power
-            with _translated("writing an artifact"):
+            with _translated(doing):
                 obstore.put(self._objects, key, source)
         return entry
 

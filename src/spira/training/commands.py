@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from spira.console import json_option
 from spira.wiring import Application
 
 _experiment = click.argument("experiment", type=click.Path(path_type=Path))
@@ -18,6 +19,7 @@ _set = click.option(
 @click.option("--data", metavar="DATASET", help="Digest, prefix or name.")
 @_set
 @click.option("--smoke", is_flag=True, help="Only overfit eight recordings: does learning work?")
+@json_option
 @click.pass_obj
 def train(
     app: Application,
@@ -52,6 +54,7 @@ def train(
 @_experiment
 @_data
 @_set
+@json_option
 @click.pass_obj
 def stage(
     app: Application, name: str, experiment: Path, data: str, overrides: tuple[str, ...]
@@ -88,6 +91,7 @@ def runs() -> None:
 
 
 @runs.command("list")
+@json_option
 @click.pass_obj
 def list_(app: Application) -> None:
     """Every run, newest first."""
@@ -109,6 +113,7 @@ def list_(app: Application) -> None:
 
 @runs.command()
 @click.argument("run_id")
+@json_option
 @click.pass_obj
 def show(app: Application, run_id: str) -> None:
     """One run: its stages, how it ended, where its report is."""
@@ -134,6 +139,7 @@ def show(app: Application, run_id: str) -> None:
 @click.option(
     "--interrupted", is_flag=True, help="Also forget runs that did not complete, and their work."
 )
+@json_option
 @click.pass_obj
 def clean(app: Application, interrupted: bool) -> None:
     """Remove what kills left behind; nothing that a run still needs."""
@@ -150,6 +156,7 @@ def clean(app: Application, interrupted: bool) -> None:
 
 
 @click.command()
+@json_option
 @click.pass_obj
 def settings(app: Application) -> None:
     """Print every setting and its value (no secrets are among them)."""

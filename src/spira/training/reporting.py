@@ -1,10 +1,8 @@
 """What the report of an evaluation tells beside its figures: data, split, curves, lineage."""
 
-import io
 import platform
-from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -13,7 +11,6 @@ from spira.datasets.versions import load
 from spira.domain.answers import Envelope
 from spira.domain.recordings import SIDES, EvidenceLevel
 from spira.evaluation.card import render_card
-from spira.evaluation.metrics import NOT_AVAILABLE, age_band
 from spira.evaluation.report import (
     DatasetSummary,
     Durations,
@@ -35,6 +32,7 @@ if TYPE_CHECKING:
 _PACKAGES = ("torch", "lightning-fabric", "onnxruntime", "numpy", "scipy", "scikit-learn")
 _MINIMUM_SPEECH_S = 1.0  # less than one breath group; below it nothing was tested
 _BINS = 20
+_REPORTED = ("sex", "age band", "site", "device")
 
 
 def write_report(
@@ -95,54 +93,36 @@ def _values(table: pl.DataFrame, column: str) -> tuple[str, ...]:
 
 
 def _dataset(work: "Work") -> DatasetSummary:
-    """The whole dataset version, refused recordings included."""
+    """The whole dataset version as it was counted at import, refused recordings included."""
     dataset = load(work.store, work.plan.dataset)
     about = dataset.artifact.about
-    table = dataset.recordings.filter(pl.col("utterance") == work.experiment.utterance)
-    rejected = pl.read_csv(io.BytesIO(dataset.artifact.read("rejected.csv")), infer_schema=False)
-    groups = [Group(attribute="all", people=_people(table), recordings=_counts(table))]
-    of: dict[Literal["sex", "age band", "site", "device"], Callable[[Mapping[str, Any]], str]] = {
-        "sex": lambda row: row["sex"] or NOT_AVAILABLE,
-        "age band": lambda row: age_band(row["age"]),
-        "site": lambda row: row["site"] or NOT_AVAILABLE,
-        "device": lambda row: row["device"] or NOT_AVAILABLE,
-    }
-    for attribute, value_of in of.items():
-        values = pl.Series("value", [value_of(row) for row in table.to_dicts()], dtype=pl.Utf8)
-        valued = table.with_columns(values)
-        for value in sorted(set(values)):
-            part = valued.filter(pl.col("value") == value)
-            refused = None
-            if attribute == "sex":
-                wanted = pl.col("sex").fill_null("") == ("" if value == NOT_AVAILABLE else value)
-                refused = _counts(rejected.filter(wanted))
-            groups.append(
-                Group(
-                    attribute=attribute,
-                    value=value,
-                    people=_people(part),
-                    recordings=_counts(part),
-                    refused=refused,
-                )
-            )
-    found = table.explode("findings").drop_nulls("findings")
-    lengths = table["duration_s"].to_numpy()
+    counted = dataset.artifact.read_json("summary.json")
+    spoken = dataset.recordings.filter(pl.col("utterance") == work.experiment.utterance)
+    lengths = spoken["duration_s"].to_numpy()
+    everybody = {name: counted[name] for name in ("people", "recordings", "refused")}
     return DatasetSummary(
         name=about.get("name") or "",
         digest=work.plan.dataset,
         origin=about["origin"],
         language=about.get("language") or "",
         participants=about.get("participants"),
-        groups=tuple(groups),
-        refusals=_by(rejected, "reason"),
-        findings=_by(found, "findings"),
+        groups=(
+            Group.model_validate({"attribute": "all", **everybody}),
+            *(
+                Group.model_validate(group)
+                for group in counted["groups"]
+                if group["attribute"] in _REPORTED
+            ),
+        ),
+        refusals={row["name"]: LabelCounts(**row["recordings"]) for row in counted["refusals"]},
+        findings={row["name"]: LabelCounts(**row["recordings"]) for row in counted["findings"]},
         durations=Durations(
             total_s=float(lengths.sum()),
             shortest_s=float(lengths.min()),
             median_s=float(np.median(lengths)),
             longest_s=float(lengths.max()),
         ),
-        noise_recordings=dataset.noise.height,
+        noise_recordings=counted["noise"],
     )
 
 
@@ -195,10 +175,3 @@ def _counts(table: pl.DataFrame) -> LabelCounts:
         absent=labels.count("absent"),
         unknown=len(labels) - labels.count("present") - labels.count("absent"),
     )
-
-
-def _by(table: pl.DataFrame, column: str) -> dict[str, LabelCounts]:
-    return {
-        value: _counts(table.filter(pl.col(column) == value))
-        for value in sorted(table[column].unique().to_list())
-    }

@@ -1,0 +1,149 @@
+"""Examining files: each is decoded and measured in a process that may crash without harm.
+
+A decoder is the most exposed part of an import. Whatever it makes of one file (an error, a crash,
+more memory than its share) is a reason to refuse that file, and every other file is examined.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from spira.audio.quality import Checked, QualityThresholds, check
+from spira.domain.errors import RecordingRefused, RefusalReason, TransientError
+from spira.domain.progress import Progress, no_progress
+from spira.domain.recordings import Utterance
+
+_IN_FLIGHT_PER_JOB = 4
+_MEMORY_BYTES = 2 << 30  # that a decoder may take; the signal path itself streams
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a file cannot be used."""
+
+    reason: RefusalReason
+    message: str  # does not name the file
+    sha256: str | None  # of the file; None: it could not be read
+
+
+Outcome = Checked | Refusal
+
+
+def examine(
+    files: Sequence[tuple[Path, Utterance]],
+    *,
+    thresholds: QualityThresholds,
+    jobs: int,
+    progress: Progress = no_progress,
+) -> list[Outcome]:
+    """Check every file, in `jobs` processes; a few files a process are in flight at a time.
+
+    returns   the outcome of each file, in their order
+    raises    TransientError when processes cannot be started
+    """
+    work = [(str(path), utterance, thresholds) for path, utterance in files]
+    outcomes: dict[int, Outcome] = {}
+    progress("checking recordings", 0, len(work))
+    for number, outcome in _outcomes(work, min(jobs, len(work))):
+        outcomes[number] = outcome
+        progress("checking recordings", len(outcomes), len(work))
+    return [outcomes[number] for number in range(len(work))]
+
+
+_Work = tuple[str, Utterance, QualityThresholds]
+
+
+def _outcomes(work: Sequence[_Work], jobs: int) -> Iterator[tuple[int, Outcome]]:
+    """The outcome of each piece of work, by its number, in any order."""
+    waiting = deque(range(len(work)))
+    while waiting:
+        # Whoever was at work when a process died is asked again, alone: what kills its process
+        # then is the file.
+        suspects = deque((yield from _pooled(work, waiting, jobs, jobs * _IN_FLIGHT_PER_JOB)))
+        while suspects:
+            for number in (yield from _pooled(work, suspects, 1, 1)):
+                message = "cannot be decoded: its decoder crashed"
+                yield number, Refusal("undecodable", message, _digest(work[number][0]))
+
+
+def _pooled(
+    work: Sequence[_Work], waiting: deque[int], jobs: int, in_flight: int
+) -> Generator[tuple[int, Outcome], None, list[int]]:
+    """Take from `waiting` until it is empty, or until a process dies.
+
+    returns   what was in flight when a process died; it has no outcome yet
+    """
+    context = multiprocessing.get_context("forkserver")
+    running: dict[Future[Outcome], int] = {}
+    with ProcessPoolExecutor(jobs, context, _prepare) as pool:
+        try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool as error:
+            raise TransientError(
+                "import: processes that decode cannot be started; is there memory left?"
+            ) from error
+        try:
+            while waiting or running:
+                while waiting and len(running) < in_flight:
+                    running[pool.submit(_examine, *work[waiting[0]])] = waiting[0]
+                    waiting.popleft()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    outcome = future.result()
+                    yield running.pop(future), outcome
+        except BrokenProcessPool:
+            return sorted(running.values())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return []
+
+
+def _prepare() -> None:
+    """In a new process: end with the import, however that ends, and take no more than a share."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    if Path("/proc/self/statm").exists():
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(
+            resource.RLIMIT_AS, (pages * resource.getpagesize() + _MEMORY_BYTES, most)
+        )
+
+
+def _examine(path: str, utterance: Utterance, thresholds: QualityThresholds) -> Outcome:
+    """Check one file; whatever a decoder does of a file is a reason to refuse that file."""
+    if not os.path.isfile(path):  # noqa: PTH113 (False for a name that is too long, no error)
+        return Refusal("missing", "no such file; a regular file is needed", None)
+    try:
+        return check(Path(path), thresholds=thresholds, utterance=utterance)
+    except RecordingRefused as error:
+        reason, message = error.reason, str(error).removeprefix(f"{path}: ")
+    except MemoryError:
+        reason, message = "undecodable", "cannot be decoded in the memory that a decoder may take"
+    except Exception as error:
+        reason, message = "undecodable", f"cannot be decoded ({type(error).__name__})"
+    return Refusal(reason, message, _digest(path))
+
+
+def _digest(path: str) -> str | None:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
