@@ -1,0 +1,471 @@
+"""The pages say what the code does: every name is walked in the code and looked up in the pages.
+
+Each search for names states how many it expects at least, so that a search that finds nothing
+fails too.
+"""
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, get_args, get_origin
+
+import click
+import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from spira import cli
+from spira.datasets import cells, versions
+from spira.datasets.tables import ColumnMapping, read_mapping
+from spira.delivery.promotion import Policy, load_policy
+from spira.domain import errors
+from spira.domain.answers import EVIDENCE_SENTENCES, FINDING_SENTENCES, OUTCOME_SENTENCES, Outcome
+from spira.domain.recordings import FINDINGS, LABELS, SIDES, UTTERANCES, EvidenceLevel
+from spira.evaluation.results import Verdict
+from spira.model.bundle import ModelManifest
+from spira.model.prediction import NOT_SCORED, REFUSED
+from spira.settings import Settings
+from spira.synthetic.devices import DEVICE_NAMES
+from spira.synthetic.records import SHORTCUTS
+from spira.training.experiments import Experiment, parse_experiment
+from spira.training.pipeline import STAGES
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+)
+REFERENCE = (ROOT / "docs/reference.md").read_text(encoding="utf-8")
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+# ---- reading pages
+
+
+def section(title: str, page: str = REFERENCE) -> str:
+    """The text below a heading, up to the next heading of any level."""
+    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", page, re.M | re.S)
+    assert found, f"no heading {title!r}"
+    return found[1]
+
+
+def table(title: str) -> dict[str, list[str]]:
+    """The rows of a section's table by the name in their first cell, without code marks."""
+    rows: dict[str, list[str]] = {}
+    for line in section(title).splitlines():
+        if line.startswith("| `"):
+            first, *others = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            assert first not in rows, f"{title}: {first} stands twice"
+            rows[first.strip("`")] = [cell.strip("`") for cell in others]
+    return rows
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """(info string, text) of each fenced block."""
+    yield from re.findall(
+        r"^```(\S[^\n]*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S
+    )
+
+
+def commands(page: Path) -> Iterator[str]:
+    """The commands of a page's console blocks; the other lines of a block are output."""
+    for info, text in blocks(page):
+        if info.split()[0] != "console":
+            continue
+        lines = text.replace("\\\n", " ").splitlines()
+        prompted = [line[2:] for line in lines if line.startswith("$ ")]
+        yield from prompted or [line for line in lines if line.strip()]
+
+
+# ---- reference.md
+
+
+def every_command(
+    command: click.Command, path: tuple[str, ...]
+) -> Iterator[tuple[str, click.Command]]:
+    """(`spira dataset import`, the command) of the whole tree."""
+    yield " ".join(path), command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from every_command(inner, (*path, name))
+
+
+COMMANDS = dict(every_command(cli.spira, ("spira",)))
+
+
+def test_every_command_is_found() -> None:
+    """The search sees the whole tree."""
+    assert len(COMMANDS) >= 22
+    assert sum(len(command.params) for command in COMMANDS.values()) >= 60
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_command_and_option_is_listed(path: str) -> None:
+    """Each command has a heading, and its table has its arguments and options and no others."""
+    named = {
+        parameter.opts[0]
+        if isinstance(parameter, click.Option)
+        else parameter.make_metavar(click.Context(COMMANDS[path])).strip("[]").removesuffix("...")
+        for parameter in COMMANDS[path].params
+    }
+    everywhere = {"--help"} if path == "spira" else {"--help", "--json"}
+
+    assert set(table(path)) == named - everywhere
+
+
+def test_the_page_says_which_commands_speak_json() -> None:
+    """All that do something, but one."""
+    silent = {
+        path
+        for path, command in COMMANDS.items()
+        if not isinstance(command, click.Group)
+        and all("--json" not in parameter.opts for parameter in command.params)
+    }
+
+    assert silent == {"spira demo"}
+    assert "after every command but `spira demo`" in section("Commands")
+
+
+def leaves(model: type[BaseModel], at: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """(dotted name, field) of everything in a model that is no model itself."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from leaves(field.annotation, f"{at}{name}.")
+        else:
+            yield f"{at}{name}", field
+
+
+def shown(field: FieldInfo) -> str | None:
+    """How a page writes a field's default; None where the machine decides it."""
+    if field.is_required():
+        return "required"
+    if field.default_factory is not None:
+        return None
+    if field.default == "":
+        return "(empty)"
+    if isinstance(field.default, BaseModel):
+        return f"kind `{field.default.kind}"  # type: ignore[attr-defined]
+    return field.default if isinstance(field.default, str) else json.dumps(field.default)
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    """The table has every setting and no other."""
+    rows = table("Settings")
+    known = dict(leaves(Settings))
+
+    assert len(known) >= 18
+    assert set(rows) == set(known)
+    for name, field in known.items():
+        default, _, reason = rows[name]
+        assert shown(field) in (default, None), name
+        assert reason, name
+
+
+def strategies(model: type[BaseModel], at: str = "") -> Iterator[tuple[str, dict[str, FieldInfo]]]:
+    """(heading, dotted name -> field) of an experiment and of each strategy that it may choose."""
+    plain: dict[str, FieldInfo] = {}
+    chosen: list[tuple[str, type[BaseModel]]] = []
+    for name, field in leaves(model):
+        members = members_of(field.annotation)
+        if members and name != "evaluation.noise":  # the members of `noise` again
+            chosen += [(name, member) for member in members]
+        else:
+            plain[at + name] = field
+    yield "The experiment", plain
+    for name, member in chosen:
+        fields = {f"{name}.{key}": field for key, field in leaves(member) if key != "kind"}
+        yield f"{name}, kind {member.model_fields['kind'].default}", fields
+
+
+def members_of(annotation: Any) -> list[type[BaseModel]]:
+    """The models of a tagged union; none for anything else."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) is Literal:
+        return []
+    return [member for argument in get_args(annotation) for member in members_of(argument)]
+
+
+def test_every_experiment_key_is_listed_with_its_default() -> None:
+    """Below its own heading, or that of the strategy that has it; and no other key is."""
+    found = dict(strategies(Experiment))
+
+    assert len(found) >= 14
+    assert sum(map(len, found.values())) >= 55
+    for title, fields in found.items():
+        rows = table(title)
+        assert set(rows) == set(fields), title
+        for name, field in fields.items():
+            assert rows[name][0] == shown(field), name
+
+
+def test_strategies_that_are_chosen_unless_told_are_said_to_be() -> None:
+    """The default kind of each tagged union is named as such."""
+    for name, field in leaves(Experiment):
+        if isinstance(field.default, BaseModel) and name != "evaluation.noise":
+            kind = field.default.kind  # type: ignore[attr-defined]
+            assert "the default kind" in section(f"{name}, kind {kind}"), name
+
+
+def nested(model: type[BaseModel]) -> set[str]:
+    """Dotted names of a model's keys, those of the models inside it too."""
+    return {
+        path
+        for name, field in model.model_fields.items()
+        for path in (
+            name,
+            *(
+                f"{name}.{key}"
+                for inner in members_of(field.annotation)
+                for key in inner.model_fields
+            ),
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("title", "model", "least"),
+    [("Mapping keys", ColumnMapping, 20), ("Policy keys", Policy, 14)],
+)
+def test_every_key_of_mappings_and_policies_is_listed(
+    title: str, model: type[BaseModel], least: int
+) -> None:
+    """Those files are written by hand as well."""
+    assert len(nested(model)) >= least
+    assert set(table(title)) == nested(model)
+
+
+def subclasses(error: type[Exception]) -> Iterator[type[Exception]]:
+    """The tree below an error."""
+    for below in error.__subclasses__():
+        if below.__module__ == errors.__name__:
+            yield below
+            yield from subclasses(below)
+
+
+def test_every_error_is_listed_with_its_parent_and_exit_code() -> None:
+    """The table is the tree."""
+    tree = [errors.SpiraError, *subclasses(errors.SpiraError)]
+
+    assert len(tree) >= 6
+    rows = {name: cells_[:2] for name, cells_ in table("Errors").items()}
+    assert rows == {
+        error.__name__: [error.__base__.__name__, str(error.exit_code)]  # type: ignore[attr-defined,union-attr]
+        for error in tree
+    }
+
+
+def test_every_exit_code_is_listed() -> None:
+    """Those of errors, of success and of an interruption, as `spira --help` lists them."""
+    listed = re.findall(r"(\d+) [a-z]", (cli.spira.help or "").partition("Exit codes:")[2])
+    raised = {str(error.exit_code) for error in subclasses(errors.SpiraError)}  # type: ignore[attr-defined]
+
+    assert len(listed) >= 7
+    assert set(table("Exit codes")) == set(listed) >= raised
+
+
+def test_every_reason_to_refuse_a_file_is_listed() -> None:
+    """The table has every reason and no other."""
+    reasons = get_args(errors.RefusalReason)
+
+    assert len(reasons) >= 9
+    assert list(table("Why a file is refused")) == list(reasons)
+
+
+def test_every_finding_is_listed_with_its_words() -> None:
+    """In Portuguese and English, exactly as they are said."""
+    rows = table("Findings")
+
+    assert list(rows) == list(FINDINGS)
+    for finding, (_, words) in rows.items():
+        said = FINDING_SENTENCES[finding]  # type: ignore[index]
+        assert words == f"«{said.pt}» · {said.en}"
+
+
+@pytest.mark.parametrize(
+    ("title", "columns", "least"),
+    [("recordings.parquet", versions.RECORDINGS, 26), ("noise.parquet", versions.NOISE, 11)],
+)
+def test_every_column_of_a_dataset_is_listed(
+    title: str, columns: Mapping[str, Any], least: int
+) -> None:
+    """In the order of the table."""
+    assert len(columns) >= least
+    assert list(table(title)) == list(columns)
+
+
+def test_every_key_of_a_models_manifest_is_listed() -> None:
+    """In the order of the code."""
+    assert list(table("A bundle")) == list(ModelManifest.model_fields)
+
+
+def test_stages_are_named_as_they_are() -> None:
+    """In the text of `spira stage`, and in the table of artifacts."""
+    artifacts = set(re.findall(r"^\| `([a-z-]+)` \| `", section("Artifacts"), re.M))
+
+    assert all(f"`{stage}`" in section("spira stage") for stage in STAGES)
+    assert artifacts == {"dataset", "features-shard", *STAGES}
+
+
+def test_words_have_the_values_that_the_code_knows() -> None:
+    """One row a word."""
+    rows = re.findall(r"^\| ([^|`]+?(?:`[^`]+`)?) \| (`.+) \|$", section("Words"), re.M)
+    listed = {word: re.findall(r"`([^`]+)`", values) for word, values in rows}
+
+    assert listed == {
+        "utterance": list(UTTERANCES),
+        "label": list(LABELS),
+        "side": list(SIDES),
+        "outcome": list(get_args(Outcome)),
+        "evidence level": list(get_args(EvidenceLevel)),
+        "verdict of an audit": list(get_args(Verdict)),
+        "device of the synthetic hospital": list(DEVICE_NAMES),
+        "nuisance of `--shortcut`": list(SHORTCUTS),
+    }
+
+
+def test_words_of_a_table_are_those_that_are_recognised() -> None:
+    """Every word of the importer's vocabularies stands in its row."""
+    rows = table("Words of a table")
+    for cell, vocabulary in {
+        "label": cells.LABEL_WORDS,
+        "sex": cells.SEX_WORDS,
+        "split": cells.SIDE_WORDS,
+    }.items():
+        listed = re.findall(r"[a-z0-9]+", re.sub(r"\w+: ", "", rows[cell][0].lower()))
+        assert sorted(listed) == sorted(vocabulary), cell
+    assert all(word in rows["utterance"][0] for word in ("frase", "parlenda", "vogal", "outro"))
+
+
+# ---- every page
+
+
+def test_pages_are_found() -> None:
+    """The search sees them."""
+    assert {
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "docs/tutorial.md",
+        "docs/how-to.md",
+        "docs/reference.md",
+        "docs/explanation.md",
+        "docs/safety/README.md",
+    } <= set(NAMES)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link into a page may name, made of its headings as GitHub makes it."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_relative_link_leads_somewhere(name: str) -> None:
+    """To a file of the repository, and to a heading of it where one is named."""
+    page = ROOT / name
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+def test_commands_in_pages_are_found() -> None:
+    """The search sees them."""
+    assert len([line for page in PAGES for line in commands(page)]) >= 50
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_in_a_page_exists(name: str) -> None:
+    """`spira` commands with their arguments and options, `make` targets; nothing is run."""
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    for line in commands(ROOT / name):
+        program, *words = shlex.split(re.sub(r"^(\w+=\S+ )+", "", line), comments=True) or [""]
+        if program == "spira":
+            understood(words)
+        elif program == "make":
+            assert set(words) <= set(targets), line
+
+
+def understood(words: Sequence[str]) -> None:
+    """Parse the arguments of `spira` as if they were to be run; a mistake raises."""
+    command: click.Command = cli.spira
+    rest = list(words)
+    while isinstance(command, click.Group):
+        context = click.Context(command)
+        _, rest, _ = command.make_parser(context).parse_args(rest)
+        if not rest:
+            return  # `spira --help`
+        name, *rest = rest
+        inner = command.get_command(context, name)
+        assert inner is not None, name
+        command = inner
+    command.make_context("spira", rest, obj=SimpleNamespace(console=SimpleNamespace()))
+
+
+def test_files_in_pages_are_found() -> None:
+    """The search sees them."""
+    infos = [info for page in PAGES for info, _ in blocks(page)]
+    assert sum(info.startswith("yaml experiment") for info in infos) >= 3
+    assert sum(info.startswith("yaml mapping") for info in infos) >= 2
+    assert sum(info.startswith("yaml policy") for info in infos) >= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_shown_in_a_page_is_valid(name: str, tmp_path: Path) -> None:
+    """Each block says what it is, and what it is is read by the code that reads such files."""
+    for info, text in blocks(ROOT / name):
+        language, *kind = info.split()
+        file = tmp_path / "file"
+        file.write_text(text, encoding="utf-8")
+        match (language, *kind[:1]):
+            case ("yaml", "experiment"):
+                parse_experiment(text, where=name)
+            case ("yaml", "mapping"):
+                read_mapping(file)
+            case ("yaml", "policy"):
+                load_policy(str(file))
+            case ("toml", "settings"):
+                Settings.model_validate(tomllib.loads(text))
+            case ("console" | "text" | "python", *_):
+                pass  # commands and examples have tests of their own
+            case _:
+                pytest.fail(f"{name}: a block of no known kind: {info}")
+
+
+def test_every_sentence_quoted_from_an_answer_is_said_so() -> None:
+    """Words between « and » are clinical controls: a page repeats them exactly."""
+    sentences = [
+        *OUTCOME_SENTENCES.values(),
+        *FINDING_SENTENCES.values(),
+        *EVIDENCE_SENTENCES.values(),
+        *REFUSED.values(),
+        NOT_SCORED,
+    ]
+    said = {sentence.pt for sentence in sentences}
+    quoted = [
+        quote
+        for page in PAGES
+        for quote in re.findall(r"«([^»]+)»", page.read_text(encoding="utf-8"))
+    ]
+
+    assert len(quoted) >= 10
+    assert set(quoted) <= said
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pages_name_no_machine(name: str) -> None:
+    """No absolute path of somebody's machine."""
+    assert not re.search(r"(?<![\w.~])/(home|root|work|tmp|Users)/", (ROOT / name).read_text())
