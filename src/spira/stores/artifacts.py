@@ -179,7 +179,8 @@ class ArtifactStore:
         self._delete(_manifest_key(artifact.stage, artifact.fingerprint))
 
     def sweep(self) -> int:
-        """Delete blobs that no manifest names; the caller sees to it that nobody is writing.
+        """Delete blobs that no manifest names, and files that a kill left half-written; the caller
+        sees to it that nobody is writing.
 
         returns   bytes freed
         """
@@ -194,6 +195,10 @@ class ArtifactStore:
             if key.rsplit("/", 1)[-1] not in named:
                 freed += self._size(key) or 0
                 self._delete(key)
+        if self._folder is not None:
+            for torn in list(self._folder.rglob("*#*")):  # a put in progress; obstore hides it
+                freed += torn.stat().st_size
+                torn.unlink()
         return freed
 
     # Checkpoints of unfinished work: small, atomic, checked, replaced as a whole.

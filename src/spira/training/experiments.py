@@ -148,7 +148,8 @@ def read_experiment(path: Path, *, overrides: Sequence[str] = ()) -> Experiment:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"experiment {path}: cannot be read ({error})") from error
+        cause = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(f"experiment {path}: cannot be read ({cause.lower()})") from error
     return parse_experiment(text, where=str(path), overrides=overrides)
 
 

@@ -106,7 +106,8 @@ class Recorder:
 
 def list_runs(home: Path) -> list[Run]:
     """Every run, newest first; one whose process is gone without a word is `interrupted`."""
-    return [_read(path) for path in sorted((home / "runs").glob("*/run.json"), reverse=True)]
+    found = [_read(path) for path in sorted((home / "runs").glob("*/run.json"), reverse=True)]
+    return [run for run in found if run is not None]
 
 
 def find_run(home: Path, run_id: str) -> Run:
@@ -116,7 +117,10 @@ def find_run(home: Path, run_id: str) -> Run:
     """
     matches = [run for run in list_runs(home) if run.run_id.startswith(run_id)]
     if len(matches) != 1:
-        raise InputError(f"run {run_id}: {len(matches)} runs have an id that begins so")
+        raise InputError(
+            f"run {run_id}: {len(matches)} runs have an id that begins so; "
+            "`spira runs list` shows them"
+        )
     return matches[0]
 
 
@@ -133,16 +137,18 @@ class Cleaned:
 def clean(home: Path, store: ArtifactStore, *, interrupted: bool = False) -> Cleaned:
     """Remove what kills left behind; nothing that a run still needs.
 
-    Always: working folders and locks without a process, checkpoints of stages that are committed,
-    files that no artifact names. With `interrupted`: also the records and checkpoints of runs
-    that were interrupted or failed, which then start such a stage from its beginning.
+    Always: working folders and locks without a process, runs without a record, checkpoints of
+    stages that are committed, files that no artifact names. With `interrupted`: also the records
+    and checkpoints of runs that were interrupted or failed, which then start such a stage from
+    its beginning.
 
     raises    TransientError while another process writes here
     """
     with locked(home / "locks" / "writers", wait=False):
         removed_runs = 0
         needed: set[str] = set()
-        for run in list_runs(home):
+        recorded_runs = list_runs(home)
+        for run in recorded_runs:
             if interrupted and run.state in ("interrupted", "failed"):
                 shutil.rmtree(home / "runs" / run.run_id)
                 removed_runs += 1
@@ -154,7 +160,12 @@ def clean(home: Path, store: ArtifactStore, *, interrupted: bool = False) -> Cle
             if name in committed or (interrupted and name not in needed):
                 store.clear_scratch(name)
                 checkpoints += 1
-        folders = [path for path in (home / "work").glob("*") if path.is_dir()]
+        known = {run.run_id for run in recorded_runs}
+        folders = [
+            path
+            for path in (*(home / "work").glob("*"), *(home / "runs").glob("*"))
+            if path.is_dir() and path.name not in known
+        ]
         for path in folders:
             shutil.rmtree(path)
         for path in (home / "locks").glob("*.lock"):
@@ -173,8 +184,12 @@ def stage_rows(run: Run) -> list[tuple[StageName, str, str]]:
     return rows
 
 
-def _read(path: Path) -> Run:
-    run = Run(**json.loads(path.read_text(encoding="utf-8")))
+def _read(path: Path) -> Run | None:
+    """The record of a run; None where a disk that filled up, or lost power, tore it."""
+    try:
+        run = Run(**json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        return None
     if run.state == "running" and not is_held(path.parent / "lock"):
         run.state = "interrupted"
         run.reason = run.reason or "its process ended without a word; run the same command again"
