@@ -134,7 +134,7 @@ def build(config: Network, *, frames: int, coefficients: int) -> SpiraNetwork:
 
 
 def norm_mish_pool_dropout(x: Tensor, norm: nn.GroupNorm, pool: int, dropout: float) -> Tensor:
-    """GroupNorm, Mish, maximum of `pool` (1 or 2) neighbours in time, dropout: in one step, on a CPU.
+    """GroupNorm, Mish, maximum of `pool` (1 or 2) frames, dropout: in one step, on a CPU.
 
     What is dropped is drawn first, by a generator seeded from torch's, and Mish is computed only
     of what is kept. For the way back only its derivative there is stored.
@@ -151,7 +151,7 @@ def norm_mish_pool_dropout(x: Tensor, norm: nn.GroupNorm, pool: int, dropout: fl
 
 
 class _NormMishPoolDropout(torch.autograd.Function):
-    """numpy takes and puts by index three times as fast as torch does on a CPU."""
+    """In numpy where places are taken and put by index: torch is slower at that on a CPU."""
 
     @staticmethod
     def forward(
@@ -187,7 +187,7 @@ class _NormMishPoolDropout(torch.autograd.Function):
         return torch.from_numpy(out).view(n, w, t // pool, c)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale = ctx.saved_tensors
         n, w, t, c = x.shape
         back = np.zeros(x.numel(), ctx.slope.dtype)
