@@ -167,16 +167,17 @@ def _pictures(version: DatasetVersion, progress: Progress) -> dict[str, dict[str
             order = draws(0, "pictures", version.digest, utterance, label).permutation(rows.height)
             sample = rows[order[: _DRAWN.get(utterance, _DRAWN_OTHER)].tolist()]
             if rows.height:
-                chosen.append((utterance, label, sample.sort("participant_id").to_dicts()))
+                chosen.append((utterance, label, sample.to_dicts()))
     total = sum(len(rows) for _, _, rows in chosen)
     pictures: dict[str, dict[str, list[Picture]]] = {}
     done = 0
     for spoken, of, sample_rows in chosen:
+        drawn = pictures.setdefault(spoken, {}).setdefault(of, [])
         for row in sample_rows:
-            drawn = _picture(version, row)
-            pictures.setdefault(spoken, {}).setdefault(of, []).append(drawn)
+            drawn.append(_picture(version, row))
             done += 1
             progress("drawing spectrograms", done, total)
+        drawn.sort(key=lambda picture: picture.participant_id)
     return pictures
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from spira.audio.decode import sniff
 from spira.datasets import cells
@@ -19,9 +19,7 @@ from spira.domain.errors import InputError
 from spira.domain.recordings import LABELS, Label, Sex, Side, Utterance
 from spira.domain.suggestions import nearest
 
-Format = Literal["acl2021", "folder", "csv"]
 Origin = Literal["import", "synthetic"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 @dataclass(frozen=True, slots=True)
