@@ -446,7 +446,7 @@ def test_every_file_shown_in_a_page_is_valid(name: str, tmp_path: Path) -> None:
 
 
 def test_every_sentence_quoted_from_an_answer_is_said_so() -> None:
-    """Words between « and » are clinical controls: a page repeats them exactly."""
+    """Words in guillemets are clinical controls: a page repeats them exactly."""
     sentences = [
         *OUTCOME_SENTENCES.values(),
         *FINDING_SENTENCES.values(),
@@ -456,7 +456,7 @@ def test_every_sentence_quoted_from_an_answer_is_said_so() -> None:
     ]
     said = {sentence.pt for sentence in sentences}
     quoted = [
-        quote
+        " ".join(quote.split())
         for page in PAGES
         for quote in re.findall(r"«([^»]+)»", page.read_text(encoding="utf-8"))
     ]
