@@ -203,7 +203,7 @@ def _read(examples: Examples, rows: Any, epoch: int) -> list[tuple[Example, Any]
 
 def _on(fabric: Fabric, features: Any) -> torch.Tensor:
     """[N, T, C] array to [N, 1, T, C] tensor on the device."""
-    tensor = torch.from_numpy(np.ascontiguousarray(features)).unsqueeze(1)
+    tensor = torch.from_numpy(np.require(features, requirements=["C", "W"])).unsqueeze(1)
     return fabric.to_device(tensor)
 
 
