@@ -256,7 +256,7 @@ def test_every_error_is_listed_with_its_parent_and_exit_code() -> None:
     assert len(tree) >= 6
     rows = {name: cells_[:2] for name, cells_ in table("Errors").items()}
     assert rows == {
-        error.__name__: [error.__base__.__name__, str(error.exit_code)]  # type: ignore[attr-defined,union-attr]
+        error.__name__: [error.__base__.__name__, str(error.exit_code)]  # type: ignore[attr-defined]
         for error in tree
     }
 
@@ -333,11 +333,12 @@ def test_words_have_the_values_that_the_code_knows() -> None:
 def test_words_of_a_table_are_those_that_are_recognised() -> None:
     """Every word of the importer's vocabularies stands in its row."""
     rows = table("Words of a table")
-    for cell, vocabulary in {
+    vocabularies: dict[str, Mapping[str, Any]] = {
         "label": cells.LABEL_WORDS,
         "sex": cells.SEX_WORDS,
         "split": cells.SIDE_WORDS,
-    }.items():
+    }
+    for cell, vocabulary in vocabularies.items():
         listed = re.findall(r"[a-z0-9]+", re.sub(r"\w+: ", "", rows[cell][0].lower()))
         assert sorted(listed) == sorted(vocabulary), cell
     assert all(word in rows["utterance"][0] for word in ("frase", "parlenda", "vogal", "outro"))
