@@ -4,6 +4,7 @@ A reader takes the text of a cell and `note`, which is told what is wrong with i
 for a cell that is empty or wrong. What may be somebody's name or number is never repeated.
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ Note = Callable[[str], None]
 Meaning = TypeVar("Meaning")
 
 
+@functools.lru_cache(maxsize=4096)  # a table of a million rows has a few dozen words
 def word(text: str) -> str:
     """A word without accents, case and spacing; 1.0 is 1, as spreadsheets write it."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))

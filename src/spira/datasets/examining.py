@@ -23,7 +23,7 @@ from spira.domain.progress import Progress, no_progress
 from spira.domain.recordings import Utterance
 
 _IN_FLIGHT_PER_JOB = 4
-_MEMORY_BYTES = 2 << 30  # that a decoder may take; the signal path itself streams
+_MEMORY_BYTES = 4 << 30  # that a decoder may take; the signal path itself streams
 
 
 @dataclass(frozen=True)

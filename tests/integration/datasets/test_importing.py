@@ -372,7 +372,7 @@ def test_importing_again_mends_a_damaged_version(
 
 
 @settings(
-    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     garbage=st.lists(
