@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -21,6 +20,7 @@ from spira.audio.quality import Checked, QualityThresholds, check
 from spira.domain.errors import RecordingRefused, RefusalReason, TransientError
 from spira.domain.progress import Progress, no_progress
 from spira.domain.recordings import Utterance
+from spira.stores.processes import end_with_parent
 
 _IN_FLIGHT_PER_JOB = 4
 _MEMORY_BYTES = 4 << 30  # that a decoder may take; the signal path itself streams
@@ -110,14 +110,7 @@ def _pooled(
 def _prepare() -> None:
     """In a new process: end with the import, however that ends, and take no more than a share."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    end_with_parent()
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     if Path("/proc/self/statm").exists():
         pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -18,7 +18,8 @@ LABELS: tuple[Label, ...] = get_args(Label)
 SIDES: tuple[Side, ...] = get_args(Side)
 FINDINGS: tuple[Finding, ...] = get_args(Finding)
 
-# Where a dataset does not say; and ages in years, the first included, the last not.
+# Where a dataset does not say; and ages in years, the first included, the last not. Under 18 is
+# outside the intended use; from 60 on Brazilian law speaks of older people.
 NOT_AVAILABLE = "not available"
 AGE_BANDS = ((0, 18, "under 18"), (18, 40, "18-39"), (40, 60, "40-59"), (60, 75, "60-74"))
 OLDEST_BAND = "75 and over"

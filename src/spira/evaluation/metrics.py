@@ -21,6 +21,7 @@ from scipy.special import expit, log_expit, logit, ndtri
 
 from spira.domain.answers import OperatingPoint
 from spira.domain.draws import draws
+from spira.domain.recordings import AGE_BANDS, NOT_AVAILABLE, age_band
 from spira.evaluation.intervals import (
     TWO_SIDED,
     Statistic,
@@ -46,12 +47,7 @@ from spira.evaluation.results import (
 )
 
 PREVALENCES = (0.05, 0.10, 0.20, 0.40)
-NOT_AVAILABLE = "not available"
 SEVERAL = "several"  # one participant recorded with two devices, say
-
-# Under 18 is outside the intended use; from 60 on Brazilian law speaks of older people.
-AGE_BANDS = ((0, 18, "under 18"), (18, 40, "18-39"), (40, 60, "40-59"), (60, 75, "60-74"))
-OLDEST_BAND = "75 and over"
 
 _BINS = 10
 _SMALLEST_BIN = 5  # fewer bins rather than smaller ones
@@ -140,13 +136,6 @@ def subgroups(
                 )
             )
     return tuple(found)
-
-
-def age_band(age: int | None) -> str:
-    """The band of an age in years: under 18, 18-39, 40-59, 60-74, 75 and over, not available."""
-    if age is None:
-        return NOT_AVAILABLE
-    return next((name for low, high, name in AGE_BANDS if low <= age < high), OLDEST_BAND)
 
 
 def per_participant(predictions: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import auc, brier_score_loss, roc_auc_score
 
 from spira.domain.answers import OperatingPoint
-from spira.evaluation.metrics import age_band, evaluate_condition, subgroups
+from spira.domain.recordings import age_band
+from spira.evaluation.metrics import evaluate_condition, subgroups
 from spira.evaluation.results import ConditionResult, Level
 
 POINT = OperatingPoint(threshold=0.5, band_low=0.4, band_high=0.6, temperature=1.0, prevalence=0.5)
