@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -102,6 +103,9 @@ def spira(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors of the domain become a sentence and an exit code, here only."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no ã shows a ?
+            stream.reconfigure(errors="replace")
     try:
         code = spira.main(arguments, prog_name="spira", standalone_mode=False)
     except SpiraError as error:
@@ -131,10 +135,10 @@ def _of_the_disk(error: OSError) -> SpiraError | None:
         return TransientError(
             f"{where}: the disk is full; free some space and run the same command again"
         )
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
         return InputError(
-            f"{where}: no permission ({(error.strerror or '').lower()}); "
-            "choose another data folder with --home, or mend its permissions"
+            f"{where}: cannot be written ({str(error.strerror).lower()}); "
+            "choose another data folder with --home, or mend this one"
         )
     return None
 

@@ -1,9 +1,10 @@
 """The whole command, as a person or a scheduler starts it."""
 
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,58 @@ def spira() -> Spira:
     return run
 
 
+@pytest.fixture
+def here(capfd: pytest.CaptureFixture[str]) -> Spira:
+    """The command as a function of this process: what it says and its exit code, without a start.
+
+    An exception that reaches its caller, instead of a sentence, fails the test.
+    """
+    from spira.cli import main
+
+    def run(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        words = command(home, *arguments)[3:]
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        said = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        assert "Traceback" not in said.out + said.err, said.err
+        return subprocess.CompletedProcess(words, ended.value.code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Callable[[Path], Path]:
+    """A data folder of one's own, with what another one holds."""
+    numbers = iter(range(1000))
+
+    def copied(home: Path) -> Path:
+        return Path(shutil.copytree(home, tmp_path / f"home-{next(numbers)}"))
+
+    return copied
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[..., Path]]:
+    """Mount something at a folder until the test ends; skipped where nobody may."""
+    places: list[Path] = []
+
+    def mounted(place: Path, *words: str) -> Path:
+        place.mkdir(exist_ok=True)
+        done = subprocess.run(
+            ["mount", *words, str(place)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"mount: {done.stderr.strip()}")
+        places.append(place)
+        return place
+
+    yield mounted
+    for place in reversed(places):
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
 @pytest.fixture(scope="session")
 def tiny_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An experiment of a few seconds."""
@@ -99,8 +152,6 @@ def trained_home(
     tmp_path_factory: pytest.TempPathFactory, tiny_home: Path, tiny_experiment: Path, spira: Spira
 ) -> Path:
     """A data folder in which the tiny experiment ran without interruption."""
-    import shutil
-
     home = tmp_path_factory.mktemp("trained") / "home"
     shutil.copytree(tiny_home, home)
     spira(home, "train", str(tiny_experiment), "--data", "tiny")

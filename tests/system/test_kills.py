@@ -6,7 +6,7 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,17 +56,6 @@ def tiny(
 ) -> Tiny:
     """The tiny experiment."""
     return Tiny(spira_command, bytes_of_stages, tiny_experiment, tiny_home, trained_home)
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Callable[[Path], Path]:
-    """A data folder of one's own, with what another one holds."""
-    numbers: Iterator[int] = iter(range(1000))
-
-    def copied(home: Path) -> Path:
-        return Path(shutil.copytree(home, tmp_path / f"home-{next(numbers)}"))
-
-    return copied
 
 
 @pytest.mark.parametrize(

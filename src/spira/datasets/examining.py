@@ -8,7 +8,6 @@ import hashlib
 import multiprocessing
 import os
 import resource
-import signal
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -109,7 +108,6 @@ def _pooled(
 
 def _prepare() -> None:
     """In a new process: end with the import, however that ends, and take no more than a share."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     if Path("/proc/self/statm").exists():

@@ -626,7 +626,8 @@ def _in_our_words(error: Exception) -> SpiraError:
             "`mlflow db upgrade` on it"
         )
     if isinstance(error, OSError) or "readonly" in text or "unable to open" in text:
-        return InputError("model registry: its folder cannot be read or written")
+        where = getattr(error, "filename", None) or "its folder"
+        return InputError(f"model registry: {where} cannot be read or written")
     return TransientError(
         f"model registry: MLflow failed ({code or type(error).__name__}); run again"
     )
