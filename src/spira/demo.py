@@ -80,7 +80,9 @@ def demo(app: Application, seed: int, participants: int, experiment: Path, real:
 
     summary = _summary(app, plan, version)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(summary, ensure_ascii=False, indent=2), encoding="utf-8")
+    temporary = kept.with_suffix(".new")
+    temporary.write_text(json.dumps(summary, ensure_ascii=False, indent=2), encoding="utf-8")
+    temporary.replace(kept)
     _tell(app, summary)
 
 
@@ -112,7 +114,8 @@ def _finished(app: Application, kept: Path) -> dict[str, Any] | None:
     summary: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
     published = app.artifacts.find("publish", summary["plan"]["publish"])
     whole = published is not None and app.artifacts.intact(published)
-    return summary if whole and Path(summary["report"]).exists() else None
+    registered = any(v.version == summary["model"] for v in app.registry.versions())
+    return summary if whole and registered and Path(summary["report"]).exists() else None
 
 
 def _version(app: Application, plan: "Plan") -> int:

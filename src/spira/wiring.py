@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spira.console import Console
-from spira.domain.fingerprint import fingerprint
 from spira.settings import Settings
 
 if TYPE_CHECKING:
@@ -84,7 +83,6 @@ class Application:
             resolve(self.artifacts, data),
             training=self.settings.training,
             evaluation=self.settings.evaluation,
-            registry_id=fingerprint(self.settings.stores.registry or "embedded")[:12],
         )
 
     def run_stage(self, stage: "StageName", experiment: "Experiment", data: str) -> "Done":
@@ -117,6 +115,7 @@ class Application:
                     home=self.home,
                     open_registry=lambda: self.registry,
                     progress=self.progress,
+                    waiting=lambda: self.say("  another process is at this stage; waiting"),
                 ):
                     recorder.add(done)
                     took = "already done" if done.already else f"{done.seconds:6.1f} s"

@@ -1,7 +1,7 @@
 """Ward noise, mixed into speech: as published (by peak), or by signal-to-noise ratio."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from spira.domain.errors import InputError
 from spira.domain.frozen import Frozen
 
 Float = NDArray[np.float32]
+AnyNoise = TypeVar("AnyNoise", "PeakNoise", "SnrNoise")
 
 _FRAME_SAMPLES = 400  # 25 ms at 16 kHz
 _ACTIVE_DB = 30.0  # frames this far under the loudest are pauses, not speech
@@ -40,7 +41,7 @@ class PeakNoise(Frozen):
     def _ordered(self) -> "PeakNoise":
         if self.peak_low > self.peak_high:
             raise ValueError("peak_low must not be above peak_high")
-        return self
+        return _adding(self)
 
 
 class SnrNoise(Frozen):
@@ -57,7 +58,13 @@ class SnrNoise(Frozen):
     def _ordered(self) -> "SnrNoise":
         if self.snr_db_low > self.snr_db_high:
             raise ValueError("snr_db_low must not be above snr_db_high")
-        return self
+        return _adding(self)
+
+
+def _adding(noise: "AnyNoise") -> "AnyNoise":
+    if noise.present == noise.absent == 0:
+        raise ValueError("present and absent are both 0; write kind: none for no noise")
+    return noise
 
 
 Noise = Annotated[NoNoise | PeakNoise | SnrNoise, Field(discriminator="kind")]

@@ -56,7 +56,7 @@ class Policy(Frozen):
     minimum_people: int = Field(default=0, ge=0)  # test people of each class
     participants_disjoint: bool = False  # it must be proven that nobody is on two sides
     lower_bounds: tuple[LowerBound, ...] = ()
-    audits_passed: tuple[AuditName, ...] = ()
+    audits: dict[AuditName, float] = Field(default_factory=dict)  # to pass, at a limit this or less
     non_inferiority_margin: float | None = Field(default=None, gt=0, lt=1)
 
     @model_validator(mode="after")
@@ -281,11 +281,12 @@ def _evidence_rows(policy: Policy, result: EvaluationResult) -> Iterator[Criteri
     for bound in policy.lower_bounds:
         yield _bound_row(bound, conditions.get((bound.condition, bound.level)))
     audits = {audit.name: audit for audit in result.audits}
-    for name in policy.audits_passed:
+    for name, loosest in policy.audits.items():
         audit = audits.get(name)
+        required = f"pass, limit ≤ {loosest:.2f}"
         if audit is None:
             yield Criterion(
-                criterion=f"audit: {name}", required="pass", observed="not done", met=False
+                criterion=f"audit: {name}", required=required, observed="not done", met=False
             )
             continue
         limits = ""
@@ -293,10 +294,10 @@ def _evidence_rows(policy: Policy, result: EvaluationResult) -> Iterator[Criteri
             limits = f", bound {audit.bound:.3f}, limit {audit.limit:.2f}"
         yield Criterion(
             criterion=f"audit: {name}",
-            required="pass",
+            required=required,
             observed=f"{audit.verdict or 'no verdict'}{limits}",
             interval=_interval(audit.estimate),
-            met=audit.verdict == "pass",
+            met=audit.verdict == "pass" and audit.limit is not None and audit.limit <= loosest,
         )
 
 

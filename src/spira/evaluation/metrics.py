@@ -99,7 +99,7 @@ def evaluate_condition(
         inconclusive=proportion(answers.outcome == "inconclusive", people),
         confusion=_confusion(answers),
         roc=_roc(answers),
-        predictive_values=_predictive_values(answers, positive),
+        predictive_values=_predictive_values(answers),
     )
 
 
@@ -253,10 +253,8 @@ def _roc(answers: _Answers) -> Curve:
     )
 
 
-def _predictive_values(
-    answers: _Answers, positive: NDArray[np.bool_]
-) -> tuple[PredictiveValue, ...]:
-    """By Bayes from sensitivity and specificity at the threshold, for PREVALENCES."""
+def _predictive_values(answers: _Answers) -> tuple[PredictiveValue, ...]:
+    """By Bayes, for PREVALENCES: of the answers as they are given, inconclusive ones left out."""
     present, person = answers.present, answers.person
     nothing = Estimate(value=None, n=present.size)
     if present.all() or not present.any():
@@ -264,13 +262,20 @@ def _predictive_values(
             PredictiveValue(prevalence=prevalence, positive=nothing, negative=nothing)
             for prevalence in PREVALENCES
         )
-    hits, clears = positive[present], ~positive[~present]
-    worth = effective_n(hits, person[present]), effective_n(clears, person[~present])
+    # What is not called positive, and what is called negative, are two things: a band lies between.
+    positive, not_negative = answers.outcome == "positive", answers.outcome != "negative"
     found = []
     for prevalence in PREVALENCES:
-        both = predictive_values(
-            float(hits.mean()), worth[0], float(clears.mean()), worth[1], prevalence
-        )
+        both = [
+            predictive_values(
+                float(called[present].mean()),
+                effective_n(called[present], person[present]),
+                float((~called[~present]).mean()),
+                effective_n(~called[~present], person[~present]),
+                prevalence,
+            )[which]
+            for which, called in enumerate((positive, not_negative))
+        ]
         of_positive, of_negative = (
             nothing
             if answer is None

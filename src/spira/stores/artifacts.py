@@ -11,6 +11,7 @@ leaves a whole artifact. Two writers of one fingerprint store the same blobs, an
 manifest wins. The same code runs on a folder and on S3, through obstore.
 """
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -20,7 +21,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,15 @@ class ArtifactStore:
         raises    InputError when the folder cannot be made or written
         """
         if "://" in url and not url.startswith("file://"):
-            objects = from_url(url, retry_config={"retry_timeout": timedelta(seconds=retry_for_s)})
+            retries: Any = {"retry_timeout": timedelta(seconds=retry_for_s)}
+            try:
+                objects = from_url(url, retry_config=retries)
+            except (obstore.exceptions.BaseError, ValueError) as error:
+                raise InputError(
+                    f"setting stores.artifacts: {url.split('://')[0]}:// is no store that is "
+                    "known, or its address or credentials are incomplete; write a folder, "
+                    "s3://bucket/prefix, gs:// or az://"
+                ) from error
             return cls(objects, folder=None, cache=cache)
         folder = Path(url.removeprefix("file://")).expanduser().resolve()
         try:
@@ -137,7 +146,8 @@ class ArtifactStore:
         )
         self._sync_folder()  # the files reach the disk before the manifest that names them
         key = _manifest_key(stage, fingerprint)
-        if self.find(stage, fingerprint) is None:
+        raw = self._get(key)
+        if raw is not None and _unsealed(raw) is None:
             self._delete(key)  # a damaged manifest is no manifest
         with (
             suppress(obstore.exceptions.AlreadyExistsError),
@@ -182,24 +192,41 @@ class ArtifactStore:
         """Delete blobs that no manifest names, and files that a kill left half-written; the caller
         sees to it that nobody is writing.
 
+        On an object store other machines may be writing: what is younger than a day stays.
+
         returns   bytes freed
+        raises    IntegrityError when a manifest is damaged: what it named is not known, and may be
+                  the only copy, so nothing is deleted
         """
         named: set[str] = set()
         for key in list(self._keys("manifests/")):
             _, stage, name = key.split("/")
             artifact = self.find(stage, name.removesuffix(".json"))
-            if artifact is not None:
-                named.update(entry.sha256 for entry in artifact.files.values())
+            if artifact is None:
+                raise IntegrityError(
+                    f"manifest {stage} {name[:12]}: damaged, so nothing was deleted; run what made "
+                    "it again, or import that dataset again"
+                )
+            named.update(entry.sha256 for entry in artifact.files.values())
         freed = 0
-        for key in list(self._keys("blobs/")):
-            if key.rsplit("/", 1)[-1] not in named:
-                freed += self._size(key) or 0
-                self._delete(key)
+        for key, size in list(self._unnamed(named)):
+            freed += size
+            self._delete(key)
         if self._folder is not None:
             for torn in list(self._folder.rglob("*#*")):  # a put in progress; obstore hides it
                 freed += torn.stat().st_size
                 torn.unlink()
         return freed
+
+    def _unnamed(self, named: set[str]) -> Iterator[tuple[str, int]]:
+        oldest = None if self._folder is not None else datetime.now(UTC) - timedelta(days=1)
+        with _translated("sweeping"):
+            for page in obstore.list(self._objects, prefix="blobs/"):
+                for item in page:
+                    if item["path"].rsplit("/", 1)[-1] in named:
+                        continue
+                    if oldest is None or item["last_modified"] < oldest:
+                        yield item["path"], item["size"]
 
     # Checkpoints of unfinished work: small, atomic, checked, replaced as a whole.
 
@@ -297,7 +324,15 @@ class ArtifactStore:
         """obstore renames but never syncs: one syncfs puts everything of a commit on the disk."""
         if self._folder is None:
             return
-        os.sync()
+        libc = ctypes.CDLL(None)
+        if not hasattr(libc, "syncfs"):
+            os.sync()
+            return
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            libc.syncfs(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _manifest_key(stage: str, fingerprint: str) -> str:

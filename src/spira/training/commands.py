@@ -40,7 +40,7 @@ def train(
     if smoke:
         from spira.training.smoke import overfit
 
-        losses = overfit(progress=app.progress)
+        losses = overfit(app.settings.training, progress=app.progress)
         app.say(f"Eight recordings overfitted: loss {losses[0]:.3f} -> {losses[-1]:.4f}.")
         app.emit({"losses": losses})
         return

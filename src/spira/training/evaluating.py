@@ -15,13 +15,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from spira.audio.features import Mfcc, extract_single
-from spira.audio.noise import PeakNoise, SnrNoise
+from spira.audio.noise import SnrNoise
 from spira.audio.speech import PauseTiming, pauses, quiet_parts
 from spira.domain.answers import OperatingPoint, Sentence
 from spira.domain.draws import draws
 from spira.domain.errors import InputError
 from spira.domain.fingerprint import canonical_json
-from spira.domain.recordings import Side
+from spira.domain.recordings import Side, age_band
 from spira.evaluation.audits import (
     acquisition_audit,
     acquisition_table,
@@ -64,13 +64,24 @@ class _Asked:
         if condition not in ("noise", "audit noise"):
             return waveform
         experiment = self.work.experiment
-        noise = experiment.test_noise
+        noise = experiment.test_noise if condition == "noise" else self.audit_noise
         return add_noise(
             waveform,
             [self.features.waveform(digest) for digest in self.noises[row["placed"]]],
-            noise if condition == "noise" else same_for_both(noise),
+            noise,
             present=row["label"] == "present",
             rng=draws(experiment.seed, "test noise", row["recording_id"]),
+        )
+
+    @property
+    def audit_noise(self) -> SnrNoise:
+        """The audit's own, the same for both classes: no experiment can make it easier."""
+        settings = self.work.plan.evaluation
+        return SnrNoise(
+            present=settings.noise_excerpts,
+            absent=settings.noise_excerpts,
+            snr_db_low=settings.noise_snr_db_low,
+            snr_db_high=settings.noise_snr_db_high,
         )
 
     def background(self, row: dict[str, Any]) -> Float | None:
@@ -99,8 +110,8 @@ class _Asked:
             score = self.scorer.score(heard)
             return {**row, "condition": condition, "probability": score.probability}
 
-        asked = self.each(f"asking ({condition})", ask, rows)
-        return pl.DataFrame([row for row in asked if row is not None], infer_schema_length=None)
+        asked = [row for row in self.each(f"asking ({condition})", ask, rows) if row is not None]
+        return pl.DataFrame(asked, infer_schema_length=None)
 
     def each(
         self, what: str, function: Callable[[Given], Made], items: Iterable[Given]
@@ -145,14 +156,12 @@ def evaluate(work: "Work") -> tuple["Files", dict[str, Any]]:
             f"evaluation.operating_condition is {chosen_in}, but the dataset has fewer than three "
             "noise recordings to keep apart; add some or use operating_condition: clean"
         )
-    unequal = same_for_both(experiment.test_noise) != experiment.test_noise
-    answers = pl.concat(
-        [asked.predict(validation, condition) for condition in conditions]
-        + [asked.predict(test, condition) for condition in conditions]
-        + [asked.predict(ambient or test, "ambient")]
-        + ([asked.predict(test, "audit noise")] if unequal and "noise" in conditions else []),
-        how="vertical_relaxed",
-    )
+    every = [asked.predict(validation, condition) for condition in conditions]
+    every += [asked.predict(test, condition) for condition in conditions]
+    every += [asked.predict(ambient or test, "ambient")]
+    if "noise" in conditions:
+        every += [asked.predict(test, "audit noise")]
+    answers = pl.concat([table for table in every if table.height], how="vertical_relaxed")
 
     point = _operating_point(work, answers)
     answers = answers.with_columns(
@@ -180,7 +189,7 @@ def evaluate(work: "Work") -> tuple["Files", dict[str, Any]]:
     )
     files: dict[str, Path | bytes] = {
         "model.onnx": network,
-        "predictions.parquet": parquet(answers.sort("condition", "placed", "recording_id")),
+        "predictions.parquet": parquet(_kept(answers)),
         "metrics.json": canonical_json(result.model_dump(mode="json")),
         "scoring.json": canonical_json(spec.model_dump(mode="json")),
     }
@@ -188,10 +197,24 @@ def evaluate(work: "Work") -> tuple["Files", dict[str, Any]]:
     return files, {"headline": headline(result)}
 
 
-def same_for_both(noise: PeakNoise | SnrNoise) -> PeakNoise | SnrNoise:
-    """The noise with as many excerpts for both classes: an audit must not spare one of them."""
-    most = max(noise.present, noise.absent)
-    return noise.model_copy(update={"present": most, "absent": most})
+def _kept(answers: pl.DataFrame) -> pl.DataFrame:
+    """Every answer with what it is compared by; no time, no vital sign, no exact age."""
+    bands = pl.col("age").map_elements(age_band, pl.Utf8, skip_nulls=False).alias("age_band")
+    return answers.select(
+        "recording_id",
+        "participant_id",
+        "utterance",
+        "label",
+        "placed",
+        "condition",
+        "probability",
+        "calibrated",
+        "outcome",
+        "sex",
+        bands,
+        "site",
+        "device",
+    ).sort("condition", "placed", "recording_id")
 
 
 def headline(result: EvaluationResult) -> dict[str, float | str | None]:
@@ -270,8 +293,7 @@ def _audits(
 ) -> tuple[Audit, ...]:
     """Which of the known shortcuts the model, or the data, would allow."""
     limits, seed = work.plan.evaluation, work.experiment.seed
-    unequal = "audit noise" in tested["condition"]
-    noisy = tested.filter(pl.col("condition") == ("audit noise" if unequal else "noise"))
+    noisy = tested.filter(pl.col("condition") == "audit noise")
     table = acquisition_table(recordings, utterance=work.experiment.utterance)
     return (
         noise_audit(

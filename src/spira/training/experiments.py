@@ -17,10 +17,12 @@ from spira.audio.noise import Noise, NoNoise, PeakNoise, SnrNoise
 from spira.audio.windows import Windows
 from spira.domain.errors import InputError
 from spira.domain.frozen import Frozen
-from spira.domain.recordings import Finding, Utterance
+from spira.domain.recordings import Finding
 from spira.domain.splits import Fractions
 from spira.domain.suggestions import nearest
 from spira.model.config import Network, SpiraConvV2
+
+SpokenUtterance = Literal["sentence", "rhyme", "vowel", "other"]  # what a model may learn from
 
 
 class Split(Frozen):
@@ -117,7 +119,7 @@ class Experiment(Frozen):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     description: str = ""
     seed: int = Field(default=42, ge=0, lt=2**31)
-    utterance: Utterance = "sentence"
+    utterance: SpokenUtterance = "sentence"
     exclude_findings: tuple[Finding, ...] = ()  # nobody is filtered away unless named here
     split: Split = Split()
     features: Features = Mfcc()
@@ -148,8 +150,8 @@ def read_experiment(path: Path, *, overrides: Sequence[str] = ()) -> Experiment:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        cause = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"experiment {path}: cannot be read ({cause.lower()})") from error
+        cause = str(error.strerror).lower() if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"experiment {path}: cannot be read ({cause})") from error
     return parse_experiment(text, where=str(path), overrides=overrides)
 
 

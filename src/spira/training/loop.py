@@ -5,6 +5,7 @@ Axis letters: N windows of a recording, T frames of a window, C coefficients of 
 
 import ctypes
 import io
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -64,6 +65,7 @@ def fit(
 
     load, save  read and write the one checkpoint of this run
     returns     the final state: `best` weights by name, `history` of losses by epoch
+    raises      InputError when the loss stops being a number
     """
     experiment, plan = examples.experiment, examples.experiment.optimisation
     train, validation = examples.sides["train"], examples.sides["validation"]
@@ -79,9 +81,9 @@ def fit(
     checkpoint = load()
     if checkpoint is None and network.standardises:
         network.set_standardisation(*_coefficient_statistics(examples))
-    if checkpoint is not None:
-        state = _restore(checkpoint, network, optimiser)
     network, optimiser = fabric.setup(network, optimiser)
+    if checkpoint is not None:  # after the move to the device, where the optimiser's state goes too
+        state = _restore(checkpoint, network, optimiser)
     saved_at = time.monotonic()
 
     while state.epoch < plan.epochs:
@@ -111,6 +113,11 @@ def fit(
                 saved_at = time.monotonic()
 
         loss_now = validation_loss(network, examples, validation, fabric)
+        if not math.isfinite(loss_now + state.loss_sum):
+            raise InputError(
+                f"training diverged in epoch {state.epoch + 1}: the loss is not a number any more; "
+                "lower optimisation.optimiser.rate"
+            )
         state.history.append(
             {"epoch": state.epoch, "train": state.loss_sum / batches, "validation": loss_now}
         )

@@ -83,7 +83,6 @@ class Work:
     stage: StageName
     store: ArtifactStore
     folder: Path  # for temporary files; emptied afterwards
-    open_registry: "Callable[[], Registry]"
     progress: Progress = no_progress
 
     @property
@@ -131,12 +130,10 @@ def host_facts(training: TrainingSettings) -> dict[str, Any]:
     """What the trained bits depend on beside the experiment: same facts, same bytes."""
     return {
         "accelerator": training.accelerator,
+        "device": _gpu_kind() if training.accelerator == "cuda" else _cpu_kind(),
         "threads": training.threads,
         "processes": 1,
-        "cpu": _cpu_kind(),
-        "torch": version("torch"),
-        "numpy": version("numpy"),
-        "scipy": version("scipy"),
+        **_versions("torch", "lightning-fabric", "numpy", "scipy"),
     }
 
 
@@ -146,12 +143,10 @@ def make_plan(
     *,
     training: TrainingSettings,
     evaluation: EvaluationSettings,
-    registry_id: str,
 ) -> Plan:
     """Name every stage of an experiment on a dataset version.
 
-    dataset       digest of a dataset version
-    registry_id   which registry `publish` registers in: another one is another publication
+    dataset   digest of a dataset version
     """
     chosen = experiment.model_dump(mode="json")
     parameters: dict[StageName, dict[str, Any]] = {
@@ -161,7 +156,10 @@ def make_plan(
             "exclude_findings": chosen["exclude_findings"],
         },
         "split": {"split": chosen["split"]},
-        "features": {"rate_hz": experiment.features.rate_hz},
+        "features": {
+            "rate_hz": experiment.features.rate_hz,
+            "software": _versions("av", "soundfile", "soxr"),
+        },
         "train": {
             key: chosen[key]
             for key in ("seed", "features", "windows", "noise", "network", "optimisation")
@@ -171,12 +169,14 @@ def make_plan(
             "evaluation": chosen["evaluation"],
             "test_noise": experiment.test_noise.model_dump(mode="json"),
             "settings": evaluation.model_dump(mode="json"),
-        },
-        "publish": {
-            "name": chosen["name"],
+            "name": chosen["name"],  # the report tells the whole experiment
             "description": chosen["description"],
-            "registry": registry_id,
+            "software": {
+                "python": platform.python_version(),
+                **_versions("spira", "onnx", "onnxruntime", "scikit-learn", "scipy", "polars"),
+            },
         },
+        "publish": {},
     }
     if stores_features(experiment):
         parameters["features"] |= {"features": chosen["features"], "windows": chosen["windows"]}
@@ -222,6 +222,7 @@ def run_stage(
     with locked(home / "locks" / f"{stage}-{name}.lock", waiting=waiting):
         found = store.find(stage, name)
         if found is not None and store.intact(found):
+            _finish(stage, found, open_registry)
             return Done(stage, found, already=True, seconds=time.monotonic() - began)
         if found is not None:
             _log.warning("damaged artifact discarded", stage=stage, fingerprint=name)
@@ -231,7 +232,7 @@ def run_stage(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            work = Work(plan, stage, store, folder, open_registry, progress)
+            work = Work(plan, stage, store, folder, progress)
             files, about = _function(stage)(work)
             about |= {
                 "experiment": plan.experiment.name,
@@ -242,6 +243,7 @@ def run_stage(
             }
             artifact = store.commit(stage, name, files, about)
             store.clear_scratch(name)
+            _finish(stage, artifact, open_registry)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - began
@@ -256,7 +258,7 @@ def run_pipeline(
     home: Path,
     open_registry: "Callable[[], Registry]",
     progress: Progress = no_progress,
-    starting: Callable[[StageName], None] = lambda stage: None,
+    waiting: Callable[[], None] | None = None,
 ) -> Iterator[Done]:
     """Run every stage in order, yielding as each ends.
 
@@ -267,7 +269,6 @@ def run_pipeline(
     position = 0
     while position < len(STAGES):
         stage = STAGES[position]
-        starting(stage)
         try:
             done = run_stage(
                 plan,
@@ -276,6 +277,7 @@ def run_pipeline(
                 home=home,
                 open_registry=open_registry,
                 progress=progress,
+                waiting=waiting,
             )
         except IntegrityError:
             damaged = [] if mended else _damaged(plan, stage, store)
@@ -301,10 +303,30 @@ def _damaged(plan: Plan, stage: StageName, store: ArtifactStore) -> list[Artifac
     return damaged
 
 
+def _finish(stage: StageName, artifact: Artifact, open_registry: "Callable[[], Registry]") -> None:
+    """A published model is in the registry, also when the registry was lost or is another one."""
+    if stage == "publish":
+        from spira.training.publishing import register
+
+        register(artifact, open_registry())
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    return {package: version(package) for package in packages}
+
+
 def _function(stage: StageName) -> StageFunction:
     module, _, name = _FUNCTIONS[stage].partition(":")
     function: StageFunction = getattr(importlib.import_module(module), name)
     return function
+
+
+def _gpu_kind() -> str:
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in file.read_text().splitlines():
+            if line.startswith("Model:"):
+                return line.partition(":")[2].strip()
+    return "unknown"
 
 
 def _cpu_kind() -> str:

@@ -2,7 +2,10 @@
 
 import json
 import math
+import shutil
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -12,6 +15,8 @@ from spira.domain.recordings import SIDES
 from spira.evaluation.results import EvaluationResult
 from spira.model.bundle import ModelManifest, bundle_files
 from spira.model.scoring import Scorer, ScoringSpec
+from spira.stores.artifacts import Artifact
+from spira.stores.registry import Registry
 from spira.training.evaluating import headline
 from spira.training.experiments import compose
 from spira.training.features import FeatureSet
@@ -26,12 +31,11 @@ _COMPARED = 8  # recordings of the test side, beside the edge cases that parity 
 
 
 def publish(work: "Work") -> tuple["Files", dict[str, Any]]:
-    """Register the network that was evaluated as `challenger`, with everything about it.
+    """Put together what is registered: the network that was evaluated, and all about it.
 
     files     the bundle (model.onnx, model.json), report.html, card.md, metrics.json,
               predictions.parquet, experiment.yaml, lineage.json, parity.json
-    raises    IntegrityError when score() and the trained network disagree;
-              TransientError when the registry is away: nothing is registered by halves
+    raises    IntegrityError when score() and the trained network disagree
     """
     import torch
 
@@ -69,21 +73,31 @@ def publish(work: "Work") -> tuple["Files", dict[str, Any]]:
         "lineage.json": canonical_json(_lineage(work, recordings)),
         "parity.json": canonical_json(asdict(parity)),
     }
-    folder = work.folder / "bundle"
-    folder.mkdir()
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    work.progress("registering", 0, 1)
-    version = work.open_registry().register(
-        work.fingerprint,
-        folder,
-        evidence_level=manifest.evidence_level,
-        metrics=_finite(headline(result)),
-        parameters=_flat(work.experiment.model_dump(mode="json")),
-        tags={"experiment": work.experiment.name, "dataset": work.plan.dataset},
-    )
-    work.progress("registering", 1, 1)
-    return files, {"model_version": version.version, "evidence_level": manifest.evidence_level}
+    return files, {
+        "evidence_level": manifest.evidence_level,
+        "metrics": _finite(headline(result)),
+        "parameters_of_experiment": _flat(work.experiment.model_dump(mode="json")),
+    }
+
+
+def register(published: Artifact, registry: Registry) -> int:
+    """See to it that the registry has the published model, once; returns its version.
+
+    raises    TransientError when the registry is away: nothing is registered by halves
+    """
+    about = published.about
+    with tempfile.TemporaryDirectory() as folder:
+        for name in published.files:
+            shutil.copyfile(published.path(name), Path(folder) / name)
+        version = registry.register(
+            published.fingerprint,
+            Path(folder),
+            evidence_level=about["evidence_level"],
+            metrics=about["metrics"],
+            parameters=about["parameters_of_experiment"],
+            tags={"experiment": about["experiment"], "dataset": about["dataset"]},
+        )
+    return version.version
 
 
 def _some_recordings(work: "Work", recordings: pl.DataFrame) -> dict[str, Any]:

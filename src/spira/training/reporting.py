@@ -58,7 +58,10 @@ def write_report(
             kept_epoch=best["epoch"] + 1,
         ),
         scores=_scores(tested),
-        lineage={"dataset": work.plan.dataset, **work.plan.fingerprints},
+        lineage={
+            "dataset": work.plan.dataset,
+            **{stage: name for stage, name in work.plan.fingerprints.items() if stage != "publish"},
+        },
         environment=_environment(work),
     )
     return {"report.html": render_report(data).encode(), "card.md": render_card(data).encode()}
@@ -101,7 +104,6 @@ def _dataset(work: "Work") -> DatasetSummary:
     lengths = spoken["duration_s"].to_numpy()
     everybody = {name: counted[name] for name in ("people", "recordings", "refused")}
     return DatasetSummary(
-        name=about.get("name") or "",
         digest=work.plan.dataset,
         origin=about["origin"],
         language=about.get("language") or "",
@@ -158,7 +160,7 @@ def _environment(work: "Work") -> dict[str, str]:
     return {
         "spira": version("spira"),
         "python": platform.python_version(),
-        "cpu": str(host["cpu"]),
+        "device": str(host["device"]),
         "accelerator": str(host["accelerator"]),
         "threads": str(host["threads"]),
     } | {package: version(package) for package in _PACKAGES}

@@ -147,24 +147,24 @@ def clean(home: Path, store: ArtifactStore, *, interrupted: bool = False) -> Cle
     with locked(home / "locks" / "writers", wait=False):
         removed_runs = 0
         needed: set[str] = set()
-        recorded_runs = list_runs(home)
-        for run in recorded_runs:
+        given_up: set[str] = set()
+        for run in list_runs(home):
             if interrupted and run.state in ("interrupted", "failed"):
                 shutil.rmtree(home / "runs" / run.run_id)
+                given_up.update(run.fingerprints.values())
                 removed_runs += 1
             else:
                 needed.update(run.fingerprints.values())
         committed = {artifact.fingerprint for stage in STAGES for artifact in store.list(stage)}
         checkpoints = 0
         for name in store.scratch():
-            if name in committed or (interrupted and name not in needed):
+            if name in committed or name in given_up - needed:
                 store.clear_scratch(name)
                 checkpoints += 1
-        known = {run.run_id for run in recorded_runs}
         folders = [
             path
             for path in (*(home / "work").glob("*"), *(home / "runs").glob("*"))
-            if path.is_dir() and path.name not in known
+            if path.is_dir() and not (path / "run.json").exists()
         ]
         for path in folders:
             shutil.rmtree(path)
@@ -185,10 +185,10 @@ def stage_rows(run: Run) -> list[tuple[StageName, str, str]]:
 
 
 def _read(path: Path) -> Run | None:
-    """The record of a run; None where a disk that filled up, or lost power, tore it."""
+    """The record of a run; None where it is torn, or another version's."""
     try:
         run = Run(**json.loads(path.read_text(encoding="utf-8")))
-    except ValueError:
+    except (ValueError, TypeError):
         return None
     if run.state == "running" and not is_held(path.parent / "lock"):
         run.state = "interrupted"

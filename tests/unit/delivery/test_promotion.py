@@ -90,6 +90,18 @@ def test_an_audit_that_did_not_pass_refuses(
     assert unmet(decision) == [f"audit: {name}"]
 
 
+@pytest.mark.parametrize("policy", [CLINICAL, DEMO], ids=["clinical", "demo"])
+def test_an_audit_passed_at_a_looser_limit_refuses(evaluated: Evaluated, policy: Policy) -> None:
+    """Settings of an evaluation cannot make its audits easier than the policy allows."""
+    level = "synthetic" if policy is DEMO else "research"
+    result = evaluated()
+    loose = tuple(audit.model_copy(update={"limit": 0.99}) for audit in result.audits)
+
+    decision = decided(result.model_copy(update={"audits": loose}), policy, evidence_level=level)
+
+    assert len(unmet(decision)) == 3
+
+
 def test_an_audit_that_was_not_done_refuses(evaluated: Evaluated) -> None:
     """An absent audit is not a passed one."""
     assert len(unmet(decided(evaluated(audits=())))) == 3
@@ -236,7 +248,7 @@ def test_every_mistake_of_a_policy_file_is_reported_at_once(tmp_path: Path) -> N
     """File, key, value, and the nearest known key."""
     path = tmp_path / "ward.yaml"
     path.write_text(
-        "name: ward\naccepts: [research]\naudit_passed: [noise]\npeople_required: two\n"
+        "name: ward\naccepts: [research]\naudit: {noise: 0.1}\npeople_required: two\n"
         "lower_bounds:\n- {figure: auroc, at_leest: 0.9}\n"
     )
 
@@ -245,7 +257,7 @@ def test_every_mistake_of_a_policy_file_is_reported_at_once(tmp_path: Path) -> N
 
     said = "\n".join(refused.value.mistakes)
     assert "key version is missing" in said
-    assert "unknown key audit_passed; did you mean audits_passed?" in said
+    assert "unknown key audit; did you mean audits?" in said
     assert "people_required: input should be a valid integer" in said
     assert "'two'" in said
     assert "lower_bounds.0.at_leest; did you mean at_least?" in said

@@ -264,15 +264,19 @@ def test_unknown_labels_and_other_conditions_are_left_out() -> None:
 
 
 def test_predictive_values_stand_at_four_prevalences() -> None:
-    """5, 10, 20 and 40 %, by Bayes from sensitivity and specificity."""
+    """5, 10, 20 and 40 %, by Bayes from the answers as they are given: the band is left out."""
     found = figures(table(*ward()))
 
-    sensitivity, specificity = found.sensitivity.value or 0, found.specificity.value or 0
+    counts = found.confusion
+    assert counts.present_inconclusive + counts.absent_inconclusive > 0
+    called = counts.present_positive / found.n_present, counts.absent_positive / found.n_absent
+    cleared = counts.present_negative / found.n_present, counts.absent_negative / found.n_absent
     assert [each.prevalence for each in found.predictive_values] == [0.05, 0.10, 0.20, 0.40]
     for each in found.predictive_values:
-        hits = each.prevalence * sensitivity
-        alarms = (1 - each.prevalence) * (1 - specificity)
+        hits, alarms = each.prevalence * called[0], (1 - each.prevalence) * called[1]
+        misses, clears = each.prevalence * cleared[0], (1 - each.prevalence) * cleared[1]
         assert each.positive.value == pytest.approx(hits / (hits + alarms))
+        assert each.negative.value == pytest.approx(clears / (clears + misses))
         assert (each.positive.low or 1) < (each.positive.value or 0) < (each.positive.high or 0)
 
 

@@ -111,6 +111,26 @@ def test_sweep_removes_only_what_nothing_names(store: ArtifactStore) -> None:
     assert other.read("a") == b"shared"
 
 
+def test_sweep_deletes_nothing_where_a_manifest_is_damaged(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    """What a damaged manifest named may be the only copy of imported audio."""
+    audio = store.commit("dataset", NAME, {"audio": b"precious"}, {}).path("audio")
+    manifest = tmp_path / "store" / "manifests" / "dataset" / f"{NAME}.json"
+    manifest.write_bytes(manifest.read_bytes()[:-3])
+
+    with pytest.raises(IntegrityError, match="manifest dataset aaaaaaaaaaaa: damaged"):
+        reopened(tmp_path).sweep()
+
+    assert audio.read_bytes() == b"precious"
+
+
+def test_a_store_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    """An address of another kind is wrong input, not a reason to try again."""
+    with pytest.raises(InputError, match=r"stores\.artifacts: ftp://"):
+        ArtifactStore.open("ftp://host/folder", cache=tmp_path)
+
+
 def test_checkpoints_are_replaced_whole_and_damage_is_forgotten(
     store: ArtifactStore, tmp_path: Path
 ) -> None:

@@ -88,6 +88,20 @@ def test_a_mistake_inside_a_chosen_strategy_is_named_without_the_tag() -> None:
     assert "did you mean present?" in found
 
 
+def test_noise_of_no_excerpts_is_refused() -> None:
+    """Noise in name only would make a noisy test of clean recordings."""
+    (found,) = mistakes("name: mine\nnoise: {kind: snr, present: 0, absent: 0}\n")
+
+    assert "write kind: none" in found
+
+
+def test_nothing_is_trained_on_rooms_or_consent() -> None:
+    """Only spoken utterances can be learned from."""
+    for utterance in ("ambient_before", "consent"):
+        (found,) = mistakes(f"name: mine\nutterance: {utterance}\n")
+        assert "utterance" in found
+
+
 def test_a_key_given_twice_is_a_mistake() -> None:
     """YAML would silently take the last."""
     (found,) = mistakes("name: mine\nseed: 1\nseed: 2\n")

@@ -91,6 +91,20 @@ def test_training_lowers_the_loss() -> None:
     assert state.best_loss < 0.3 < state.history[0]["validation"]
 
 
+def test_training_that_diverges_says_so() -> None:
+    """A rate far too high ends with the epoch and what to lower, not with broken files."""
+    diverging = examples()
+    plan = diverging.experiment.optimisation
+    fast = plan.model_copy(update={"optimiser": plan.optimiser.model_copy(update={"rate": 1e30})})
+    experiment = diverging.experiment.model_copy(update={"optimisation": fast})
+
+    with pytest.raises(InputError, match=r"diverged in epoch \d: .*optimiser.rate"):
+        fit(
+            Examples(experiment, diverging.features, diverging.sides, diverging.noises),
+            fabric=launch(TrainingSettings()),
+        )
+
+
 def test_one_recording_at_a_time_has_the_gradient_of_the_batch() -> None:
     """What the loop accumulates is the mean over all windows of the batch."""
     from spira.model.config import Compact
@@ -140,7 +154,7 @@ def test_a_device_that_is_not_there_is_said_at_start() -> None:
 
 def test_eight_recordings_are_overfitted() -> None:
     """Loss under 0.05 without dropout."""
-    losses = overfit()
+    losses = overfit(TrainingSettings())
 
     assert losses[-1] < 0.05 < losses[0]
 

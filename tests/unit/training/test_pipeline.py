@@ -17,7 +17,6 @@ def plan(*overrides: str, dataset: str = DATASET, threads: int = 1, limit: float
         dataset,
         training=TrainingSettings(threads=threads),
         evaluation=EvaluationSettings(auroc_limit=limit),
-        registry_id="r",
     )
 
 
@@ -42,7 +41,7 @@ def test_the_same_plan_has_the_same_names() -> None:
         (plan(threads=2), ["train", "evaluate", "publish"]),
         (plan("evaluation.sensitivity_aim=0.8"), ["evaluate", "publish"]),
         (plan(limit=0.7), ["evaluate", "publish"]),
-        (plan("description=mine"), ["publish"]),
+        (plan("description=mine"), ["evaluate", "publish"]),
     ],
     ids=["dataset", "utterance", "split", "seed", "epochs", "threads", "aim", "limit", "words"],
 )
