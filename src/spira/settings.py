@@ -72,10 +72,15 @@ def read_settings(*, home: Path | None = None, overrides: Sequence[str] = ()) ->
     flags: dict[str, Any] = {} if home is None else {"home": home}
     for override in overrides:
         key, separator, value = override.partition("=")
-        room, _, name = key.partition(".")
-        if not separator or not name:
+        *rooms, name = key.split(".")
+        if not separator or not rooms or not name:
             raise InputError(f"--setting {override}: write it as room.name=value")
-        flags.setdefault(room, {})[name] = _literal(value)
+        inner = flags
+        for room in rooms:
+            inner = inner.setdefault(room, {})
+            if not isinstance(inner, dict):
+                raise InputError(f"--setting {override}: {room} holds a value, no settings")
+        inner[name] = _literal(value)
     try:
         settings = Settings(**flags)
     except tomllib.TOMLDecodeError as error:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 Float = NDArray[np.float32]
 Spoken = Literal["clean", "noise"]
-Condition = Literal["clean", "noise", "audit noise", "ambient"]
+Asking = Literal["clean", "noise", "audit noise", "ambient"]
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 _GAPS_S = 1.0  # of audio without speech or breath, for everyone, where no ambient was recorded
@@ -58,7 +58,7 @@ class _Asked:
     noises: Mapping[Side, list[str]]
     scorer: Scorer
 
-    def waveform(self, row: dict[str, Any], condition: Condition) -> Float:
+    def waveform(self, row: dict[str, Any], condition: Asking) -> Float:
         """The recording as it is, or with noise of its side, fixed by seed and recording."""
         waveform = self.features.waveform(row["sha256"])
         if condition not in ("noise", "audit noise"):
@@ -98,7 +98,7 @@ class _Asked:
             found = quiet_parts(self.features.waveform(row["sha256"]))
         return found[:length] if len(found) >= length else None
 
-    def predict(self, rows: Sequence[dict[str, Any]], condition: Condition) -> pl.DataFrame:
+    def predict(self, rows: Sequence[dict[str, Any]], condition: Asking) -> pl.DataFrame:
         """One row a recording, with the mean of its windows' probabilities."""
 
         def ask(row: dict[str, Any]) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
+from spira.audio.noise import NoNoise
 from spira.domain.draws import draw_seed, draws
 from spira.domain.errors import InputError
 from spira.domain.fingerprint import canonical_json
@@ -156,6 +157,13 @@ def train(work: "Work") -> tuple["Files", dict[str, Any]]:
     fabric = launch(work.plan.training)
     recordings, noises = placed(work)
     spoken = recordings.filter(~recordings["utterance"].is_in(AMBIENT))
+    missing = [side for side in ("train", "validation") if not noises[side]]
+    if missing and not isinstance(work.experiment.noise, NoNoise):
+        raise InputError(
+            f"dataset {work.plan.dataset[:12]}: no noise recording is on side "
+            f"{' or '.join(missing)}, and the experiment adds noise; import at least three noise "
+            "recordings, or use noise.kind: none"
+        )
     sides = {
         side: [
             Example(row["recording_id"], row["sha256"], row["label"] == "present")

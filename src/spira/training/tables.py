@@ -27,7 +27,7 @@ _PER_CLASS: dict[Side, int] = {
 def snapshot(work: "Work") -> tuple["Files", dict[str, Any]]:
     """Freeze what an experiment uses of a dataset version.
 
-    files     recordings.parquet  the spoken recordings with a label, and the same visits' ambient
+    files     recordings.parquet  the spoken recordings with a label, and the same people's rooms
               noise.parquet       every noise recording
               snapshot.json       how many were left out, and why
     raises    InputError when nothing, or one class only, is left
@@ -87,8 +87,8 @@ def select(recordings: pl.DataFrame, experiment: Experiment) -> tuple[pl.DataFra
 def split(work: "Work") -> tuple["Files", dict[str, Any]]:
     """Put every person, and every noise recording, on one side.
 
-    files     people.parquet      participant_id, side
-              noise.parquet       sha256, side
+    files     people.parquet      participant_id, placed (its side)
+              noise.parquet       sha256, placed
               balance.json        counts by side and label, sex, site, device; nothing is forced
     raises    InputError for a person on two published sides, or too few people on a side
     """
