@@ -102,9 +102,15 @@ class Application:
 
     def run_pipeline(self, experiment: "Experiment", data: str) -> "Run":
         """Run every stage that is not done, telling how far it is; returns the finished run."""
+        from dataclasses import asdict
+
         from spira.training.pipeline import run_pipeline
         from spira.training.runs import recorded
 
+        if self.settings.training.accelerator == "cuda":
+            from spira.training.loop import require_device
+
+            require_device(self.settings.training)  # before the stages that need none
         with self.writing():
             plan = self.plan(experiment, data)
             self.say(f"{experiment.name}, seed {experiment.seed}, on dataset {plan.dataset[:12]}")
@@ -124,4 +130,5 @@ class Application:
                         for name in ("report.html", "card.md"):
                             recorder.keep(name, done.artifact.path(name))
             self.say(f"Report: {recorder.folder / 'report.html'}")
+        self.emit(asdict(recorder.run))
         return recorder.run

@@ -38,7 +38,7 @@ _FLOOR = 1e-10
 class _Spectral(Frozen):
     """What all features share. Sizes in samples."""
 
-    rate_hz: int = Field(default=16_000, ge=8_000)
+    rate_hz: Literal[16_000] = 16_000  # what the detector of speech and the noise frames know
     n_fft: int = Field(default=1200, ge=64)
     window: int = Field(default=400, ge=16, multiple_of=2)  # Hann, in the middle of n_fft samples
     hop: int = Field(default=160, ge=1)

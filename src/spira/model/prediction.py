@@ -67,6 +67,9 @@ _UTTERANCES_PT: dict[str, str] = {
 }
 
 
+_SOME_SPEECH_S = 0.1  # the shortest stretch that the detector of speech reports
+
+
 class Declared(Frozen):
     """What the caller says about the recordings; a file knows none of it."""
 
@@ -149,8 +152,9 @@ def outside(
                 en=f"File of {source.rate_hz} Hz. The model was tested from {lowest} Hz up.",
             )
         )
-    needed = envelope.minimum_speech_s
-    if measurements.speech_s < needed and not declared.unfinished:
+    # Whoever could not finish may have said little, and a recording without any speech is no voice.
+    needed = _SOME_SPEECH_S if declared.unfinished else envelope.minimum_speech_s
+    if measurements.speech_s < needed:
         found = measurements.speech_s
         reasons.append(
             Sentence(

@@ -187,20 +187,28 @@ def train(work: "Work") -> tuple["Files", dict[str, Any]]:
 
 
 def launch(settings: TrainingSettings) -> Fabric:
-    """Fabric on the chosen device, repeatable there, with as many threads as the settings say."""
+    """Fabric on the chosen device, repeatable there, with as many threads as the settings say.
+
+    raises    InputError when the device is not there
+    """
+    require_device(settings)
     if settings.accelerator == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # repeatable matrix products
-        if not torch.cuda.is_available():
-            raise InputError(
-                "training.accelerator is cuda, but no CUDA device is to be seen; "
-                "use --setting training.accelerator=cpu"
-            )
     _keep_memory()
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True)
     fabric = Fabric(accelerator=settings.accelerator, devices=1)
     fabric.launch()
     return fabric
+
+
+def require_device(settings: TrainingSettings) -> None:
+    """Raise InputError where the accelerator of the settings is not there."""
+    if settings.accelerator == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "training.accelerator is cuda, but no CUDA device is to be seen; "
+            "use --setting training.accelerator=cpu"
+        )
 
 
 def _keep_memory() -> None:

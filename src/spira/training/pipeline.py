@@ -11,7 +11,7 @@ import importlib
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -312,7 +312,12 @@ def _finish(stage: StageName, artifact: Artifact, open_registry: "Callable[[], R
 
 
 def _versions(*packages: str) -> dict[str, str]:
-    return {package: version(package) for package in packages}
+    try:
+        return {package: version(package) for package in packages}
+    except PackageNotFoundError as error:
+        raise InputError(
+            f"{error.name} is not installed; `pip install 'spira[train]'` brings what is missing"
+        ) from error
 
 
 def _function(stage: StageName) -> StageFunction:

@@ -101,6 +101,13 @@ def test_somebody_too_breathless_to_finish_is_not_turned_away() -> None:
     assert reasons(speech_s=0.4, unfinished=True) == []
 
 
+def test_silence_is_not_scored_even_of_somebody_who_could_not_finish() -> None:
+    """No speech at all is no voice: an answer would be about the room."""
+    (reason,) = reasons(speech_s=0.0, unfinished=True)
+
+    assert "0.0 s of speech" in reason
+
+
 def test_an_age_is_never_repeated() -> None:
     """What was declared about a person does not come back in a sentence."""
     assert not any("97" in reason for reason in reasons(age=97))
