@@ -33,7 +33,7 @@ def test_s3_keeps_the_promises_of_the_folder(open_store: ArtifactStore, tmp_path
     assert open_store.scratch() == {NAME}
 
     open_store.forget(first)
-    assert open_store.sweep() == len(b"one") + len(b"two") + len(b"other")
+    assert open_store.sweep() == 0  # younger than a day: another machine may be writing them
 
 
 def test_a_damaged_cache_is_fetched_again(open_store: ArtifactStore, tmp_path: Path) -> None:

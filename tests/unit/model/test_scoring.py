@@ -147,5 +147,5 @@ def test_bytes_that_are_no_network_are_refused() -> None:
 
 def test_features_and_waveforms_have_one_rate() -> None:
     """Otherwise windows would be cut at one rate and computed at another."""
-    with pytest.raises(ValidationError, match="features are made for 8000 Hz"):
-        ScoringSpec(features=Mfcc(rate_hz=8_000), windows=Windows())
+    with pytest.raises(ValidationError, match="features are made for 16000 Hz"):
+        ScoringSpec(features=Mfcc(), windows=Windows(), rate_hz=8_000)
