@@ -12,6 +12,8 @@ help: ## this list
 
 $(READY): pyproject.toml requirements/constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed; set PYTHON=/path/to/python3.11"; exit 2; }
+	@# An installation that was killed half-way leaves packages that pip cannot read: begin anew.
+	@[ -e $@ ] || rm -rf $(ENV)
 	$(PYTHON) -m venv $(ENV)
 	$(BIN)/pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[train,synthetic,dev]'
 	@touch $@

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from spira.console import Console
 from spira.settings import Settings
 
@@ -23,6 +25,7 @@ class Application:
     def __init__(self, settings: Settings, console: Console) -> None:
         self.settings = settings
         self.console = console
+        self.log = structlog.get_logger()
 
     @property
     def home(self) -> Path:

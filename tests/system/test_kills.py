@@ -70,7 +70,8 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
     """
     rng = random.Random(seed)
     took_s = undisturbed_s(tiny.trained)
-    home, committed, completed, left = copy(tiny.imported), set[str](), 0, kills
+    home, known, committed = copy(tiny.imported), set[Path](), set[str]()
+    completed, left = 0, kills
     while left or not completed:
         process = tiny.train(home)
         try:
@@ -79,15 +80,15 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             left -= 1
-            assert not done_by_newest_run(home) & committed
-            committed |= committed_stages(home)
+            assert not done_by_runs(home, but=known) & committed
+            known, committed = run_records(home), committed_stages(home)
             continue
         assert process.returncode == 0, errors
-        assert not done_by_newest_run(home) & committed
+        assert not done_by_runs(home, but=known) & committed
         tiny.assert_as_undisturbed(home)
         completed += 1
         if left:
-            home, committed = copy(tiny.imported), set()
+            home, known, committed = copy(tiny.imported), set(), set()
     print(f"kills={kills} seed={seed} completed={completed} undisturbed={took_s:.0f}s")
 
 
@@ -97,11 +98,15 @@ def undisturbed_s(trained: Path) -> float:
     return 1.5 + float(sum(row["seconds"] for row in json.loads(record.read_text())["stages"]))
 
 
-def done_by_newest_run(home: Path) -> set[str]:
-    """The stages that the newest run did itself."""
-    records = sorted((home / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-    rows = json.loads(records[-1].read_text())["stages"] if records else []
-    return {row["stage"] for row in rows if not row["already"]}
+def run_records(home: Path) -> set[Path]:
+    """The record of every run that lived long enough to make one."""
+    return set((home / "runs").glob("*/run.json"))
+
+
+def done_by_runs(home: Path, *, but: set[Path]) -> set[str]:
+    """The stages that runs did themselves, without those of the records `but`."""
+    records = [json.loads(path.read_text()) for path in run_records(home) - but]
+    return {row["stage"] for run in records for row in run["stages"] if not row["already"]}
 
 
 def committed_stages(home: Path) -> set[str]:

@@ -121,6 +121,13 @@ def extract_single(window: Float, features: Features) -> Float:
     return np.asarray(_finished(bands[None], features)[0])
 
 
+def window_shape(windows: Windows, features: Features) -> tuple[int, int]:
+    """Frames and coefficients of one window."""
+    length, _ = windows.samples(features.rate_hz)
+    frames, coefficients = extract_single(np.zeros(length, np.float32), features).shape
+    return frames, coefficients
+
+
 def _reflected(window: Float, features: _Spectral) -> Float:
     """The window with half an analysis window mirrored at both ends."""
     reach = features.window // 2

@@ -13,7 +13,8 @@ from spira.console import json_option
 if TYPE_CHECKING:
     from spira.datasets.importing import ImportReport
     from spira.datasets.sources import Source
-    from spira.datasets.summary import Counts, DatasetSummary, Quality, Spread
+    from spira.datasets.summary import DatasetSummary, Quality, Spread
+    from spira.domain.recordings import LabelCounts
     from spira.synthetic.hospital import Hospital
     from spira.wiring import Application
 
@@ -268,6 +269,8 @@ def _import(app: "Application", source: "Source", name: str, jobs: int | None) -
             jobs=jobs or app.settings.datasets.jobs,
             progress=app.progress,
         )
+    counts = {key: report.artifact.about[key] for key in ("people", "recordings", "refused")}
+    app.log.info("dataset imported", dataset=report.digest, already=report.already_there, **counts)
     state = "already there, nothing was written" if report.already_there else "new"
     app.say(f"Dataset {report.name}  {report.digest[:12]}  ({state})")
     _say_counts(app, report.summary, source.participants)
@@ -428,7 +431,7 @@ def _spread(spread: "Spread") -> str:
     return f"{spread.median:.1f} ({spread.p10:.1f} to {spread.p90:.1f})"
 
 
-def _labels(counts: "Counts") -> str:
+def _labels(counts: "LabelCounts") -> str:
     known: Sequence[tuple[str, int]] = (
         ("present", counts.present),
         ("absent", counts.absent),

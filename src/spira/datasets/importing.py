@@ -22,7 +22,7 @@ from spira.datasets.cells import printable
 from spira.datasets.examining import Outcome, Refusal, examine
 from spira.datasets.sources import Listed, ListedNoise, Source
 from spira.datasets.summary import REFUSED, DatasetSummary, summarise
-from spira.datasets.versions import NOISE, RECORDINGS, STAGE, check_name, give_name
+from spira.datasets.versions import NOISE, RECORDINGS, STAGE, check_name, give_name, parquet
 from spira.domain.errors import InputError, TransientError
 from spira.domain.fingerprint import canonical_json, fingerprint
 from spira.domain.progress import Progress, no_progress
@@ -243,8 +243,8 @@ def _committed(
     )
     summary = summarise(recordings, noises, refused, [r.reason for _, r in noise.refused])
     files: dict[str, Path | bytes] = {
-        "recordings.parquet": _parquet(recordings),
-        "noise.parquet": _parquet(noises),
+        "recordings.parquet": parquet(recordings),
+        "noise.parquet": parquet(noises),
         "rejected.csv": _rejected(spoken, noise),
         "summary.json": canonical_json(summary.model_dump(mode="json")),
     }
@@ -327,12 +327,6 @@ def _rejected(spoken: _Sorted[Listed], noise: _Sorted[ListedNoise]) -> bytes:
 
 def _why(refusal: Refusal) -> tuple[str, str]:
     return refusal.reason, refusal.message
-
-
-def _parquet(table: pl.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    table.write_parquet(buffer, compression="zstd")
-    return buffer.getvalue()
 
 
 def _as_named(artifact: Artifact) -> bool:

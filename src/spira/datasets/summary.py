@@ -13,6 +13,7 @@ from spira.domain.recordings import (
     NOT_AVAILABLE,
     OLDEST_BAND,
     UTTERANCES,
+    LabelCounts,
     age_band,
 )
 
@@ -29,26 +30,13 @@ _SPO2_BANDS = ("under 92", "92-94", "95 and over")  # percent; the limits of lab
 _ORDER = [*(band for _, _, band in AGE_BANDS), OLDEST_BAND, *_SPO2_BANDS, "train", "validation"]
 
 
-class Counts(Frozen):
-    """How many, by label."""
-
-    present: int = 0
-    absent: int = 0
-    unknown: int = 0
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return self.present + self.absent + self.unknown
-
-
 class Group(Frozen):
     """One value of one attribute."""
 
     attribute: str  # sex, age band, site, device, utterance, split, format
     value: str  # "not available" where the dataset does not say
-    people: Counts
-    recordings: Counts
+    people: LabelCounts
+    recordings: LabelCounts
 
 
 class Cell(Frozen):
@@ -58,7 +46,7 @@ class Cell(Frozen):
     age_band: str
     site: str
     device: str
-    people: Counts
+    people: LabelCounts
 
 
 class Quality(Frozen):
@@ -69,8 +57,8 @@ class Quality(Frozen):
     """
 
     name: str
-    recordings: Counts
-    by: dict[str, dict[str, Counts]]  # sex, age band, SpO2 band -> value -> counts
+    recordings: LabelCounts
+    by: dict[str, dict[str, LabelCounts]]  # sex, age band, SpO2 band -> value -> counts
 
 
 class Spread(Frozen):
@@ -97,12 +85,12 @@ class Measured(Frozen):
 
 
 class DatasetSummary(Frozen):
-    """Counts of a dataset version: what is in it, what was odd, what was refused."""
+    """LabelCounts of a dataset version: what is in it, what was odd, what was refused."""
 
-    people: Counts  # participants; one with two labels counts for both
-    recordings: Counts
+    people: LabelCounts  # participants; one with two labels counts for both
+    recordings: LabelCounts
     noise: int
-    refused: Counts
+    refused: LabelCounts
     refused_noise: int
     groups: tuple[Group, ...]
     cells: tuple[Cell, ...]  # sex x age band x site x device, those that are not empty
@@ -235,12 +223,12 @@ def _people(table: pl.DataFrame, *columns: str) -> pl.DataFrame:
     return table.unique(["participant_id", "label", *columns])
 
 
-def _by(table: pl.DataFrame, column: str) -> dict[str, Counts]:
+def _by(table: pl.DataFrame, column: str) -> dict[str, LabelCounts]:
     values: dict[str, dict[str, int]] = {}
     for value, label, count in table.group_by(column, "label").len().iter_rows():
         values.setdefault(value, {})[label] = count
-    return {value: Counts(**values[value]) for value in sorted(values, key=in_order)}
+    return {value: LabelCounts(**values[value]) for value in sorted(values, key=in_order)}
 
 
-def _counts(table: pl.DataFrame) -> Counts:
-    return Counts(**dict(table.group_by("label").len().iter_rows()))
+def _counts(table: pl.DataFrame) -> LabelCounts:
+    return LabelCounts(**dict(table.group_by("label").len().iter_rows()))

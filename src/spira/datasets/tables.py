@@ -14,17 +14,16 @@ A mapping, with everything that it may hold:
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from spira.documents import read_document
 from spira.domain.errors import InputError
 from spira.domain.frozen import Frozen
-from spira.domain.suggestions import nearest
 
 LANGUAGE = r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$"  # a tag of BCP 47: pt-BR, en
 
@@ -132,33 +131,7 @@ def read_mapping(path: Path) -> ColumnMapping:
 
     raises    InputError listing every mistake: file, line, key, nearest known key
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        # Plain text throughout: `yes`, `1` and `2024-03-01` are what the table's cells say.
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
-        document = yaml.load(text, Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        cause = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"mapping {path}: cannot be read ({cause.lower()})") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"mapping {path}: not YAML: {reason}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"mapping {path}: must hold keys such as `columns: {{path: file, ...}}`")
-    places = list(_places(node))
-    lines = dict(reversed(places))  # a key given twice: the line where it stands first
-    mistakes = [
-        f"{path}, line {line}: key {'.'.join(key)} is given twice"
-        for number, (key, line) in enumerate(places)
-        if key in (earlier for earlier, _ in places[:number])
-    ]
-    try:
-        mapping = ColumnMapping.model_validate(document)
-    except ValidationError as error:
-        mistakes += [_mistake(path, lines, dict(fault)) for fault in error.errors()]
-    if mistakes:
-        raise InputError(*mistakes)
-    return mapping
+    return read_document(path, ColumnMapping, words=True)
 
 
 # Tables
@@ -222,32 +195,3 @@ def _rows_in_words(rows: list[int]) -> str:
     shown = ", ".join(map(str, named[:_ROWS_NAMED]))
     more = f" and {len(named) - _ROWS_NAMED} more" if len(named) > _ROWS_NAMED else ""
     return f", row{'s' if len(named) > 1 else ''} {shown}{more}"
-
-
-# Mistakes in a mapping, each with its line
-
-
-def _places(node: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
-    """(path of keys, line counted from 1) of every key."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            path = (*at, str(key.value))
-            yield path, key.start_mark.line + 1
-            yield from _places(value, path)
-
-
-def _mistake(path: Path, lines: Mapping[tuple[str, ...], int], fault: Mapping[str, Any]) -> str:
-    keys = tuple(str(part) for part in fault["loc"])
-    line = next((lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), None)
-    place = f"{path}, line {line}" if line else str(path)
-    name = ".".join(keys)
-    if fault["type"] == "extra_forbidden":
-        inside: dict[str, type[Frozen]] = {"columns": Columns, "labels": LabelWords}
-        siblings = (inside[keys[0]] if len(keys) > 1 else ColumnMapping).model_fields
-        hint = nearest(keys[-1], siblings) or f"; known: {', '.join(siblings)}"
-        if len(keys) == 1 and keys[0] in Columns.model_fields:
-            hint = "; it belongs under columns:"
-        return f"{place}: unknown key {name}{hint}"
-    if fault["type"] == "missing":
-        return f"{place}: key {name} is missing"
-    return f"{place}: {name}: {fault['msg'].lower()}, it is {fault['input']!r}"

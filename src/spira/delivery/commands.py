@@ -11,7 +11,7 @@ from spira.console import json_option
 if TYPE_CHECKING:
     from spira.delivery.promotion import Comparison, Decision
     from spira.evaluation.results import EvaluationResult
-    from spira.stores.registry import ModelVersion
+    from spira.stores.registry import ChampionChange, ModelVersion
     from spira.wiring import Application
 
 
@@ -156,7 +156,8 @@ def promote(
     if dry_run:
         app.say("Dry run: the champion was not moved.")
         return
-    app.registry.move_champion(
+    _move_champion(
+        app,
         ChampionChange(
             action="promoted",
             version=candidate.version,
@@ -165,7 +166,7 @@ def promote(
             reason=policy.recorded_reason or reason.strip(),
             policy=policy.label,
             at=datetime.now(UTC),
-        )
+        ),
     )
     app.say(f"Model {candidate.version} is champion now.")
 
@@ -193,7 +194,8 @@ def rollback(app: "Application", people: tuple[str, ...], reason: str) -> None:
             "promote another version instead"
         )
     app.registry.get(str(previous))  # it must still be there
-    app.registry.move_champion(
+    _move_champion(
+        app,
         ChampionChange(
             action="rolled back",
             version=previous,
@@ -202,7 +204,7 @@ def rollback(app: "Application", people: tuple[str, ...], reason: str) -> None:
             reason=reason.strip(),
             policy="none",
             at=datetime.now(UTC),
-        )
+        ),
     )
     app.emit({"version": previous, "previous": champion.version, "outcome": "rolled back"})
     app.say(f"Model {previous} is champion again, {champion.version} is not any more.")
@@ -242,6 +244,11 @@ def about(app: "Application") -> None:
         for sentence in section.text:
             app.say(_wrapped(sentence.pt))
             app.say(_wrapped(sentence.en))
+
+
+def _move_champion(app: "Application", change: "ChampionChange") -> None:
+    app.registry.move_champion(change)
+    app.log.info("champion moved", **change.model_dump(exclude={"by", "reason", "at"}))
 
 
 def _champion(app: "Application") -> "ModelVersion | None":

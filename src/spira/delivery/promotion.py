@@ -11,21 +11,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from spira.documents import parse_document, read_document
 from spira.domain.answers import OperatingPoint
 from spira.domain.errors import InputError
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import EvidenceLevel
-from spira.domain.suggestions import nearest
 from spira.evaluation.intervals import ONE_SIDED, paired_change_interval
 from spira.evaluation.results import Condition, ConditionResult, Estimate, EvaluationResult, Level
 from spira.stores.registry import ChampionChange, ModelVersion
 
 if TYPE_CHECKING:
     import polars as pl
-    from pydantic_core import ErrorDetails
 
 BUILT_IN = ("clinical", "demo")
 
@@ -114,27 +112,19 @@ class Comparison(Frozen):
 def load_policy(name: str) -> Policy:
     """A built-in policy by name, or a policy file by path.
 
-    raises    InputError listing every mistake of the file, with the nearest known key
+    raises    InputError listing every mistake of the file: line, key, nearest known key
     """
     if name in BUILT_IN:
         text = (files("spira.delivery") / "policies" / f"{name}.yaml").read_text("utf-8")
-        return Policy.model_validate(yaml.safe_load(text))
-    try:
-        document = yaml.safe_load(Path(name).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        return parse_document(text, Policy, where=f"policy {name}")
+    if not Path(name).exists():
         raise InputError(
-            f"policy {name}: neither built in ({', '.join(BUILT_IN)}) nor a file that can be read"
-        ) from error
-    except yaml.YAMLError as error:
-        raise InputError(f"policy {name}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"policy {name}: must be a mapping of keys, such as `name: ward-7`")
-    if document.get("name") in BUILT_IN:
-        raise InputError(f"policy {name}: the name {document['name']!r} is a built-in policy's")
-    try:
-        return Policy.model_validate(document)
-    except ValidationError as error:
-        raise InputError(*(_mistake(name, fault) for fault in error.errors())) from error
+            f"policy {name}: neither built in ({', '.join(BUILT_IN)}) nor a file that is there"
+        )
+    policy = read_document(Path(name), Policy)
+    if policy.name in BUILT_IN:
+        raise InputError(f"policy {name}: the name {policy.name!r} is a built-in policy's")
+    return policy
 
 
 def decide(
@@ -378,17 +368,3 @@ def _answers(predictions: "pl.DataFrame", point: OperatingPoint) -> Mapping[tupl
         key: point.calibrate(sum(values) / len(values)) >= point.threshold
         for key, values in probabilities.items()
     }
-
-
-def _mistake(name: str, fault: "ErrorDetails") -> str:
-    where = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        parent = LowerBound if fault["loc"][0] == "lower_bounds" else Policy
-        known = nearest(str(fault["loc"][-1]), parent.model_fields)
-        return f"policy {name}: unknown key {where}{known}"
-    if fault["type"] == "missing":
-        return f"policy {name}: key {where} is missing"
-    said = fault["msg"].removeprefix("Value error, ")
-    if not where:
-        return f"policy {name}: {said}"
-    return f"policy {name}: {where}: {said.lower()}, it is {fault['input']!r}"

@@ -48,6 +48,19 @@ class SourceFormat(Frozen):
     channels: int
 
 
+class LabelCounts(Frozen):
+    """How many people, or recordings, of each label."""
+
+    present: int = 0
+    absent: int = 0
+    unknown: int = 0
+
+    @property
+    def total(self) -> int:
+        """All labels together."""
+        return self.present + self.absent + self.unknown
+
+
 def age_band(age: int | None) -> str:
     """The band of an age in years: under 18, 18-39, 40-59, 60-74, 75 and over, not available."""
     if age is None:

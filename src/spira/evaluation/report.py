@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from spira.domain.answers import EVIDENCE_SENTENCES, OUTCOME_SENTENCES, Envelope, Sentence
 from spira.domain.frozen import Frozen
-from spira.domain.recordings import EvidenceLevel, Side
+from spira.domain.recordings import EvidenceLevel, LabelCounts, Side
 from spira.evaluation import figures, wording
 from spira.evaluation.results import (
     Audit,
@@ -38,20 +38,7 @@ if TYPE_CHECKING:
 # --- what a report is made of ---------------------------------------------------------------
 
 
-class LabelCounts(Frozen):
-    """How many, by label."""
-
-    present: int = 0
-    absent: int = 0
-    unknown: int = 0
-
-    @property
-    def total(self) -> int:
-        """All labels together."""
-        return self.present + self.absent + self.unknown
-
-
-class Group(Frozen):
+class ReportedGroup(Frozen):
     """Everybody, or one value of one attribute, in the whole dataset version."""
 
     attribute: Literal["all", "sex", "age band", "site", "device"]
@@ -70,7 +57,7 @@ class Durations(Frozen):
     longest_s: float
 
 
-class DatasetSummary(Frozen):
+class ReportedDataset(Frozen):
     """The dataset version that the model was made of."""
 
     name: str = ""
@@ -78,7 +65,7 @@ class DatasetSummary(Frozen):
     origin: Literal["synthetic", "import"] | None = None
     language: str = ""  # BCP 47, "pt-BR"
     participants: Literal["given", "per-file"] | None = None
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ReportedGroup, ...] = ()
     refusals: Mapping[str, LabelCounts] = Field(default_factory=dict)  # reason -> recordings
     findings: Mapping[str, LabelCounts] = Field(default_factory=dict)  # finding -> recordings
     durations: Durations | None = None
@@ -140,7 +127,7 @@ class ReportInput(Frozen):
     experiment_name: str = ""
     experiment_description: str = ""
     experiment_yaml: str = ""
-    dataset: DatasetSummary | None = None
+    dataset: ReportedDataset | None = None
     split: tuple[SplitSide, ...] = ()
     curves: TrainingCurves | None = None
     scores: ScoreHistogram | None = None
@@ -383,7 +370,7 @@ def _warnings(data: ReportInput) -> list[Sentence]:
     return warnings
 
 
-def _data_warnings(dataset: DatasetSummary) -> list[Sentence]:
+def _data_warnings(dataset: ReportedDataset) -> list[Sentence]:
     warnings = []
     everybody = next((group for group in dataset.groups if group.attribute == "all"), None)
     if everybody is not None:

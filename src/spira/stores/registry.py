@@ -305,8 +305,35 @@ class Registry:
             with _translated(), locked(self._lock):
                 if not self._database.exists():
                     _create_database(self._database)
+        else:
+            with _translated():
+                self._follow_files(self._database)
         with _translated():
             self._client  # noqa: B018  opens the store, once
+
+    def _follow_files(self, database: Path) -> None:
+        """MLflow keeps absolute paths: where the data folder was moved, tell it the new ones."""
+        import sqlalchemy
+
+        here = self._artifacts.resolve()
+        engine = sqlalchemy.create_engine(f"sqlite:///{database}")
+        place = {"name": self._name}
+        with engine.connect() as connection:
+            was = connection.scalar(
+                sqlalchemy.text("SELECT artifact_location FROM experiments WHERE name = :name"),
+                place,
+            )
+        moved = was is not None and not Path(url2pathname(urlsplit(was).path)).exists()
+        if moved and here.is_dir():
+            place |= {"was": was, "here": here.as_uri()}
+            with locked(self._lock), engine.begin() as connection:
+                for change in (
+                    "UPDATE experiments SET artifact_location = :here WHERE name = :name",
+                    "UPDATE runs SET artifact_uri = :here || substr(artifact_uri, length(:was) + 1)"
+                    " WHERE substr(artifact_uri, 1, length(:was)) = :was",
+                ):
+                    connection.execute(sqlalchemy.text(change), place)
+        engine.dispose()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

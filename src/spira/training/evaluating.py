@@ -14,9 +14,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from spira.audio.features import Mfcc, extract_single
+from spira.audio.features import Mfcc, extract_single, window_shape
 from spira.audio.noise import SnrNoise
 from spira.audio.speech import PauseTiming, pauses, quiet_parts
+from spira.datasets.versions import parquet
 from spira.domain.answers import OperatingPoint, Sentence
 from spira.domain.draws import draws
 from spira.domain.errors import InputError
@@ -36,7 +37,7 @@ from spira.evaluation.results import Audit, Baseline, ConditionResult, Evaluatio
 from spira.model.scoring import Scorer, ScoringSpec
 from spira.training.examples import add_noise
 from spira.training.features import FeatureSet
-from spira.training.tables import AMBIENT, parquet, placed
+from spira.training.tables import AMBIENT, placed
 
 if TYPE_CHECKING:
     from spira.training.pipeline import Files, Work
@@ -231,9 +232,9 @@ def headline(result: EvaluationResult) -> dict[str, float | str | None]:
 
 def _exported(work: "Work", spec: ScoringSpec) -> bytes:
     from spira.model.export import export
-    from spira.training.weights import trained_network, window_shape
+    from spira.training.weights import trained_network
 
-    frames, coefficients = window_shape(work.experiment)
+    frames, coefficients = window_shape(work.experiment.windows, work.experiment.features)
     return export(trained_network(work.input("train"), work.experiment), frames, coefficients)
 
 

@@ -4,22 +4,20 @@ A file states only what differs from the defaults, which are experiment 3.5 of C
 (Findings of ACL 2021). What really ran is stored whole beside its result.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field
 
 from spira.audio.features import Features, Mfcc
 from spira.audio.noise import Noise, NoNoise, PeakNoise, SnrNoise
 from spira.audio.windows import Windows
-from spira.domain.errors import InputError
+from spira.documents import parse_document, read_document
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import Finding
 from spira.domain.splits import Fractions
-from spira.domain.suggestions import nearest
 from spira.model.config import Network, SpiraConvV2
 
 SpokenUtterance = Literal["sentence", "rhyme", "vowel", "other"]  # what a model may learn from
@@ -129,12 +127,6 @@ class Experiment(Frozen):
     optimisation: Optimisation = Optimisation()
     evaluation: Evaluation = Evaluation()
 
-    @model_validator(mode="after")
-    def _steps_fit(self) -> "Experiment":
-        if self.optimisation.random_start and self.windows.length_s <= 0:
-            raise ValueError("random_start needs windows")
-        return self
-
     @property
     def test_noise(self) -> PeakNoise | SnrNoise:
         """The declared noise of the noisy test."""
@@ -147,133 +139,14 @@ def read_experiment(path: Path, *, overrides: Sequence[str] = ()) -> Experiment:
     overrides  "optimisation.epochs=3": dotted key, YAML value
     raises     InputError listing every mistake: file, line, key, nearest known key
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        cause = str(error.strerror).lower() if isinstance(error, OSError) else "not UTF-8 text"
-        raise InputError(f"experiment {path}: cannot be read ({cause})") from error
-    return parse_experiment(text, where=str(path), overrides=overrides)
+    return read_document(path, Experiment, overrides=overrides)
 
 
 def parse_experiment(text: str, *, where: str, overrides: Sequence[str] = ()) -> Experiment:
     """As `read_experiment`, from text."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"experiment {where}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"experiment {where}: must be a mapping of keys, such as `name: mine`")
-    lines = dict(_lines(node))
-    mistakes = [f"{where}, line {line}: key {key} is given twice" for key, line in _doubled(node)]
-    for override in overrides:
-        _override(document, override)
-    try:
-        experiment = Experiment.model_validate(document)
-    except ValidationError as error:
-        mistakes += [_mistake(where, lines, document, fault) for fault in error.errors()]
-    if mistakes:
-        raise InputError(*mistakes)
-    return experiment
+    return parse_document(text, Experiment, where=where, overrides=overrides)
 
 
 def compose(experiment: Experiment) -> str:
     """The whole experiment as YAML, every default written out."""
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _override(document: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
-    if not separator or not re.fullmatch(r"\w+(\.\w+)*", key):
-        raise InputError(f"--set {override}: write it as key=value, e.g. optimisation.epochs=3")
-    *parents, last = key.split(".")
-    for parent in parents:
-        document = document.setdefault(parent, {})
-        if not isinstance(document, dict):
-            raise InputError(f"--set {override}: {parent} holds a value, not keys")
-    try:
-        document[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {override}: the value is not YAML") from error
-
-
-def _lines(node: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
-    """(path of keys, line counted from 1) of everything in a document."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            path = (*at, str(key.value))
-            yield path, key.start_mark.line + 1
-            yield from _lines(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from _lines(value, (*at, str(index)))
-
-
-def _doubled(node: Any) -> Iterator[tuple[str, int]]:
-    paths = [path for path, _ in _lines(node)]
-    seen: set[tuple[str, ...]] = set()
-    for path, (_, line) in zip(paths, _lines(node), strict=True):
-        if path in seen:
-            yield ".".join(path), line
-        seen.add(path)
-
-
-def _mistake(where: str, lines: dict[tuple[str, ...], int], document: Any, fault: Any) -> str:
-    path = _keys_of(fault["loc"], document)
-    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
-    place = f"{where}, line {line}" if line else f"{where} (--set)" if path else where
-    key = ".".join(path)
-    kind = fault["type"]
-    if kind == "extra_forbidden":
-        return f"{place}: unknown key {key}{_nearest_key(fault['loc'], path)}"
-    if kind == "missing":
-        return f"{where}: key {key} is missing"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        expected = fault["ctx"].get("expected_tags", "")
-        return f"{place}: {key}.kind must be one of {expected or 'the known kinds'}"
-    return f"{place}: {key}: {fault['msg'].lower()}, it is {fault['input']!r}"
-
-
-def _keys_of(location: tuple[Any, ...], document: Any) -> tuple[str, ...]:
-    """The location without the tags of unions, which pydantic adds and the file does not have."""
-    keys: list[str] = []
-    here = document
-    for number, part in enumerate(location):
-        last = number == len(location) - 1
-        if isinstance(here, dict) and part not in here and not last and here.get("kind") == part:
-            continue
-        keys.append(str(part))
-        here = here.get(part) if isinstance(here, dict) else None
-    return tuple(keys)
-
-
-def _nearest_key(location: tuple[Any, ...], path: tuple[str, ...]) -> str:
-    """Known keys beside the unknown one first; else any known key of the whole experiment."""
-    everywhere = dict(_known_keys(Experiment))
-    parent = path[:-1]
-    siblings = [key[-1] for key in everywhere if key[:-1] == parent]
-    beside = nearest(path[-1], siblings)
-    if beside:
-        return beside
-    elsewhere = {key[-1]: ".".join(key) for key in everywhere}
-    hint = nearest(path[-1], elsewhere)
-    for leaf, full in elsewhere.items():
-        if hint == f"; did you mean {leaf}?":
-            return f"; did you mean {full}?"
-    return hint
-
-
-def _known_keys(
-    model: type[BaseModel], at: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], None]]:
-    for name, field in model.model_fields.items():
-        yield (*at, name), None
-        for inner in _models_in(field.annotation):
-            yield from _known_keys(inner, (*at, name))
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)

@@ -21,8 +21,8 @@ from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from spira.audio.decode import decode_blocks
-from spira.audio.features import Features, extract
-from spira.audio.windows import Windows
+from spira.audio.features import Features, extract, window_shape
+from spira.audio.windows import Windows, slices
 from spira.datasets.versions import DatasetVersion, load
 from spira.domain.errors import TransientError
 from spira.domain.fingerprint import canonical_json, fingerprint
@@ -184,7 +184,7 @@ def _make_shard(job: _Job, folder: str) -> None:
     position = 0
     # Written, never memory-mapped: on a full disk a write is an error, a mapped page is a crash.
     with samples.open("wb") as file:
-        _write_header(file, position)
+        _write_header(file, (position,))
         for digest, path in job.audio:
             start = position
             for block in decode_blocks(Path(path), rate_hz=job.rate_hz):
@@ -192,32 +192,40 @@ def _make_shard(job: _Job, folder: str) -> None:
                 position += len(block)
             index["waveforms"][digest] = (start, position - start)
         file.seek(0)
-        _write_header(file, position)  # as long as the first one: numpy pads it for growth
+        _write_header(file, (position,))  # as long as the first one: numpy pads it for growth
     if job.recipe is not None:
         waveforms = np.load(samples, mmap_mode="r")
         index["windows"] = _write_windows(
-            job, index["waveforms"], waveforms, target / "windows.npy"
+            job.recipe, index["waveforms"], waveforms, target / "windows.npy"
         )
     (target / "index.json").write_text(json.dumps(index, sort_keys=True))
 
 
-def _write_header(file: BinaryIO, n_samples: int) -> None:
-    shape = {"descr": "<f4", "fortran_order": False, "shape": (n_samples,)}
-    write_array_header_1_0(file, shape)
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    description = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    write_array_header_1_0(file, description)
 
 
 def _write_windows(
-    job: _Job, waveforms: Mapping[str, tuple[int, int]], samples: Float, path: Path
+    recipe: tuple[Features, Windows],
+    waveforms: Mapping[str, tuple[int, int]],
+    samples: Float,
+    path: Path,
 ) -> dict[str, tuple[int, int]]:
-    assert job.recipe is not None
-    chosen, cut = job.recipe
+    """Features of the windows of each waveform, slice by slice, into one array."""
+    chosen, cut = recipe
     index: dict[str, tuple[int, int]] = {}
-    parts = []
     position = 0
-    for digest, (start, length) in waveforms.items():
-        part = extract(np.asarray(samples[start : start + length]), cut, chosen)
-        index[digest] = (position, len(part))
-        position += len(part)
-        parts.append(part)
-    np.save(path, np.concatenate(parts))
+    frames, coefficients = window_shape(cut, chosen)
+    with path.open("wb") as file:
+        _write_header(file, (position, frames, coefficients))
+        for digest, (start, length) in waveforms.items():
+            first = position
+            for part in slices([samples[start : start + length]], cut, chosen.rate_hz):
+                windows = extract(part, cut, chosen)
+                file.write(np.ascontiguousarray(windows, dtype="<f4").tobytes())
+                position += len(windows)
+            index[digest] = (first, position - first)
+        file.seek(0)
+        _write_header(file, (position, frames, coefficients))
     return index

@@ -8,7 +8,7 @@ import io
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from spira.training.pipeline import Files, Work
 
 _NO_LOSS = float("inf")
+_WINDOWS_AT_ONCE = 32  # of one recording; SpiraConv keeps about 12 MB a window for the way back
 
 
 @dataclass
@@ -102,11 +103,12 @@ def fit(
             optimiser.zero_grad()
             for example, features in batch:  # one at a time: the same gradient, half the memory
                 torch.manual_seed(_dropout_seed(experiment.seed, state.epoch, example))
-                logits = network(_on(fabric, features))  # [N]
-                target = torch.full_like(logits, float(example.present))
-                loss = cross_entropy(logits, target, reduction="sum") / windows
-                fabric.backward(loss)
-                state.loss_sum += loss.item()
+                for part in _parts(features):
+                    logits = network(_on(fabric, part))  # [N]
+                    target = torch.full_like(logits, float(example.present))
+                    loss = cross_entropy(logits, target, reduction="sum") / windows
+                    fabric.backward(loss)
+                    state.loss_sum += loss.item()
             optimiser.step()
             state.batch += 1
             if time.monotonic() - saved_at >= save_every_s:
@@ -140,7 +142,8 @@ def validation_loss(
         for example, features in prefetched(
             recordings, lambda one: (one, examples.validation_windows(one)), ahead=8
         ):
-            probability = network(_on(fabric, features)).double().sigmoid().mean()
+            logits = torch.cat([network(_on(fabric, part)) for part in _parts(features)])
+            probability = logits.double().sigmoid().mean()
             chance = probability if example.present else 1 - probability
             losses.append(-torch.log(chance.clamp_min(1e-7)).item())
     return float(np.mean(losses))
@@ -222,6 +225,12 @@ def _keep_memory() -> None:
 def _read(examples: Examples, rows: Any, epoch: int) -> list[tuple[Example, Any]]:
     chosen = [examples.sides["train"][row] for row in rows]
     return [(example, examples.training_windows(example, epoch)) for example in chosen]
+
+
+def _parts(features: Any) -> Iterator[Any]:
+    """[N, T, C] in pieces of bounded N: an hour's recording trains in the memory of a minute's."""
+    for first in range(0, len(features), _WINDOWS_AT_ONCE):
+        yield features[first : first + _WINDOWS_AT_ONCE]
 
 
 def _on(fabric: Fabric, features: Any) -> torch.Tensor:

@@ -9,13 +9,12 @@ import polars as pl
 
 from spira.datasets.versions import load
 from spira.domain.answers import Envelope
-from spira.domain.recordings import SIDES, EvidenceLevel
+from spira.domain.recordings import SIDES, EvidenceLevel, LabelCounts
 from spira.evaluation.card import render_card
 from spira.evaluation.report import (
-    DatasetSummary,
     Durations,
-    Group,
-    LabelCounts,
+    ReportedDataset,
+    ReportedGroup,
     ReportInput,
     ScoreHistogram,
     SplitSide,
@@ -95,7 +94,7 @@ def _values(table: pl.DataFrame, column: str) -> tuple[str, ...]:
     return tuple(sorted(table[column].drop_nulls().unique().to_list()))
 
 
-def _dataset(work: "Work") -> DatasetSummary:
+def _dataset(work: "Work") -> ReportedDataset:
     """The whole dataset version as it was counted at import, refused recordings included."""
     dataset = load(work.store, work.plan.dataset)
     about = dataset.artifact.about
@@ -103,15 +102,15 @@ def _dataset(work: "Work") -> DatasetSummary:
     spoken = dataset.recordings.filter(pl.col("utterance") == work.experiment.utterance)
     lengths = spoken["duration_s"].to_numpy()
     everybody = {name: counted[name] for name in ("people", "recordings", "refused")}
-    return DatasetSummary(
+    return ReportedDataset(
         digest=work.plan.dataset,
         origin=about["origin"],
         language=about.get("language") or "",
         participants=about.get("participants"),
         groups=(
-            Group.model_validate({"attribute": "all", **everybody}),
+            ReportedGroup.model_validate({"attribute": "all", **everybody}),
             *(
-                Group.model_validate(group)
+                ReportedGroup.model_validate(group)
                 for group in counted["groups"]
                 if group["attribute"] in _REPORTED
             ),

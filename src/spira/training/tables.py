@@ -1,12 +1,11 @@
 """The stages that decide who and what is in: `snapshot` and `split`. Tables only, no audio."""
 
-import io
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from spira.datasets.versions import load
+from spira.datasets.versions import load, parquet
 from spira.domain.errors import InputError
 from spira.domain.fingerprint import canonical_json
 from spira.domain.recordings import SIDES, Side
@@ -166,13 +165,6 @@ def placed(work: "Work") -> tuple[pl.DataFrame, dict[Side, list[str]]]:
         side: noise.filter(pl.col("placed") == side)["sha256"].sort().to_list() for side in SIDES
     }
     return recordings.join(people, "participant_id", maintain_order="left"), by_side
-
-
-def parquet(table: pl.DataFrame) -> bytes:
-    """The table as Parquet: the same rows are the same bytes."""
-    buffer = io.BytesIO()
-    table.write_parquet(buffer, compression="zstd")
-    return buffer.getvalue()
 
 
 def _enough(labels: dict[Side, dict[str, int]]) -> None:

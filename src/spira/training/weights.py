@@ -2,21 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from spira.audio.features import extract
+from spira.audio.features import window_shape
 from spira.stores.artifacts import Artifact
 from spira.training.experiments import Experiment
 
 if TYPE_CHECKING:
     from spira.model.networks import SpiraNetwork
-
-
-def window_shape(experiment: Experiment) -> tuple[int, int]:
-    """Frames and coefficients of one window."""
-    silence = np.zeros(experiment.features.rate_hz, np.float32)
-    _, frames, coefficients = extract(silence, experiment.windows, experiment.features).shape
-    return frames, coefficients
 
 
 def trained_network(trained: Artifact, experiment: Experiment) -> "SpiraNetwork":
@@ -25,7 +16,7 @@ def trained_network(trained: Artifact, experiment: Experiment) -> "SpiraNetwork"
 
     from spira.model.networks import build
 
-    frames, coefficients = window_shape(experiment)
+    frames, coefficients = window_shape(experiment.windows, experiment.features)
     network = build(experiment.network, frames=frames, coefficients=coefficients)
     network.load_state_dict(load(trained.read("weights.safetensors")))
     return network.eval()

@@ -244,6 +244,24 @@ def test_files_gone_from_the_registry_are_named(home: Path, bundle: Path) -> Non
         registry.download(version, home / "cache")
 
 
+def test_a_data_folder_may_be_moved(home: Path, bundle: Path, tmp_path: Path) -> None:
+    """Restored elsewhere or mounted at another place, it still has its models, and takes more."""
+    there = tmp_path / "there"
+    there.mkdir()
+    shutil.copy(home / "mlflow.db", there)
+    publish(registry_in(there), bundle)
+    here = there.rename(tmp_path / "here")
+
+    registry = registry_in(here)
+    version = registry.get("1")
+    folder = registry.download(version, tmp_path / "cache")
+    again = publish(registry, bundle, SECOND)
+
+    assert {path.name for path in folder.iterdir()} == set(version.files)
+    assert (here / "artifacts" / again.run_id).is_dir()
+    assert not there.exists()
+
+
 def test_asking_for_a_champion_before_there_is_one_says_how_to_get_one(
     home: Path, bundle: Path
 ) -> None:

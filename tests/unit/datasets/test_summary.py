@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spira.datasets.summary import REFUSED, Counts, DatasetSummary, in_order, summarise
+from spira.datasets.summary import REFUSED, DatasetSummary, in_order, summarise
 from spira.datasets.versions import NOISE, RECORDINGS
 from spira.domain.fingerprint import canonical_json
-from spira.domain.recordings import NOT_AVAILABLE, age_band
+from spira.domain.recordings import NOT_AVAILABLE, LabelCounts, age_band
 
 NO_NOISE = pl.DataFrame(schema=NOISE)
 USUAL: dict[str, Any] = {
@@ -22,9 +22,9 @@ USUAL: dict[str, Any] = {
 LABELS = ("present", "absent", "unknown")
 
 
-def counts(labels: list[str]) -> Counts:
+def counts(labels: list[str]) -> LabelCounts:
     """By hand."""
-    return Counts(**Counter(labels))
+    return LabelCounts(**Counter(labels))
 
 
 rows = st.fixed_dictionaries(
@@ -150,4 +150,4 @@ def test_quality_is_told_by_oxygen_too(percent: float | None, band: str) -> None
 
     summary = summarise(pl.DataFrame(schema=RECORDINGS), NO_NOISE, refused, [])
 
-    assert summary.refusals[0].by["SpO2 band"] == {band: Counts(present=1)}
+    assert summary.refusals[0].by["SpO2 band"] == {band: LabelCounts(present=1)}

@@ -149,7 +149,7 @@ def test_all_mistakes_of_a_mapping_come_at_once_with_line_and_nearest_key(tmp_pa
         "line 5: unknown key labels.abscent; did you mean absent?",
         "line 5: key labels.absent is missing",
         "line 6: origin: ",
-        "line 7: unknown key age; it belongs under columns:",
+        "line 7: unknown key age; did you mean columns.age?",
         "line 8: unknown key lenguage; did you mean language?",
     ):
         assert expected in mistakes

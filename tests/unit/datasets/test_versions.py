@@ -4,9 +4,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
-from spira.datasets.versions import check_name, list_versions, load, resolve, verify
+from spira.datasets.versions import check_name, list_versions, load, parquet, resolve, verify
 from spira.domain.errors import InputError, IntegrityError
 from spira.domain.fingerprint import fingerprint
 from spira.stores.artifacts import ArtifactStore
@@ -138,3 +139,10 @@ def test_a_damaged_manifest_is_an_integrity_error(tmp_path: Path, make_version: 
 
     with pytest.raises(IntegrityError, match="its manifest is damaged"):
         load(reopened(tmp_path), "mine")
+
+
+def test_the_same_table_is_the_same_bytes() -> None:
+    """Parquet without dates or names of machines."""
+    table = pl.DataFrame({"side": ["test", None], "age": [61, 40]})
+
+    assert parquet(table) == parquet(table.clone())

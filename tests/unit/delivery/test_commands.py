@@ -68,6 +68,7 @@ class Desk(Console):
         super().__init__()
         self.registry, self.home = registry, Path("/nowhere")
         self.settings = SimpleNamespace(delivery=DeliverySettings())
+        self.log = SimpleNamespace(info=lambda event, **values: None)
         self.console = self
 
     @property

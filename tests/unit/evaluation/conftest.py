@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 
 from spira.domain.answers import Envelope, OperatingPoint, Sentence
+from spira.domain.recordings import LabelCounts
 from spira.evaluation.report import (
-    DatasetSummary,
     Durations,
-    Group,
-    LabelCounts,
+    ReportedDataset,
+    ReportedGroup,
     ReportInput,
     ScoreHistogram,
     SplitSide,
@@ -374,8 +374,8 @@ def make_report(result: EvaluationResult) -> ReportInput:
     train = 0.68 * np.exp(-epochs / 9) + 0.06 + rng.normal(0, 0.012, 40)
     validation = 0.66 * np.exp(-epochs / 8) + 0.13 + rng.normal(0, 0.015, 40)
 
-    def group(attribute: str, value: str, n: int, m: int, refused: int) -> Group:
-        return Group.model_validate(
+    def group(attribute: str, value: str, n: int, m: int, refused: int) -> ReportedGroup:
+        return ReportedGroup.model_validate(
             {
                 "attribute": attribute,
                 "value": value,
@@ -401,7 +401,7 @@ def make_report(result: EvaluationResult) -> ReportInput:
         experiment_name="demo",
         experiment_description="Rede compacta, ruído entre 10 e 25 dB.",
         experiment_yaml="name: demo\nseed: 42\nnoise:\n  kind: snr\n  present: 3\n  absent: 3\n",
-        dataset=DatasetSummary(
+        dataset=ReportedDataset(
             name="hospital-sintetico",
             digest="5f2b" * 16,
             origin="synthetic",

@@ -10,12 +10,11 @@ import pytest
 from pydantic import BaseModel
 
 from spira.domain.answers import EVIDENCE_SENTENCES, Envelope, Sentence
-from spira.domain.recordings import EvidenceLevel
+from spira.domain.recordings import EvidenceLevel, LabelCounts
 from spira.evaluation import report
 from spira.evaluation.report import (
-    DatasetSummary,
-    Group,
-    LabelCounts,
+    ReportedDataset,
+    ReportedGroup,
     ReportInput,
     ScoreHistogram,
     TrainingCurves,
@@ -294,7 +293,7 @@ def test_unproven_disjointness_is_a_warning(sample_report: ReportInput) -> None:
 def test_a_gate_that_refuses_patients_more_often_is_seen(sample_report: ReportInput) -> None:
     """Refused recordings are compared by label, as shares of what came."""
     assert sample_report.dataset is not None
-    everybody = Group(
+    everybody = ReportedGroup(
         attribute="all",
         people=LabelCounts(present=90, absent=99),
         recordings=LabelCounts(present=90, absent=99),
@@ -467,8 +466,10 @@ def test_figures_that_cannot_be_computed_are_not_available(sample_report: Report
             "result": hollow,
             "curves": TrainingCurves(epoch=(), train_loss=(), validation_loss=()),
             "scores": ScoreHistogram(edges=(0.0, 1.0), present=(), absent=()),
-            "dataset": DatasetSummary(
-                groups=(Group(attribute="all", people=LabelCounts(), recordings=LabelCounts()),)
+            "dataset": ReportedDataset(
+                groups=(
+                    ReportedGroup(attribute="all", people=LabelCounts(), recordings=LabelCounts()),
+                )
             ),
             "envelope": Envelope(utterances=(), languages=()),
         }

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from spira.domain.draws import draws
 from spira.domain.errors import InputError
+from spira.training import loop
 from spira.training.examples import Example, Examples, prefetched
 from spira.training.experiments import Experiment, parse_experiment
 from spira.training.features import FeatureSet
@@ -61,6 +62,22 @@ def test_a_run_resumed_from_any_checkpoint_ends_with_the_same_bits(network: str)
 
         assert resumed.history == whole.history
         assert all(torch.equal(resumed.best[name], whole.best[name]) for name in whole.best)
+
+
+def test_a_long_recording_is_learned_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows a few at a time give the gradient of all at once; only memory differs."""
+    fabric = launch(TrainingSettings())
+    still = {"dropout_conv": 0.0, "dropout_dense": 0.0}  # drawn for each piece
+
+    def losses(at_once: int) -> list[float]:
+        monkeypatch.setattr(loop, "_WINDOWS_AT_ONCE", at_once)
+        asked = examples()
+        network = asked.experiment.network.model_copy(update=still)
+        changed = asked.experiment.model_copy(update={"network": network})
+        state = fit(Examples(changed, asked.features, asked.sides, asked.noises), fabric=fabric)
+        return [loss for epoch in state.history for loss in epoch.values()]
+
+    assert losses(1) == pytest.approx(losses(32), rel=1e-4)
 
 
 def test_another_seed_is_another_run() -> None:

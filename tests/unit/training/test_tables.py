@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from spira.domain.recordings import SIDES
 from spira.training.experiments import Experiment, Split
-from spira.training.tables import parquet, select, split_noise, split_people
+from spira.training.tables import select, split_noise, split_people
 
 PEOPLE = st.lists(
     st.tuples(st.sampled_from([f"p-{n}" for n in range(30)]), st.integers(0, 3)), min_size=1
@@ -78,13 +78,6 @@ def test_nothing_is_filtered_away_unless_the_experiment_names_it() -> None:
     assert left_out == {"another utterance": 1, "label unknown": 1}
     assert quiet_excluded["findings"].to_list() == [["short"]]
     assert reasons["finding quiet excluded"] == 1
-
-
-def test_the_same_table_is_the_same_bytes() -> None:
-    """Parquet without dates or names of machines."""
-    table = recordings(side=["test", None])
-
-    assert parquet(table) == parquet(table.clone())
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

@@ -1,0 +1,92 @@
+"""Documents that people write: what is wrong, where, and what would be right."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from spira.documents import parse_document, read_document
+from spira.domain.errors import InputError
+from spira.domain.frozen import Frozen
+
+
+class Soft(Frozen):
+    kind: Literal["soft"] = "soft"
+    gain_db: float = 0
+
+
+class Loud(Frozen):
+    kind: Literal["loud"] = "loud"
+    peak: float = 1
+
+
+class Step(Frozen):
+    sound: Annotated[Soft | Loud, Field(discriminator="kind")]
+    repeats: int = Field(default=1, ge=1)
+
+
+class Plan(Frozen):
+    name: str
+    steps: tuple[Step, ...] = ()
+    level: int = 0
+
+
+def mistakes(text: str, *overrides: str) -> list[str]:
+    """What is wrong with a document."""
+    with pytest.raises(InputError) as refused:
+        parse_document(text, Plan, where="plan.yaml", overrides=overrides)
+    return list(refused.value.mistakes)
+
+
+def test_a_mistake_in_a_list_has_the_line_of_its_place() -> None:
+    """Also inside a chosen strategy, whose tag is no key of the file."""
+    text = "name: x\nsteps:\n- sound: {kind: soft}\n- sound:\n    kind: loud\n    peek: 2\n"
+
+    assert mistakes(text) == [
+        "plan.yaml, line 6: unknown key steps.1.sound.peek; did you mean peak?"
+    ]
+
+
+def test_a_wrong_override_is_not_blamed_on_the_file() -> None:
+    """Though the file has a line for the key."""
+    assert mistakes("name: x\nlevel: 3\n", "level=high") == [
+        "plan.yaml (--set): level: input should be a valid integer, "
+        "unable to parse string as an integer, it is 'high'"
+    ]
+
+
+def test_a_missing_key_is_not_blamed_on_an_override_of_another() -> None:
+    """The file is where it is missing."""
+    assert mistakes("level: 3", "level=4") == ["plan.yaml: key name is missing"]
+
+
+def test_a_key_that_is_near_nothing_lists_what_is_known() -> None:
+    """Rather than nothing."""
+    assert mistakes("name: x\nqqq: 1\n") == [
+        "plan.yaml, line 2: unknown key qqq; known: name, steps, level"
+    ]
+
+
+def test_words_are_taken_as_they_are_written() -> None:
+    """YAML's yes, numbers and dates stay text where a document holds words of somebody's table."""
+
+    class Words(Frozen):
+        every: tuple[str, ...]
+
+    read = parse_document("every: [yes, 1, 2024-03-01]", Words, where="words.yaml", words=True)
+
+    assert read.every == ("yes", "1", "2024-03-01")
+
+
+@pytest.mark.parametrize("text", ["a: &x [*x]", "[" * 1500, "? {a: b}\n: c", "\x00", "- a", ""])
+def test_what_is_no_document_is_refused_in_words(text: str) -> None:
+    """Aliases of themselves, nesting without end, keys that are no text, bytes that are none."""
+    assert all(mistake.startswith("plan.yaml") for mistake in mistakes(text))
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Editors on Windows write one."""
+    (tmp_path / "plan.yaml").write_bytes("\ufeffname: x\n".encode())
+
+    assert read_document(tmp_path / "plan.yaml", Plan).name == "x"
