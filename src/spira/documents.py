@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from spira.domain.errors import InputError
 from spira.domain.frozen import Frozen
@@ -83,7 +84,10 @@ def parse_document(
 
 
 def _override(document: dict[str, Any], override: str) -> Keys:
-    """Set what an override says; returns the keys it names."""
+    """Set what an override says; returns the keys it names.
+
+    Another `kind` is another strategy: the keys that the old one had in the file fall away.
+    """
     key, separator, value = override.partition("=")
     if not separator or not re.fullmatch(r"\w+(\.\w+)*", key):
         raise InputError(f"--set {override}: write it as key=value, e.g. optimisation.epochs=3")
@@ -93,9 +97,12 @@ def _override(document: dict[str, Any], override: str) -> Keys:
         if not isinstance(document, dict):
             raise InputError(f"--set {override}: {parent} holds a value, not keys")
     try:
-        document[last] = yaml.safe_load(value)
+        wanted = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise InputError(f"--set {override}: the value is not YAML") from error
+    if last == "kind" and document.get("kind") != wanted:
+        document.clear()
+    document[last] = wanted
     return (*parents, last)
 
 
@@ -113,17 +120,29 @@ def _places(node: Any, at: Keys = ()) -> Iterator[tuple[Keys, int]]:
 
 def _mistake(place: str, keys: Keys, model: type[BaseModel], fault: Mapping[str, Any]) -> str:
     key, kind = ".".join(keys), fault["type"]
+    field = dict(_known(model)).get(_named(keys))
     if kind == "extra_forbidden":
         return f"{place}: unknown key {key}{_nearest_key(keys, model)}"
     if kind == "missing":
         return f"{place}: key {key} is missing"
+    kinds = _kinds(field)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        kinds = fault["ctx"].get("expected_tags", "the known kinds")
-        return f"{place}: {key}.kind must be one of {kinds}"
+        return f"{place}: {key}.kind must be one of {', '.join(kinds)}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        needed = f"write {{kind: {kinds[0]}}}, or another kind" if kinds else "keys are needed"
+        return f"{place}: {key}: {needed}; it is {fault['input']!r}"
     said = fault["msg"].removeprefix("Value error, ")
+    if kind == "string_pattern_mismatch" and field is not None and field.description:
+        said = f"must be {field.description}"
     if not keys:  # a rule about the document as a whole
         return f"{place}: {said}"
-    return f"{place}: {key}: {said.lower()}, it is {fault['input']!r}"
+    return f"{place}: {key}: {said[:1].lower()}{said[1:]}, it is {fault['input']!r}"
+
+
+def _kinds(field: FieldInfo | None) -> list[str]:
+    """The strategies that a field may choose among; none where it chooses nothing."""
+    models = [] if field is None else _models_in(field.annotation)
+    return [str(one.model_fields["kind"].default) for one in models if "kind" in one.model_fields]
 
 
 def _keys_of(location: Sequence[Any], document: Any) -> Keys:
@@ -144,12 +163,19 @@ def _keys_of(location: Sequence[Any], document: Any) -> Keys:
     return tuple(keys)
 
 
+def _named(keys: Keys) -> Keys:
+    """Without the places in lists, which have no name."""
+    return tuple(part for part in keys if not part.isdecimal())
+
+
 def _nearest_key(keys: Keys, model: type[BaseModel]) -> str:
     """The same key where it belongs; else one beside it that is near, or one anywhere."""
-    *parents, leaf = (part for part in keys if not part.isdecimal())  # places in lists: no names
-    everywhere = list(_known_keys(model))
+    *parents, leaf = _named(keys)
+    everywhere = [known for known, _ in _known(model)]
     beside = [known[-1] for known in everywhere if list(known[:-1]) == parents]
     elsewhere = {known[-1]: ".".join(known) for known in everywhere}
+    if leaf in beside:  # of another strategy than the one chosen
+        return f"; it does not belong to this {'.'.join(parents)}.kind"
     if leaf in elsewhere:
         return f"; did you mean {elsewhere[leaf]}?"
     if hint := nearest(leaf, beside):
@@ -159,11 +185,12 @@ def _nearest_key(keys: Keys, model: type[BaseModel]) -> str:
     return f"; known: {', '.join(dict.fromkeys(beside))}" if beside else ""
 
 
-def _known_keys(model: type[BaseModel], at: Keys = ()) -> Iterator[Keys]:
+def _known(model: type[BaseModel], at: Keys = ()) -> Iterator[tuple[Keys, FieldInfo]]:
+    """Every key that a document may hold."""
     for name, field in model.model_fields.items():
-        yield (*at, name)
+        yield (*at, name), field
         for inner in _models_in(field.annotation):
-            yield from _known_keys(inner, (*at, name))
+            yield from _known(inner, (*at, name))
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -9,6 +9,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, get_args, get_origin
@@ -132,13 +133,22 @@ def test_the_page_says_which_commands_speak_json() -> None:
     assert "after every command but `spira demo`" in section("Commands")
 
 
-def leaves(model: type[BaseModel], at: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """(dotted name, field) of everything in a model that is no model itself."""
+def leaves(
+    model: type[BaseModel], at: str = "", given: Any = None
+) -> Iterator[tuple[str, FieldInfo]]:
+    """(dotted name, field) of everything in a model that is no model itself.
+
+    given     the value that holds it, where its defaults may differ from the model's own
+    """
     for name, field in model.model_fields.items():
+        default = field.default if given is None else getattr(given, name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from leaves(field.annotation, f"{at}{name}.")
+            inner = default if isinstance(default, BaseModel) else None
+            yield from leaves(field.annotation, f"{at}{name}.", inner)
         else:
-            yield f"{at}{name}", field
+            found = copy(field)
+            found.default = default
+            yield f"{at}{name}", found
 
 
 def shown(field: FieldInfo) -> str | None:

@@ -27,7 +27,7 @@ class Step(Frozen):
 
 
 class Plan(Frozen):
-    name: str
+    name: str = Field(pattern=r"^[a-zA-Z]+$", description="letters")
     steps: tuple[Step, ...] = ()
     level: int = 0
 
@@ -54,6 +54,39 @@ def test_a_wrong_override_is_not_blamed_on_the_file() -> None:
         "plan.yaml (--set): level: input should be a valid integer, "
         "unable to parse string as an integer, it is 'high'"
     ]
+
+
+def test_another_kind_by_override_drops_the_keys_of_the_old_one() -> None:
+    """They mean nothing to the new strategy."""
+    text = "sound: {kind: loud, peak: 2}"
+
+    changed = parse_document(text, Step, where="step.yaml", overrides=["sound.kind=soft"])
+    same = parse_document(text, Step, where="step.yaml", overrides=["sound.kind=loud"])
+
+    assert changed.sound == Soft()
+    assert same.sound == Loud(peak=2)
+
+
+def test_a_strategy_is_asked_for_in_words() -> None:
+    """Its kinds are listed where none, a wrong one, or no mapping at all is given."""
+    assert mistakes("name: x\nsteps:\n- sound: {}\n- sound: {kind: wet}\n- sound: loud\n") == [
+        "plan.yaml, line 3: steps.0.sound.kind must be one of soft, loud",
+        "plan.yaml, line 4: steps.1.sound.kind must be one of soft, loud",
+        "plan.yaml, line 5: steps.2.sound: write {kind: soft}, or another kind; it is 'loud'",
+    ]
+
+
+def test_a_key_of_another_strategy_is_told_so() -> None:
+    """Not proposed again."""
+    assert mistakes("name: x\nsteps:\n- sound: {kind: soft, peak: 1}\n") == [
+        "plan.yaml, line 3: unknown key steps.0.sound.peak; "
+        "it does not belong to this steps.sound.kind"
+    ]
+
+
+def test_a_value_of_the_wrong_form_is_told_the_form() -> None:
+    """In words, not as a regular expression."""
+    assert mistakes("name: a b\n") == ["plan.yaml, line 1: name: must be letters, it is 'a b'"]
 
 
 def test_a_missing_key_is_not_blamed_on_an_override_of_another() -> None:

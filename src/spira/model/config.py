@@ -6,6 +6,8 @@ from pydantic import Field
 
 from spira.domain.frozen import Frozen
 
+SPIRA_CONV_FRAMES = 60  # of a window at least: what its convolutions look at, once
+
 
 class SpiraConvV2(Frozen):
     """The published network: four convolutions along time, two dense layers.

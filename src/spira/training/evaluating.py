@@ -88,15 +88,15 @@ class _Asked:
     def background(self, row: dict[str, Any]) -> Float | None:
         """What a recording holds beside the voice, of one length for everyone; None if too short.
 
-        Ambient recordings as they are; of a spoken one, the gaps without speech or breath.
+        Ambient recordings as they are; of a spoken one, the gaps without speech or breath. As much
+        as a window takes of the one, a second of the other, or what the windows ask for at least.
         """
-        rate = self.work.experiment.features.rate_hz
-        if row["utterance"] in AMBIENT:
-            length = round(self.work.experiment.windows.length_s * rate)
-            found = self.features.waveform(row["sha256"])
-        else:
-            length = round(_GAPS_S * rate)
-            found = quiet_parts(self.features.waveform(row["sha256"]))
+        rate, windows = self.work.experiment.features.rate_hz, self.work.experiment.windows
+        heard = self.features.waveform(row["sha256"])
+        is_room = row["utterance"] in AMBIENT
+        wanted = round((windows.length_s if is_room else _GAPS_S) * rate)
+        length = max(wanted, self.work.experiment.shortest_samples)
+        found = heard if is_room else quiet_parts(heard)
         return found[:length] if len(found) >= length else None
 
     def predict(self, rows: Sequence[dict[str, Any]], condition: Asking) -> pl.DataFrame:
@@ -108,7 +108,10 @@ class _Asked:
             )
             if heard is None:
                 return None
-            score = self.scorer.score(heard)
+            try:
+                score = self.scorer.score(heard)
+            except InputError as error:
+                raise InputError(f"recording {row['recording_id']}: {error}") from error
             return {**row, "condition": condition, "probability": score.probability}
 
         asked = [row for row in self.each(f"asking ({condition})", ask, rows) if row is not None]

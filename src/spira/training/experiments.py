@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from spira.audio.features import Features, Mfcc
 from spira.audio.noise import Noise, NoNoise, PeakNoise, SnrNoise
 from spira.audio.windows import Windows
 from spira.documents import parse_document, read_document
+from spira.domain.errors import InputError
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import Finding
 from spira.domain.splits import Fractions
-from spira.model.config import Network, SpiraConvV2
+from spira.model.config import SPIRA_CONV_FRAMES, Network, SpiraConvV2
 
 SpokenUtterance = Literal["sentence", "rhyme", "vowel", "other"]  # what a model may learn from
 
@@ -28,6 +29,9 @@ class Split(Frozen):
 
     key: str = "spira"  # names the study: the same key never moves anybody
     fractions: Fractions = Fractions()
+    # Of noise recordings. More than of people go to validation and test: with a few only, the
+    # operating point and the figures under noise would rest on one of them.
+    noise: Fractions = Fractions(train=0.4, validation=0.3, test=0.3)
     published: Literal["keep", "ignore"] = "keep"  # sides that the dataset itself gives
 
 
@@ -114,7 +118,10 @@ class Evaluation(Frozen):
 class Experiment(Frozen):
     """One experiment."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit",
+    )
     description: str = ""
     seed: int = Field(default=42, ge=0, lt=2**31)
     utterance: SpokenUtterance = "sentence"
@@ -126,6 +133,29 @@ class Experiment(Frozen):
     network: Network = SpiraConvV2()
     optimisation: Optimisation = Optimisation()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> "Experiment":
+        try:
+            length, _ = self.windows.samples(self.features.rate_hz)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        frames = length // self.features.hop + 1
+        if isinstance(self.network, SpiraConvV2) and frames < SPIRA_CONV_FRAMES:
+            shortest_s = (SPIRA_CONV_FRAMES - 1) * self.features.hop / self.features.rate_hz
+            raise ValueError(
+                f"windows.length_s: {self.windows.length_s} s are too short for spira_conv_v2, "
+                f"which needs {shortest_s:.2f} s; choose longer windows or network.kind: compact"
+            )
+        return self
+
+    @property
+    def shortest_samples(self) -> int:
+        """The fewest samples of a recording that the windows accept; shorter ones are left out."""
+        if self.windows.short == "pad":
+            return 1
+        length, _ = self.windows.samples(self.features.rate_hz)
+        return length + 1 if self.windows.last == "drop" else length
 
     @property
     def test_noise(self) -> PeakNoise | SnrNoise:

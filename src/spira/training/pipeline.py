@@ -154,6 +154,7 @@ def make_plan(
             "dataset": dataset,
             "utterance": chosen["utterance"],
             "exclude_findings": chosen["exclude_findings"],
+            "shortest_samples": experiment.shortest_samples,
         },
         "split": {"split": chosen["split"]},
         "features": {

@@ -76,6 +76,8 @@ def select(recordings: pl.DataFrame, experiment: Experiment) -> tuple[pl.DataFra
 
     chosen = keep(recordings, pl.col("utterance") == experiment.utterance, "another utterance")
     chosen = keep(chosen, pl.col("label").is_in(["present", "absent"]), "label unknown")
+    samples = (pl.col("duration_s") * experiment.features.rate_hz).round()
+    chosen = keep(chosen, samples >= experiment.shortest_samples, "shorter than a window")
     for finding in experiment.exclude_findings:
         chosen = keep(
             chosen, ~pl.col("findings").list.contains(finding), f"finding {finding} excluded"
@@ -139,11 +141,12 @@ def split_noise(noise: pl.DataFrame, rule: Split) -> pl.DataFrame:
     """sha256 -> placed, for every noise recording.
 
     A side that the hash leaves empty takes one from the fullest side, so that three recordings
-    are enough; with fewer, the experiment's noise cannot be kept apart and the stages say so.
+    are enough (docs/decisions/0005-noise.md); with fewer, the experiment's noise cannot be kept
+    apart and the stages say so.
     """
     given = dict(noise.select("sha256", "side").iter_rows()) if rule.published == "keep" else {}
     sides: dict[str, Side] = {
-        digest: given.get(digest) or side_of(digest, key=rule.key, fractions=rule.fractions)
+        digest: given.get(digest) or side_of(digest, key=rule.key, fractions=rule.noise)
         for digest in noise["sha256"].sort()
     }
     if len(sides) >= len(SIDES):

@@ -69,7 +69,7 @@ def test_all_mistakes_are_reported_at_once_with_line_and_nearest_key() -> None:
     assert len(found) == 4
     assert any("line 3" in m and "optimisation.epochs" in m and "0" in m for m in found)
     assert any("line 4" in m and "did you mean batch_recordings?" in m for m in found)
-    assert any("line 5" in m and "noise" in m and "'peak'" in m for m in found)
+    assert any("line 5" in m and "noise" in m and "peak" in m for m in found)
     assert any("line 6" in m and "did you mean windows?" in m for m in found)
 
 
@@ -93,6 +93,18 @@ def test_noise_of_no_excerpts_is_refused() -> None:
     (found,) = mistakes("name: mine\nnoise: {kind: snr, present: 0, absent: 0}\n")
 
     assert "write kind: none" in found
+
+
+def test_windows_that_the_network_cannot_use_are_refused_before_anything_runs() -> None:
+    """Too short for SpiraConv's convolutions, or no whole number of samples."""
+    (short,) = mistakes("name: mine\nwindows: {length_s: 0.5}\n")
+    (broken,) = mistakes("name: mine\nwindows: {length_s: 0.00001}\n")
+
+    assert "0.5 s are too short for spira_conv_v2, which needs 0.59 s" in short
+    assert "not whole samples at 16000 Hz" in broken
+    assert parse_experiment(
+        "name: mine\nwindows: {length_s: 0.5}\nnetwork: {kind: compact}", where="mine.yaml"
+    )
 
 
 def test_nothing_is_trained_on_rooms_or_consent() -> None:

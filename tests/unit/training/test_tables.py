@@ -1,10 +1,13 @@
 """Who and what is in, and on which side: whatever the table."""
 
+import hashlib
+
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spira.audio.windows import Windows
 from spira.domain.recordings import SIDES
 from spira.training.experiments import Experiment, Split
 from spira.training.tables import select, split_noise, split_people
@@ -22,9 +25,19 @@ def recordings(**columns: list[object]) -> pl.DataFrame:
         "utterance": ["sentence"] * length,
         "label": ["present"] * length,
         "side": [None] * length,
+        "duration_s": [10.0] * length,
         "findings": [[] for _ in range(length)],
     }
     return pl.DataFrame(every | columns, schema_overrides={"side": pl.Utf8})
+
+
+def noises(count: int) -> pl.DataFrame:
+    """A table of noise recordings; a longer one begins with the shorter."""
+    digests = [hashlib.sha256(f"noise {n}".encode()).hexdigest() for n in range(count)]
+    return pl.DataFrame(
+        {"sha256": digests, "side": [None] * count},
+        schema_overrides={"sha256": pl.Utf8, "side": pl.Utf8},
+    )
 
 
 @given(PEOPLE)
@@ -80,12 +93,34 @@ def test_nothing_is_filtered_away_unless_the_experiment_names_it() -> None:
     assert reasons["finding quiet excluded"] == 1
 
 
+def test_windows_that_refuse_short_recordings_leave_them_out_and_count_them() -> None:
+    """The published edge rules: shorter than a window, or with `last: drop` as long as one."""
+    table = recordings(duration_s=[3.9, 4.0, 4.1])
+
+    padded, _ = select(table, Experiment(name="x"))
+    kept, left_out = select(table, Experiment(name="x", windows=Windows(short="refuse")))
+    dropped, reasons = select(
+        table, Experiment(name="x", windows=Windows(short="refuse", last="drop"))
+    )
+
+    assert padded.height == 3
+    assert (kept["duration_s"].to_list(), left_out) == ([4.0, 4.1], {"shorter than a window": 1})
+    assert (dropped["duration_s"].to_list(), reasons) == ([4.1], {"shorter than a window": 2})
+
+
+def test_noise_stays_on_its_side_when_more_is_imported() -> None:
+    """As people do; each side has a fair share, so that no figure rests on one recording."""
+    few = noises(24)
+    many = noises(48)
+
+    before = dict(split_noise(few, Split()).iter_rows())
+    after = dict(split_noise(many, Split()).iter_rows())
+
+    assert all(after[digest] == side for digest, side in before.items())
+    assert all(list(before.values()).count(side) >= 3 for side in SIDES)
+
+
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_too_few_noises_to_keep_apart_stay_where_the_hash_puts_them(count: int) -> None:
     """With fewer than three nothing is forced; the stages say what they miss."""
-    noise = pl.DataFrame(
-        {"sha256": [str(n) for n in range(count)], "side": [None] * count},
-        schema_overrides={"sha256": pl.Utf8, "side": pl.Utf8},
-    )
-
-    assert split_noise(noise, Split()).height == count
+    assert split_noise(noises(count), Split()).height == count
