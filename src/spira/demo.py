@@ -21,6 +21,7 @@ _EFFECT = 1.4  # of RI on speech; at 1.0 nothing learned in minutes (docs/decisi
 _HELD_OUT = 2  # people of each label, of the test side, who are asked about
 _REAL = 3  # real voices that are asked about
 _UTTERANCES = ("sentence", "ambient_before", "ambient_after")
+_ENOUGH = 280  # people of whom 60 of each class are tested, which the policy asks for
 
 
 @click.command()
@@ -43,8 +44,10 @@ _UTTERANCES = ("sentence", "ambient_before", "ambient_after")
 def demo(app: Application, seed: int, participants: int, experiment: Path, real: Path) -> None:
     """Make a synthetic hospital, train, audit, publish, promote and predict.
 
-    Nothing that it says has clinical meaning: the voices are synthetic.
+    Nothing that it says has clinical meaning: the voices are synthetic. Exit code 3 when the
+    policy refuses the model; the summary then says why.
     """
+    from spira.domain.errors import PolicyRefused
     from spira.training.experiments import read_experiment
 
     name = f"demo-{participants}-{seed}"
@@ -57,7 +60,12 @@ def demo(app: Application, seed: int, participants: int, experiment: Path, real:
         _tell(app, summary)
         return
 
-    if not _has_dataset(app, name):
+    if participants < _ENOUGH:
+        app.say(
+            f"With {participants} people too few are tested for the policy, which will refuse the "
+            f"model whatever it learned; {_ENOUGH} are enough."
+        )
+    if not (_has_dataset(app, name) and (hospital / "recordings.csv").exists()):
         synthesis = ["--participants", participants, "--seed", seed, "--effect", _EFFECT]
         for utterance in _UTTERANCES:
             synthesis += ["--utterance", utterance]
@@ -65,7 +73,12 @@ def demo(app: Application, seed: int, participants: int, experiment: Path, real:
     _run(app, "train", experiment, "--data", name, "--set", f"seed={seed}")
     plan = app.plan(chosen, name)
     version = _version(app, plan)
-    _run(app, "model promote", version, "--policy", "demo")
+    refused = ""
+    try:
+        _run(app, "model promote", version, "--policy", "demo")
+    except PolicyRefused as refusal:
+        refused = str(refusal)
+        app.say(f"\n{refused}\nThis is the policy at work; the demo goes on without a champion.")
 
     planted = dict(_held_out(app, plan, hospital))
     app.say("\nPeople of the test side, whom training never met; the hospital planted:")
@@ -78,7 +91,7 @@ def demo(app: Application, seed: int, participants: int, experiment: Path, real:
         _run(app, "predict", *digits, "--language", "en", "--model", version)
         _run(app, "predict", digits[0], "--language", "en", "--force", "--model", version)
 
-    summary = _summary(app, plan, version)
+    summary = _summary(app, plan, version) | {"refused": refused}
     kept.parent.mkdir(parents=True, exist_ok=True)
     temporary = kept.with_suffix(".new")
     temporary.write_text(json.dumps(summary, ensure_ascii=False, indent=2), encoding="utf-8")
@@ -112,9 +125,12 @@ def _finished(app: Application, kept: Path) -> dict[str, Any] | None:
     if not kept.exists():
         return None
     summary: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-    published = app.artifacts.find("publish", summary["plan"]["publish"])
+    fingerprint = summary["plan"]["publish"]
+    published = app.artifacts.find("publish", fingerprint)
     whole = published is not None and app.artifacts.intact(published)
-    registered = any(v.version == summary["model"] for v in app.registry.versions())
+    registered = app.registry.holds(fingerprint) or any(
+        version.fingerprint == fingerprint for version in app.registry.versions()
+    )
     return summary if whole and registered and Path(summary["report"]).exists() else None
 
 
@@ -166,6 +182,8 @@ def _summary(app: Application, plan: "Plan", version: int) -> dict[str, Any]:
 
 
 def _tell(app: Application, summary: dict[str, Any]) -> None:
+    from spira.domain.errors import PolicyRefused
+
     app.emit(summary)
     app.say(
         f"\nModel {summary['model']}, on {summary['people']} simulated people of the test side:"
@@ -181,3 +199,5 @@ def _tell(app: Application, summary: dict[str, Any]) -> None:
     app.say(f"Simple competitors under noise, AUROC: {beside}.")
     app.say("Synthetic voices: no clinical meaning.")
     app.say(f"Report: {summary['report']}")
+    if summary["refused"]:
+        raise PolicyRefused(summary["refused"])

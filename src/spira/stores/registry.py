@@ -22,7 +22,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -162,6 +162,35 @@ class Registry:
                     self._name, version.version, "spira.alias", alias
                 )
         return self.get(str(version.version))
+
+    def holds(self, fingerprint: str) -> bool:
+        """Whether this publish is complete here, its files undamaged; MLflow is not imported.
+
+        Only a SQLite registry can tell so quickly. False also means that nobody knows: `register`
+        finds out, and does what is left to do.
+        """
+        if self._database is None or not self._database.exists():
+            return False
+        import sqlite3
+
+        question = """
+            SELECT version.run_id, files.value
+            FROM model_versions AS version
+            JOIN model_version_tags AS mark USING (name, version)
+            JOIN model_version_tags AS files USING (name, version)
+            JOIN model_version_tags AS alias USING (name, version)
+            WHERE name = ? AND mark.key = 'spira.fingerprint' AND mark.value = ?
+              AND files.key = 'spira.files' AND alias.key = 'spira.alias'
+        """
+        try:
+            with closing(sqlite3.connect(f"{self._database.as_uri()}?mode=ro", uri=True)) as tables:
+                found = tables.execute(question, (self._name, _checked(fingerprint))).fetchone()
+        except sqlite3.Error:
+            return False
+        if found is None:
+            return False
+        run_id, files = found
+        return _damaged(self._artifacts / run_id / "artifacts" / _FOLDER, json.loads(files)) is None
 
     def versions(self) -> list[ModelVersion]:
         """Every version that SPIRA registered, newest first."""

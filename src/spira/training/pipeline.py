@@ -306,10 +306,13 @@ def _damaged(plan: Plan, stage: StageName, store: ArtifactStore) -> list[Artifac
 
 def _finish(stage: StageName, artifact: Artifact, open_registry: "Callable[[], Registry]") -> None:
     """A published model is in the registry, also when the registry was lost or is another one."""
-    if stage == "publish":
+    if stage != "publish":
+        return
+    registry = open_registry()
+    if not registry.holds(artifact.fingerprint):
         from spira.training.publishing import register
 
-        register(artifact, open_registry())
+        register(artifact, registry)
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -80,8 +80,8 @@ def publish(work: "Work") -> tuple["Files", dict[str, Any]]:
     }
 
 
-def register(published: Artifact, registry: Registry) -> int:
-    """See to it that the registry has the published model, once; returns its version.
+def register(published: Artifact, registry: Registry) -> None:
+    """See to it that the registry has the published model, once.
 
     raises    TransientError when the registry is away: nothing is registered by halves
     """
@@ -89,7 +89,7 @@ def register(published: Artifact, registry: Registry) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name in published.files:
             shutil.copyfile(published.path(name), Path(folder) / name)
-        version = registry.register(
+        registry.register(
             published.fingerprint,
             Path(folder),
             evidence_level=about["evidence_level"],
@@ -97,7 +97,6 @@ def register(published: Artifact, registry: Registry) -> int:
             parameters=about["parameters_of_experiment"],
             tags={"experiment": about["experiment"], "dataset": about["dataset"]},
         )
-    return version.version
 
 
 def _some_recordings(work: "Work", recordings: pl.DataFrame) -> dict[str, Any]:

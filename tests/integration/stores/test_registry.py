@@ -109,6 +109,21 @@ def test_publishing_twice_makes_one_version(home: Path, bundle: Path) -> None:
     assert registry.get("challenger").version == 2
 
 
+def test_a_complete_publish_is_known_without_mlflow(home: Path, bundle: Path) -> None:
+    """Not before its alias is set, not when a file is damaged, not of another fingerprint."""
+    registry = registry_in(home)
+    unknown = registry.holds(FIRST)
+    published = publish(registry, bundle)
+    known = registry.holds(FIRST)
+    report = home / "artifacts" / published.run_id / "artifacts/model/report.html"
+    report.write_text("other")
+
+    assert (unknown, known) == (False, True)
+    assert not registry.holds(FIRST)
+    assert not registry.holds(SECOND)
+    assert not registry_in(home / "nowhere").holds(FIRST)
+
+
 def test_users_of_mlflow_find_a_signature(home: Path, bundle: Path) -> None:
     """MLflow's own reader of schemas understands the description beside the network."""
     from mlflow.types.schema import Schema
@@ -177,6 +192,7 @@ def test_a_kill_between_register_and_alias_leaves_one_version_with_its_report(
     killed = publisher(home, bundle, method, nth)
     assert killed.wait() == -signal.SIGKILL
     before = registry_in(home)
+    assert not before.holds(FIRST)
     for version in before.versions():
         assert (before.download(version, home / "early") / "report.html").is_file()
 
