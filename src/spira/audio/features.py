@@ -18,11 +18,12 @@ many as the machine has cores, and two processes that share the cores wait for e
 filters are sparse (5 % of the matrix) and the DCT is a fast one, so that nothing is lost.
 """
 
+# scipy is imported where it is used: experiments import this module for its options alone.
+
 from functools import cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
@@ -159,13 +160,15 @@ def _edges(windows: Float, features: Features, edge: int) -> tuple[Float, Float]
 
 def _spectrum(frames: Float, features: Features) -> Float:
     """[frames, bands]: power at each frequency, or in each mel band."""
+    from scipy.fft import rfft
+
     hann = _hann(features.window)
     filters = None if isinstance(features, Spectrogram) else _mel_filters(features)
     bands = features.n_fft // 2 + 1 if filters is None else filters.shape[0]
     result = np.empty((len(frames), bands), np.float32)
     for first in range(0, len(frames), _FFT_BLOCK):
         block = slice(first, first + _FFT_BLOCK)
-        spectra = scipy.fft.rfft(frames[block] * hann, n=features.n_fft)
+        spectra = rfft(frames[block] * hann, n=features.n_fft)
         power = spectra.real**2 + spectra.imag**2
         result[block] = power if filters is None else (filters @ power.T).T
     return result
@@ -175,9 +178,11 @@ def _finished(bands: Float, features: Features) -> Float:
     """From [N, frames, bands] to what the network is given."""
     if not isinstance(features, Mfcc):
         return bands
+    from scipy.fft import dct
+
     level = 10 * np.log10(np.maximum(bands, np.float32(_FLOOR)))
     deepest = level.max(axis=(1, 2), keepdims=True) - np.float32(features.top_db)
-    cepstrum = scipy.fft.dct(np.maximum(level, deepest), type=2, norm="ortho", axis=-1)
+    cepstrum = dct(np.maximum(level, deepest), type=2, norm="ortho", axis=-1)
     return np.ascontiguousarray(cepstrum[..., : features.n_mfcc])
 
 
@@ -193,7 +198,7 @@ def _mel_filters(features: Any) -> Any:
 
     returns   a sparse array, float32
     """
-    import scipy.sparse  # here, because experiments import this module for its options alone
+    import scipy.sparse
 
     def mel(frequency_hz: float) -> float:
         return 2595 * float(np.log10(1 + frequency_hz / 700))
