@@ -79,7 +79,9 @@ _WORDS = {  # Portuguese and English of what the tables hold
     "empty": ("vazio", "empty"),
     "zeros": ("só zeros", "all zeros"),
     "not_finite": ("amostras inválidas", "invalid samples"),
+    "out_of_scale": ("fora de escala", "out of scale"),
     "too_short": ("menos de 0,5 s", "under 0.5 s"),
+    "too_long": ("longo demais", "too long"),
     "duplicate": ("áudio repetido", "duplicate audio"),
     "synthetic": ("hospital sintético", "synthetic hospital"),
     "import": ("importação", "import"),
@@ -134,7 +136,7 @@ def render_page(
 
 def rejected_rows(version: DatasetVersion) -> list[dict[str, str]]:
     """What was refused: file, participant, label ("noise" for noise), sex, reason, message."""
-    return list(csv.DictReader(io.StringIO(version.artifact.read("rejected.csv").decode())))
+    return list(csv.DictReader(io.StringIO(version.read("rejected.csv").decode())))
 
 
 def spectrogram_png(waveform: NDArray[np.float32]) -> bytes:
