@@ -15,7 +15,8 @@ whatever they are called; the latest version of a name is what the name means.
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -95,12 +96,18 @@ class DatasetVersion:
         raises    IntegrityError when they are missing or damaged; KeyError for another digest
         """
         audio = f"audio/{sha256}"
-        return self.artifact.path(audio if audio in self.artifact.files else f"noise/{sha256}")
+        with _importing_mends():
+            return self.artifact.path(audio if audio in self.artifact.files else f"noise/{sha256}")
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a table of the version; errors as `audio_path`."""
+        with _importing_mends():
+            return self.artifact.read(name)
 
     @cached_property
     def summary(self) -> DatasetSummary:
         """How many of what."""
-        return DatasetSummary.model_validate(self.artifact.read_json("summary.json"))
+        return DatasetSummary.model_validate_json(self.read("summary.json"))
 
 
 @dataclass(frozen=True)
@@ -118,11 +125,9 @@ def load(store: ArtifactStore, reference: str) -> DatasetVersion:
     artifact = store.find(STAGE, digest)
     if artifact is None:
         raise _damaged(digest)
-    return DatasetVersion(
-        artifact,
-        pl.read_parquet(artifact.path("recordings.parquet")),
-        pl.read_parquet(artifact.path("noise.parquet")),
-    )
+    with _importing_mends():
+        recordings, noise = map(artifact.path, ("recordings.parquet", "noise.parquet"))
+    return DatasetVersion(artifact, pl.read_parquet(recordings), pl.read_parquet(noise))
 
 
 def resolve(store: ArtifactStore, reference: str) -> str:
@@ -139,6 +144,11 @@ def resolve(store: ArtifactStore, reference: str) -> str:
         if store.find(STAGE, names[reference]) is None:
             raise _damaged(names[reference])
         return names[reference]
+    if re.fullmatch(rf"[0-9a-f]{{1,{_SHORTEST_PREFIX - 1}}}", reference) and store.list(STAGE):
+        raise InputError(
+            f"dataset {reference}: no name, and too short for a digest; give at least "
+            f"{_SHORTEST_PREFIX} digits"
+        )
     found = []
     if re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_PREFIX},64}}", reference):
         digests = [artifact.fingerprint for artifact in store.list(STAGE)]
@@ -209,7 +219,7 @@ def verify(store: ArtifactStore, reference: str, *, progress: Progress = no_prog
             if "/" in name and name.rpartition("/")[2] != entry.sha256:
                 mistakes.append(f"{name}: holds other bytes than its name says")
         except IntegrityError as error:
-            mistakes.append(str(error).partition("; run the stage")[0])
+            mistakes.append(_found(error))
         progress("verifying", done, len(artifact.files))
     if mistakes:
         count = f"{len(mistakes)} of {len(artifact.files)} files are damaged"
@@ -225,6 +235,20 @@ def parquet(table: pl.DataFrame) -> bytes:
     buffer = io.BytesIO()
     table.write_parquet(buffer, compression="zstd")
     return buffer.getvalue()
+
+
+@contextmanager
+def _importing_mends() -> Iterator[None]:
+    """No stage makes a dataset: what an artifact says of damage, with what mends this one."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise IntegrityError(f"{_found(error)}; import the dataset again to mend it") from error
+
+
+def _found(error: IntegrityError) -> str:
+    """What is damaged, without what to do about it."""
+    return str(error).partition("; run the stage")[0]
 
 
 def _damaged(digest: str) -> IntegrityError:

@@ -63,7 +63,7 @@ def test_an_unknown_reference_names_the_nearest(store: ArtifactStore, make_versi
 def test_a_prefix_must_be_long_and_unique(store: ArtifactStore, make_version: Any) -> None:
     """Under 6 digits nothing is looked for; of two versions that begin so, neither is taken."""
     digest = make_version("mine").fingerprint
-    with pytest.raises(InputError, match="unknown"):
+    with pytest.raises(InputError, match="too short for a digest; give at least 6 digits"):
         resolve(store, digest[:5])
 
     twin = digest[:8] + ("0" if digest[8] != "0" else "1") * 56
@@ -139,6 +139,24 @@ def test_a_damaged_manifest_is_an_integrity_error(tmp_path: Path, make_version: 
 
     with pytest.raises(IntegrityError, match="its manifest is damaged"):
         load(reopened(tmp_path), "mine")
+
+
+def test_damaged_bytes_of_a_version_say_what_mends_them(tmp_path: Path, make_version: Any) -> None:
+    """An audio file and a table: no stage makes a dataset, importing does."""
+    artifact = make_version("mine")
+    version = load(reopened(tmp_path), "mine")
+    audio = next(name for name in artifact.files if name.startswith("audio/"))
+    for name in (audio, "summary.json", "recordings.parquet"):
+        artifact.path(name).write_bytes(b"damaged")
+
+    for reading in (
+        lambda: version.audio_path(audio.removeprefix("audio/")),
+        lambda: version.summary,
+        lambda: load(reopened(tmp_path), "mine"),
+    ):
+        with pytest.raises(IntegrityError, match="import the dataset again") as caught:
+            reading()
+        assert "stage again" not in str(caught.value)
 
 
 def test_the_same_table_is_the_same_bytes() -> None:
