@@ -32,12 +32,7 @@ _rejected = click.option(
     help="Where to write what was refused; else rejected/ in the data folder, if anything was.",
 )
 
-# Options given one by one -> what they are together.
-_FLAGS: dict[int | str, str] = {
-    "devices": "device",
-    "utterances": "utterance",
-    "shortcuts": "shortcut",
-}
+_FLAGS: dict[int | str, str] = {"devices": "device", "utterances": "utterance"}  # given one by one
 _REJECTED_SHOWN = 20
 _CELLS_SHOWN = 40
 
@@ -232,7 +227,7 @@ def show(app: "Application", reference: str, html: Path | None, rejected: Path |
     )
     refused = rejected_rows(version)
     if rejected is not None:
-        _write(rejected, version.read("rejected.csv"))
+        _write(rejected, version.artifact.read("rejected.csv"))
     if html is not None:
         with app.console.working():
             page = render_page(version, names=names, progress=app.progress)
@@ -372,21 +367,28 @@ def _hospital(options: dict[str, Any]) -> "Hospital":
     strengths: dict[str, float] = {}
     for shortcut in options.pop("shortcuts"):
         key, _, strength = shortcut.partition("=")
-        try:
-            strengths[key] = float(strength)
-        except ValueError as error:
-            raise InputError(f"--shortcut {shortcut}: write it as ward-noise=0.9") from error
+        if not re.fullmatch(r"-?[0-9]*[.]?[0-9]+", strength):
+            raise InputError(f"--shortcut {shortcut}: write it as ward-noise=0.9")
+        strengths[key] = float(strength)
     given = {key: value for key, value in options.items() if value not in (None, ())}
     try:
-        return Hospital(**given, shortcuts=strengths)
+        config = Hospital(**given, shortcuts=strengths)
     except ValidationError as error:
         raise InputError(
             *(
                 f"--{_FLAGS.get(fault['loc'][0], str(fault['loc'][0]).replace('_', '-'))}: "
                 f"{fault['msg'].lower()}, it is {fault['input']!r}"
                 for fault in error.errors()
+                if fault["type"] != "too_short"  # what is left of a list after a wrong name in it
             )
         ) from error
+    for people, what in ((config.present, "with"), (config.absent, "without")):
+        if not people:
+            raise InputError(
+                f"--participants {config.participants}, --prevalence {config.prevalence:g}: nobody "
+                f"{what} RI; a dataset needs both classes"
+            )
+    return config
 
 
 def _require_place(path: Path | None) -> None:

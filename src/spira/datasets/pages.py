@@ -136,7 +136,7 @@ def render_page(
 
 def rejected_rows(version: DatasetVersion) -> list[dict[str, str]]:
     """What was refused: file, participant, label ("noise" for noise), sex, reason, message."""
-    return list(csv.DictReader(io.StringIO(version.read("rejected.csv").decode())))
+    return list(csv.DictReader(io.StringIO(version.artifact.read("rejected.csv").decode())))
 
 
 def spectrogram_png(waveform: NDArray[np.float32]) -> bytes:

@@ -15,8 +15,7 @@ whatever they are called; the latest version of a name is what the name means.
 
 import io
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -96,18 +95,12 @@ class DatasetVersion:
         raises    IntegrityError when they are missing or damaged; KeyError for another digest
         """
         audio = f"audio/{sha256}"
-        with _importing_mends():
-            return self.artifact.path(audio if audio in self.artifact.files else f"noise/{sha256}")
-
-    def read(self, name: str) -> bytes:
-        """The bytes of a table of the version; errors as `audio_path`."""
-        with _importing_mends():
-            return self.artifact.read(name)
+        return self.artifact.path(audio if audio in self.artifact.files else f"noise/{sha256}")
 
     @cached_property
     def summary(self) -> DatasetSummary:
         """How many of what."""
-        return DatasetSummary.model_validate_json(self.read("summary.json"))
+        return DatasetSummary.model_validate(self.artifact.read_json("summary.json"))
 
 
 @dataclass(frozen=True)
@@ -125,9 +118,11 @@ def load(store: ArtifactStore, reference: str) -> DatasetVersion:
     artifact = store.find(STAGE, digest)
     if artifact is None:
         raise _damaged(digest)
-    with _importing_mends():
-        recordings, noise = map(artifact.path, ("recordings.parquet", "noise.parquet"))
-    return DatasetVersion(artifact, pl.read_parquet(recordings), pl.read_parquet(noise))
+    return DatasetVersion(
+        artifact,
+        pl.read_parquet(artifact.path("recordings.parquet")),
+        pl.read_parquet(artifact.path("noise.parquet")),
+    )
 
 
 def resolve(store: ArtifactStore, reference: str) -> str:
@@ -219,7 +214,7 @@ def verify(store: ArtifactStore, reference: str, *, progress: Progress = no_prog
             if "/" in name and name.rpartition("/")[2] != entry.sha256:
                 mistakes.append(f"{name}: holds other bytes than its name says")
         except IntegrityError as error:
-            mistakes.append(_found(error))
+            mistakes.append(str(error).partition("; ")[0])  # how to mend it is told once
         progress("verifying", done, len(artifact.files))
     if mistakes:
         count = f"{len(mistakes)} of {len(artifact.files)} files are damaged"
@@ -235,20 +230,6 @@ def parquet(table: pl.DataFrame) -> bytes:
     buffer = io.BytesIO()
     table.write_parquet(buffer, compression="zstd")
     return buffer.getvalue()
-
-
-@contextmanager
-def _importing_mends() -> Iterator[None]:
-    """No stage makes a dataset: what an artifact says of damage, with what mends this one."""
-    try:
-        yield
-    except IntegrityError as error:
-        raise IntegrityError(f"{_found(error)}; import the dataset again to mend it") from error
-
-
-def _found(error: IntegrityError) -> str:
-    """What is damaged, without what to do about it."""
-    return str(error).partition("; run the stage")[0]
 
 
 def _damaged(digest: str) -> IntegrityError:

@@ -143,6 +143,10 @@ def test_what_was_refused_is_written_where_it_is_asked_for(
         (["synthesize", "--participants", "0"], "--participants: input should be greater"),
         (["synthesize", "--shortcut", "ward"], "--shortcut ward: write it as ward-noise=0.9"),
         (["synthesize", "--shortcut", "wardnoise=1"], "did you mean ward-noise"),
+        (["synthesize", "--shortcut", "level=nan"], "--shortcut level=nan: write it as"),
+        (["synthesize", "--shortcut", "level=1.5"], "shortcut level: strength 1.5 is not"),
+        (["synthesize", "--participants", "1"], "nobody with RI; a dataset needs both classes"),
+        (["synthesize", "--prevalence", "1"], "nobody without RI; a dataset needs both classes"),
     ],
 )
 def test_wrong_input_is_a_sentence_and_exit_code_2(
@@ -160,6 +164,16 @@ def test_wrong_input_is_a_sentence_and_exit_code_2(
     assert code == 2
     assert says in err
     assert "Traceback" not in err
+    assert not (tmp_path / "home" / "hospitals").exists()  # before any work
+
+
+@pytest.mark.parametrize("option", [("--device", "phone"), ("--utterance", "vowels")])
+def test_a_wrong_name_is_one_mistake(spira: Spira, option: tuple[str, str]) -> None:
+    """And not also a list that is empty without it."""
+    _, _, err = spira("dataset", "synthesize", *option)
+
+    assert err.count("spira: ") == 1
+    assert f"{option[0]}: input should be" in err
 
 
 def test_nothing_usable_exits_2_and_says_why(

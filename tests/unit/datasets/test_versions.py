@@ -141,24 +141,6 @@ def test_a_damaged_manifest_is_an_integrity_error(tmp_path: Path, make_version: 
         load(reopened(tmp_path), "mine")
 
 
-def test_damaged_bytes_of_a_version_say_what_mends_them(tmp_path: Path, make_version: Any) -> None:
-    """An audio file and a table: no stage makes a dataset, importing does."""
-    artifact = make_version("mine")
-    version = load(reopened(tmp_path), "mine")
-    audio = next(name for name in artifact.files if name.startswith("audio/"))
-    for name in (audio, "summary.json", "recordings.parquet"):
-        artifact.path(name).write_bytes(b"damaged")
-
-    for reading in (
-        lambda: version.audio_path(audio.removeprefix("audio/")),
-        lambda: version.summary,
-        lambda: load(reopened(tmp_path), "mine"),
-    ):
-        with pytest.raises(IntegrityError, match="import the dataset again") as caught:
-            reading()
-        assert "stage again" not in str(caught.value)
-
-
 def test_the_same_table_is_the_same_bytes() -> None:
     """Parquet without dates or names of machines."""
     table = pl.DataFrame({"side": ["test", None], "age": [61, 40]})
