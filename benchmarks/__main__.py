@@ -7,9 +7,11 @@ ratio is what counts. Each is repeated until a few seconds are spent; the median
 import platform
 import statistics
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +26,17 @@ from spira.model.config import Compact, Network, SpiraConvV2
 from spira.model.export import export
 from spira.model.networks import build
 from spira.model.scoring import Scorer, ScoringSpec
+from spira.synthetic.hospital import Hospital, synthesize
+from spira.synthetic.physiology import draw_breathing
+from spira.synthetic.records import admit
+from spira.synthetic.utterances import speak
+from spira.synthetic.voices import Voice, Voices, draw_voice
 from spira.training.examples import prefetched
 
 _SECONDS = 3.0
 _RATE_HZ = 16_000
 _FRAMES, _COEFFICIENTS = 401, 40
+_HOSPITAL = Hospital(participants=100, utterances=("sentence",), sites=1, noise_per_site=1)
 
 
 class Pair(NamedTuple):
@@ -97,6 +105,49 @@ def pairs() -> Iterator[Pair]:
         4 * count,
         "windows",
     )
+    with Voices() as voices:
+        requests = _said(voices)
+        yield Pair(
+            "synthetic hospital: whole recordings of 10 s, one process, against the voices alone",
+            partial(_synthesize, 1),
+            lambda: [voices.say(voice, texts) for voice, texts in requests],
+            _HOSPITAL.participants,
+            "recordings",
+        )
+    yield Pair(
+        "synthetic hospital: two processes and their start, against one process",
+        partial(_synthesize, 2),
+        partial(_synthesize, 1),
+        _HOSPITAL.participants,
+        "recordings",
+    )
+
+
+def _synthesize(jobs: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        synthesize(Path(folder), _HOSPITAL, jobs=jobs)
+
+
+def _said(voices: Voices) -> Sequence[tuple[Voice, Sequence[str]]]:
+    """What the voices are asked for when everybody in the hospital says a sentence of 10 s."""
+    requests: list[tuple[Voice, Sequence[str]]] = []
+
+    def say(voice: Voice, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        requests.append((voice, texts))
+        return voices.say(voice, texts)
+
+    for person in admit(_HOSPITAL):
+        rng = draws(_HOSPITAL.seed, "bench", person.id)
+        speak(
+            "sentence",
+            say=say,
+            voice=draw_voice(person.sex, person.age, rng),
+            sex=person.sex,
+            breathing=draw_breathing(person.label, _HOSPITAL.effect, rng),
+            duration_s=10.0,
+            rng=rng,
+        )
+    return requests
 
 
 def _answer_in_torch(network: torch.nn.Module, recording: NDArray[np.float32]) -> float:

@@ -25,10 +25,16 @@ _COMMANDS = {
     "settings": ("spira.training.commands:settings", "Print every setting and its value."),
     "demo": ("spira.demo:demo", "Run the main job on a synthetic hospital."),
 }
+_HELP = "spira.cli.help"  # in a context's meta: whether help is asked for, of whatever command
 
 
 class _Lazy(click.Group):
     """A group that imports a command's module only to run it or to show its own help."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = args[: args.index("--")] if "--" in args else args
+        ctx.meta[_HELP] = not {"-h", "--help"}.isdisjoint(options)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -90,7 +96,7 @@ def spira(
     Exit codes: 0 done · 1 a defect of ours · 2 wrong input · 3 refused by a policy ·
     70 stored bytes are damaged · 75 try again later · 130 interrupted
     """
-    if any(word in sys.argv for word in ("-h", "--help")):
+    if ctx.meta[_HELP]:
         return  # help needs neither settings nor a data folder
     from spira.console import Console
     from spira.logs import configure_logs
@@ -106,6 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no ã shows a ?
             stream.reconfigure(errors="replace")
+    output = sys.stdout
     try:
         code = spira.main(arguments, prog_name="spira", standalone_mode=False)
     except SpiraError as error:
@@ -117,8 +124,12 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:
+        # Where nobody reads on, click mutes the output and ends with 1; to whoever asked for
+        # `head -1`, all is well.
+        if sys.stdout is output:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
         sys.exit(0)
     except OSError as error:
         trouble = _of_the_disk(error)
@@ -129,16 +140,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _of_the_disk(error: OSError) -> SpiraError | None:
-    """What any part of SPIRA may meet wherever it writes; None for what is a defect of ours."""
+    """What any part of SPIRA may meet on a disk; None for what is a defect of ours."""
     where = error.filename or "the data folder"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return TransientError(
             f"{where}: the disk is full; free some space and run the same command again"
         )
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+        # The error does not tell reading from writing; only a read-only disk leaves no doubt.
+        what = "written" if error.errno == errno.EROFS else "read or written"
         return InputError(
-            f"{where}: cannot be written ({str(error.strerror).lower()}); "
-            "choose another data folder with --home, or mend this one"
+            f"{where}: cannot be {what} ({str(error.strerror).lower()}); "
+            "see to its permissions, or choose another data folder with --home"
         )
     return None
 

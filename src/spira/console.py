@@ -63,13 +63,14 @@ class Console:
             self.say("  ".join(map(str.ljust, line, widths)).rstrip())
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Show how far work is: bars on a terminal, a plain line every two seconds elsewhere."""
+        """Show how far work is: bars on a terminal; elsewhere a plain line when it begins, and then
+        one every two seconds."""
         if sys.stderr.isatty():
             self._bar(what, done, total)
             return
         now = time.monotonic()
-        first = self._last.setdefault(what, now)
-        if now - first >= _PLAIN_EVERY_S:
+        last = self._last.get(what)
+        if done < total if last is None else now - last >= _PLAIN_EVERY_S:
             self._last[what] = now
             share = f" ({done / total:.0%})" if total else ""
             print(f"{what}: {done} of {total}{share}", file=sys.stderr, flush=True)

@@ -6,9 +6,10 @@ default beside the field. Secrets of object stores and registries stay in the en
 variables that obstore and MLflow define.
 """
 
+import difflib
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import platformdirs
 from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from spira.datasets.settings import DatasetsSettings
@@ -28,6 +29,8 @@ from spira.domain.suggestions import nearest
 from spira.evaluation.settings import EvaluationSettings
 from spira.stores.settings import StoresSettings
 from spira.training.settings import TrainingSettings
+
+_NEARLY = 0.8  # of a variable's letters are those of a known one: SPIRA_HOM, SPIRA_TRAINING_THREADS
 
 
 class Settings(BaseSettings):
@@ -59,7 +62,7 @@ class Settings(BaseSettings):
         return (
             init_settings,
             env_settings,
-            TomlConfigSettingsSource(settings_cls, folder / "settings.toml"),
+            InitSettingsSource(settings_cls, _of_the_file(folder / "settings.toml")),
         )
 
 
@@ -67,7 +70,8 @@ def read_settings(*, home: Path | None = None, overrides: Sequence[str] = ()) ->
     """Read the tree.
 
     overrides  "room.name=value", values as TOML literals or plain text
-    raises     InputError listing every mistake, with the nearest known name
+    raises     InputError listing every mistake, with the nearest known name; or saying what is
+               wrong with settings.toml as a file
     """
     flags: dict[str, Any] = {} if home is None else {"home": home}
     for override in overrides:
@@ -81,13 +85,57 @@ def read_settings(*, home: Path | None = None, overrides: Sequence[str] = ()) ->
             if not isinstance(inner, dict):
                 raise InputError(f"--setting {override}: {room} holds a value, no settings")
         inner[name] = _literal(value)
+    mistakes = [*_unknown_variables(os.environ)]
     try:
         settings = Settings(**flags)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"settings.toml in the data folder: {error}") from error
     except ValidationError as error:
-        raise InputError(*(_mistake(fault) for fault in error.errors())) from error
+        raise InputError(*mistakes, *(_mistake(fault) for fault in error.errors())) from error
+    if mistakes:
+        raise InputError(*mistakes)
     return settings.model_copy(update={"home": settings.home.expanduser().resolve()})
+
+
+def _of_the_file(path: Path) -> dict[str, Any]:
+    """What settings.toml says; nothing where there is none."""
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({str(error.strerror).lower()})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not TOML: {error}") from error
+
+
+def _unknown_variables(environment: Iterable[str]) -> Iterator[str]:
+    """Variables that were meant as settings and are none.
+
+    Programs around SPIRA may have variables of their own that begin so; one that has the form of a
+    setting, or nearly its name, is a mistake. Names inside a room are pydantic's to check.
+    """
+    known = [
+        *(name.upper() for name in Settings.model_fields),
+        *(name.upper().replace(".", "__") for name in _names_in_rooms()),
+    ]
+    for variable in sorted(environment):
+        name = variable.upper().removeprefix("SPIRA_")
+        if name == variable.upper() or name.partition("__")[0].lower() in Settings.model_fields:
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=_NEARLY)
+        if near or "__" in name:
+            hint = f"; did you mean SPIRA_{near[0]}?" if near else ""
+            yield f"environment variable {variable}: no such setting{hint}"
+
+
+def _names_in_rooms() -> Iterator[str]:
+    """`room.name` of every setting that stands in a room."""
+    for room, field in Settings.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            yield from (f"{room}.{name}" for name in field.annotation.model_fields)  # type: ignore[union-attr]
 
 
 def _literal(text: str) -> Any:
@@ -100,11 +148,6 @@ def _literal(text: str) -> Any:
 def _mistake(fault: Any) -> str:
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        known = [
-            f"{room}.{name}"
-            for room, field in Settings.model_fields.items()
-            if hasattr(field.annotation, "model_fields")
-            for name in field.annotation.model_fields  # type: ignore[union-attr]
-        ]
-        return f"setting {where}: unknown{nearest(where, [*known, *Settings.model_fields])}"
+        known = [*_names_in_rooms(), *Settings.model_fields]
+        return f"setting {where}: unknown{nearest(where, known)}"
     return f"setting {where}: {fault['msg'].lower()}, it is {fault['input']!r}"

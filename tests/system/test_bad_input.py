@@ -118,6 +118,11 @@ def bad(tmp_path_factory: pytest.TempPathFactory, voice: NDArray[np.float32]) ->
     soundfile.write(folder / "other.wav", voice, 16_000)
     (folder / "playlist.wav").write_text("ffconcat version 1.0\nfile 'other.wav'\n")
     shutil.move(folder / "other.wav", folder.parent / "other.wav")
+    soundfile.write(folder / "integers.wav", voice * 32_768, 16_000, subtype="FLOAT")
+    soundfile.write(folder / "huge.wav", voice * 1e20, 16_000, subtype="DOUBLE")
+    with soundfile.SoundFile(folder / "endless.flac", "w", 1_000, 1, format="FLAC") as file:
+        for _ in range(5):
+            file.write(np.zeros(3_600_000, np.int16))
     (folder / "missing.wav").symlink_to("nowhere.wav")
     return folder
 
@@ -133,6 +138,9 @@ REFUSED = {
     "no-samples.wav": ("empty", "no samples in it"),
     "short.wav": ("too_short", "0.20 s of audio, at least 0.5 s"),
     "nan.wav": ("not_finite", "a sample at 0.500 s is not a finite number"),
+    "integers.wav": ("out_of_scale", "divide 16-bit integers that were written as floats"),
+    "huge.wav": ("out_of_scale", "full scale is 1 and at most 32 is read"),
+    "endless.flac": ("too_long", "5.0 h of audio, at most 4 h is read"),
     "playlist.wav": ("not_audio", "not audio; wav, flac, ogg"),
     "missing.wav": ("missing", "no such file"),
 }
@@ -208,7 +216,7 @@ def test_an_import_with_nothing_usable_is_refused(bad: Path, here: Spira, tmp_pa
 
     assert_refused(
         ended,
-        f"{source}: no usable recording; 12 of 12 were refused",
+        f"{source}: no usable recording; 15 of 15 were refused",
         "not_audio: 3, such as absent/text.wav",
         "truncated: 4",
         "too_short: 1, such as present/short.wav: 0.20 s of audio",

@@ -4,9 +4,9 @@ Everything streams: memory does not grow with the length of a recording.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from spira.audio.containers import Container, announced_length, fault, sniff
 from spira.domain.errors import RecordingRefused
-from spira.domain.recordings import SourceFormat
+from spira.domain.recordings import LARGEST_SAMPLE, SourceFormat
 
 # av, soundfile and soxr are imported where they are used: the settings tree imports this module,
 # and `spira --help` should not wait for FFmpeg.
@@ -51,6 +51,8 @@ class Native:
 
     format: SourceFormat
     blocks: Iterator[Mono]  # mean of the channels, full scale is 1; never an empty block
+    announced_s: float | None  # duration by the container, where its word can be relied on
+    bytes_read: Callable[[], int]  # of the file, so far
 
 
 def decode(path: Path, *, rate_hz: int = 16_000) -> Mono:
@@ -67,7 +69,8 @@ def decode_blocks(path: Path, *, rate_hz: int = 16_000) -> Iterator[Mono]:
     returns   blocks [n] of up to some seconds; joined they are the same samples whatever the
               sizes of the blocks
     raises    RecordingRefused, at the first block or later: missing, not_audio, undecodable,
-              truncated (by what the container says), empty, not_finite
+              truncated (by what the container says), empty, not_finite,
+              out_of_scale (a sample above LARGEST_SAMPLE)
     """
     with opened(path) as native:
         yield from resampled(native.blocks, native.format.rate_hz, rate_hz)
@@ -96,12 +99,14 @@ def opened(path: Path) -> Iterator[Native]:
             message = f"{path}: not audio; wav, flac, ogg, webm, mp4 (m4a) and mp3 are read"
             raise RecordingRefused("not_audio", message)
         found = fault(file, container)
+        if found is not None and found.reason == "truncated":
+            raise RecordingRefused("truncated", f"{path}: {found.found}")
         if found is not None:
-            raise RecordingRefused(found.reason, f"{path}: {found.reason}: {found.found}")
+            raise _undecodable(path, found.found)
         with _decoder(path, file, container) as native:
             if native.format.rate_hz not in _RATES_HZ:
                 raise _undecodable(path, f"a sampling rate of {native.format.rate_hz} Hz")
-            yield Native(native.format, _sound(path, native))
+            yield replace(native, blocks=_sound(path, native))
 
 
 def resampled(blocks: Iterable[Mono], from_hz: int, to_hz: int) -> Iterator[Mono]:
@@ -126,14 +131,26 @@ def _undecodable(path: Path, found: str) -> RecordingRefused:
     return RecordingRefused("undecodable", f"{path}: cannot be decoded: {found}")
 
 
+def _no_sample(path: Path, value: float, at_s: float) -> RecordingRefused:
+    if not np.isfinite(value):
+        message = f"{path}: a sample at {at_s:.3f} s is not a finite number"
+        return RecordingRefused("not_finite", message)
+    message = (
+        f"{path}: a sample at {at_s:.3f} s is {value:.6g}, full scale is 1 and at most "
+        f"{LARGEST_SAMPLE:g} is read; divide 16-bit integers that were written as floats by 32768"
+    )
+    return RecordingRefused("out_of_scale", message)
+
+
 def _sound(path: Path, native: Native) -> Iterator[Mono]:
-    """The blocks, once something is in them and all of it are numbers."""
+    """The blocks, once something is in them and all of it are numbers that can be a sound's."""
     samples = 0
     for block in native.blocks:
-        if not np.isfinite(block).all():
-            at_s = (samples + int(np.argmin(np.isfinite(block)))) / native.format.rate_hz
-            message = f"{path}: a sample at {at_s:.3f} s is not a finite number"
-            raise RecordingRefused("not_finite", message)
+        wrong = ~(np.abs(block) <= LARGEST_SAMPLE)  # NaN too
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            at_s = (samples + first) / native.format.rate_hz
+            raise _no_sample(path, float(block[first]), at_s)
         samples += len(block)
         yield block
     if not samples:
@@ -174,7 +191,8 @@ def _plain(path: Path, file: BinaryIO, container: Container) -> Iterator[Native]
         source = SourceFormat(
             container=container, codec=codec, rate_hz=sound.samplerate, channels=sound.channels
         )
-        yield Native(source, _plain_blocks(path, file, sound))
+        announced_s = sound.frames / sound.samplerate
+        yield Native(source, _plain_blocks(path, file, sound), announced_s, file.tell)
 
 
 def _plain_blocks(path: Path, file: BinaryIO, sound: Any) -> Iterator[Mono]:
@@ -190,7 +208,7 @@ def _plain_blocks(path: Path, file: BinaryIO, sound: Any) -> Iterator[Mono]:
         if _last_sample_decodes(file):
             raise _undecodable(path, error.error_string) from error
     if decoded < sound.frames:
-        message = f"{path}: truncated: {sound.frames} samples are announced, not all are there"
+        message = f"{path}: {sound.frames} samples are announced, not all are there"
         raise RecordingRefused("truncated", message)
 
 
@@ -234,7 +252,10 @@ def _coded(path: Path, file: BinaryIO, container: Container) -> Iterator[Native]
             rate_hz=first.sample_rate,
             channels=first.layout.nb_channels,
         )
-        yield Native(source, _coded_blocks(first, frames))
+        # Of a wav, flac or mp3 FFmpeg guesses by size and bit rate, and can be wrong by hours.
+        announced = None if container in ("wav", "flac", "mp3") else opened_file.duration
+        announced_s = None if announced is None else announced / av.time_base
+        yield Native(source, _coded_blocks(first, frames), announced_s, file.tell)
 
 
 def _frames(

@@ -5,7 +5,7 @@ is too breathless to finish a sentence gives a short recording, and must not be 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from spira.audio.decode import Mono, opened, resampled
+from spira.audio.decode import Mono, Native, opened, resampled
 from spira.audio.speech import RATE_HZ, speech_seconds, stream_speech_probability
 from spira.domain.errors import RecordingRefused
 from spira.domain.frozen import Frozen
@@ -35,7 +35,8 @@ _AT_PEAK = 0.99  # the other polarity clips too when its extreme is as large (8 
 
 
 class QualityThresholds(Frozen):
-    """Where a measurement becomes a finding. Findings describe; they refuse nothing.
+    """Where a measurement becomes a finding. Findings describe; they refuse nothing. Only
+    `longest_s` refuses.
 
     Ours, not from a standard; a site may set its own.
     """
@@ -59,6 +60,11 @@ class QualityThresholds(Frozen):
     little_speech_s: float = Field(default=1.0, gt=0)
     """Speech under this, in s, is `little_speech`: the least that a model answers about."""
 
+    longest_s: float = Field(default=4 * 3600.0, gt=MINIMUM_DURATION_S)
+    """A recording longer than this, in s, is refused as `too_long`. Four hours hold the longest
+    session that somebody forgot to stop. A few hundred kB of flac can announce days of silence,
+    and every later stage would have to go through them."""
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -73,25 +79,38 @@ class Checked:
 
 
 def check(
-    path: Path, *, thresholds: QualityThresholds, utterance: Utterance = "sentence"
+    path: Path,
+    *,
+    thresholds: QualityThresholds,
+    utterance: Utterance = "sentence",
+    reading: Callable[[int], None] = lambda n_bytes: None,
 ) -> Checked:
     """Decode a file once, in bounded memory, and say what it is and what is odd about it.
 
     utterance what was recorded: findings that make no sense for it are left out
+    reading   told now and then how many bytes of the file have been read
     returns   two files with the same samples (a wav and its flac, a mono file and its stereo
               copy) have the same `audio_sha256`
     raises    RecordingRefused: what `decode_blocks` refuses, and "too_short" (under 0.5 s),
-              "zeros" (every sample is a digital zero)
+              "zeros" (every sample is a digital zero), "too_long" (over `longest_s`; as soon as
+              that is known)
     """
     samples = hashlib.sha256()
 
-    def digested(blocks: Iterable[Mono]) -> Iterator[Mono]:
-        for block in blocks:
+    def digested(native: Native) -> Iterator[Mono]:
+        length = 0
+        for block in native.blocks:
+            length += len(block)
+            if length > thresholds.longest_s * native.format.rate_hz:
+                raise _too_long(path, "more", thresholds)
+            reading(native.bytes_read())
             samples.update(block.astype("<f4", copy=False).tobytes())
             yield block
 
     with opened(path) as native:
-        measured = measure(digested(native.blocks), native.format.rate_hz)
+        if native.announced_s is not None and native.announced_s > thresholds.longest_s:
+            raise _too_long(path, f"{native.announced_s / 3600:.1f} h", thresholds)
+        measured = measure(digested(native), native.format.rate_hz)
         source = native.format
     if measured.duration_s < MINIMUM_DURATION_S:
         message = (
@@ -113,6 +132,14 @@ def check(
         n_bytes=n_bytes,
         audio_sha256=samples.hexdigest(),
     )
+
+
+def _too_long(path: Path, found: str, thresholds: QualityThresholds) -> RecordingRefused:
+    message = (
+        f"{path}: {found} of audio, at most {thresholds.longest_s / 3600:.4g} h is read "
+        "(setting datasets.quality.longest_s); cut out what is needed"
+    )
+    return RecordingRefused("too_long", message)
 
 
 def measure(blocks: Iterable[Mono], rate_hz: int) -> Measurements:

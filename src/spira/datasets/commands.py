@@ -1,7 +1,10 @@
 """`spira dataset import|synthesize|show|list|verify`."""
 
+import errno
+import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +22,15 @@ if TYPE_CHECKING:
     from spira.wiring import Application
 
 
-_name = click.option("--name", metavar="NAME", help="What to call it; else after the folder.")
 _jobs = click.option("--jobs", type=click.IntRange(1, 256), help="Processes; else as the settings.")
 _reference = click.argument("reference", metavar="DATASET")
+_file = click.Path(path_type=Path, dir_okay=False)
+_rejected = click.option(
+    "--rejected",
+    type=_file,
+    metavar="FILE",
+    help="Where to write what was refused; else rejected/ in the data folder, if anything was.",
+)
 
 _FLAGS: dict[int | str, str] = {"devices": "device", "utterances": "utterance"}  # given one by one
 _REJECTED_SHOWN = 20
@@ -45,7 +54,7 @@ def dataset() -> None:
     required=True,
     help="The published corpus, a folder for each class, or a table (CSV or Parquet).",
 )
-@_name
+@click.option("--name", metavar="NAME", help="What to call it; else after the folder or table.")
 @click.option(
     "--mapping",
     type=click.Path(path_type=Path),
@@ -55,6 +64,7 @@ def dataset() -> None:
 @click.option("--present", multiple=True, metavar="FOLDER", help="folder: a class with RI.")
 @click.option("--absent", multiple=True, metavar="FOLDER", help="folder: a class without RI.")
 @click.option("--language", metavar="TAG", help="folder: what is spoken, pt-BR unless told.")
+@_rejected
 @_jobs
 @json_option
 @click.pass_obj
@@ -67,6 +77,7 @@ def import_(
     present: tuple[str, ...],
     absent: tuple[str, ...],
     language: str | None,
+    rejected: Path | None,
     jobs: int | None,
 ) -> None:
     """Check the recordings at PATH and make a dataset version of those that can be used.
@@ -80,14 +91,16 @@ def import_(
         raise click.UsageError("--mapping is for --format csv")
     if (present or absent or language) and layout != "folder":
         raise click.UsageError("--present, --absent and --language are for --format folder")
+    name = _checked_name(_name_from(path) if name is None else name)
+    _require_place(rejected)
     if layout == "acl2021":
         source = read_acl2021(path)
     elif layout == "folder":
         source = read_folder(path, present=present, absent=absent, language=language or "pt-BR")
     else:
         source = read_csv(path, mapping_path=mapping)
-    report = _import(app, source, name or _name_from(path), jobs)
-    app.emit(_document(report))
+    report, refused = _import(app, source, name, rejected, jobs)
+    app.emit(_document(report, refused))
 
 
 @dataset.command()
@@ -114,12 +127,19 @@ def import_(
     metavar="DIR",
     help="Where the files go; else below the data folder.",
 )
-@_name
+@click.option("--name", metavar="NAME", default="hospital", help="What to call it (hospital).")
+@_rejected
 @_jobs
 @json_option
 @click.pass_obj
 def synthesize(
-    app: "Application", /, output: Path | None, name: str | None, jobs: int | None, **options: Any
+    app: "Application",
+    /,
+    output: Path | None,
+    name: str,
+    rejected: Path | None,
+    jobs: int | None,
+    **options: Any,
 ) -> None:
     """Make a synthetic hospital and import it.
 
@@ -131,15 +151,18 @@ def synthesize(
     from spira.synthetic.hospital import synthesize as write_hospital
 
     config = _hospital(options)
+    _checked_name(name)
+    _require_place(rejected)
     folder = output or app.home / "hospitals" / fingerprint(config.model_dump(mode="json"))[:16]
     with app.writing():
         write_hospital(
             folder, config, jobs=jobs or app.settings.datasets.jobs, progress=app.progress
         )
-    report = _import(app, read_csv(folder / "recordings.csv"), name or "hospital", jobs)
+    source = read_csv(folder / "recordings.csv")
+    report, refused = _import(app, source, name, rejected, jobs)
     app.say(f"Files: {folder}")
     app.say(f"Truth: {folder / 'truth'}")
-    app.emit({**_document(report), "folder": str(folder), "truth": str(folder / "truth")})
+    app.emit({**_document(report, refused), "folder": str(folder), "truth": str(folder / "truth")})
 
 
 @dataset.command("list")
@@ -183,34 +206,40 @@ def list_(app: "Application") -> None:
 @_reference
 @click.option(
     "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=_file,
     metavar="FILE",
     help="Also write a page with spectrograms of a sample.",
 )
+@click.option("--rejected", type=_file, metavar="FILE", help="Also write what was refused, as CSV.")
 @json_option
 @click.pass_obj
-def show(app: "Application", reference: str, html: Path | None) -> None:
+def show(app: "Application", reference: str, html: Path | None, rejected: Path | None) -> None:
     """Counts, balance, durations, levels, findings and what was refused."""
     from spira.datasets.pages import rejected_rows, render_page
     from spira.datasets.versions import list_versions, load
 
+    _require_place(html)
+    _require_place(rejected)
     version = load(app.artifacts, reference)
     summary, about = version.summary, version.artifact.about
     names = next(
         (line.names for line in list_versions(app.artifacts) if line.digest == version.digest), ()
     )
-    rejected = rejected_rows(version)
+    refused = rejected_rows(version)
+    if rejected is not None:
+        _write(rejected, version.artifact.read("rejected.csv"))
     if html is not None:
         with app.console.working():
             page = render_page(version, names=names, progress=app.progress)
-        _write(html, page)
+        _write(html, page.encode())
     app.emit(
         {
             "digest": version.digest,
             "names": names,
             "about": dict(about),
             "summary": summary.model_dump(mode="json"),
-            "rejected": rejected,
+            "rejected": refused,
+            "rejected_file": None if rejected is None else str(rejected),
             "html": None if html is None else str(html),
         }
     )
@@ -222,17 +251,19 @@ def show(app: "Application", reference: str, html: Path | None) -> None:
     app.say()
     _say_measured(app, summary)
     _say_quality(app, summary)
-    if rejected:
+    if refused:
         app.say()
         app.table(
             ("refused file", "label", "reason", "why"),
             [
                 (row["file"], row["label"], row["reason"], row["message"])
-                for row in rejected[:_REJECTED_SHOWN]
+                for row in refused[:_REJECTED_SHOWN]
             ],
         )
-        if len(rejected) > _REJECTED_SHOWN:
-            app.say(f"... and {len(rejected) - _REJECTED_SHOWN} more; --json lists all")
+        if len(refused) > _REJECTED_SHOWN:
+            app.say(f"... and {len(refused) - _REJECTED_SHOWN} more; --rejected FILE has them all")
+    if rejected is not None:
+        app.say(f"Refused: {rejected}")
     if html is not None:
         app.say(f"Page: {html}")
 
@@ -257,7 +288,10 @@ def verify(app: "Application", reference: str) -> None:
 # Importing
 
 
-def _import(app: "Application", source: "Source", name: str, jobs: int | None) -> "ImportReport":
+def _import(
+    app: "Application", source: "Source", name: str, rejected: Path | None, jobs: int | None
+) -> "tuple[ImportReport, Path | None]":
+    """Import, and tell; returns the report, and where what was refused is listed."""
     from spira.datasets.importing import import_dataset
 
     with app.writing():
@@ -269,6 +303,11 @@ def _import(app: "Application", source: "Source", name: str, jobs: int | None) -
             jobs=jobs or app.settings.datasets.jobs,
             progress=app.progress,
         )
+        if rejected is None and report.artifact.about["refused"]:
+            rejected = app.home / "rejected" / f"{report.digest[:12]}.csv"
+            rejected.parent.mkdir(exist_ok=True)
+        if rejected is not None:
+            _write(rejected, report.rejected)
     counts = {key: report.artifact.about[key] for key in ("people", "recordings", "refused")}
     app.log.info("dataset imported", dataset=report.digest, already=report.already_there, **counts)
     state = "already there, nothing was written" if report.already_there else "new"
@@ -279,17 +318,36 @@ def _import(app: "Application", source: "Source", name: str, jobs: int | None) -
     if not source.noise:
         app.say("No noise recordings: experiments that mix in ward noise cannot use this dataset.")
     _say_quality(app, report.summary)
-    return report
+    if rejected is not None:
+        app.say(f"Refused: {rejected}{_reasons(report.summary)}")
+    return report, rejected
 
 
-def _document(report: "ImportReport") -> dict[str, Any]:
+def _reasons(summary: "DatasetSummary") -> str:
+    """How many files for each reason, in brackets."""
+    counts = Counter({quality.name: quality.recordings.total for quality in summary.refusals})
+    counts.update(summary.refusals_of_noise)
+    told = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    return f" ({told})" if told else ""
+
+
+def _document(report: "ImportReport", rejected: Path | None) -> dict[str, Any]:
     return {
         "digest": report.digest,
         "name": report.name,
         "already_there": report.already_there,
         "about": dict(report.artifact.about),
         "summary": report.summary.model_dump(mode="json"),
+        "rejected_file": None if rejected is None else str(rejected),
     }
+
+
+def _checked_name(name: str) -> str:
+    """The name, before any work for it is done."""
+    from spira.datasets.versions import check_name
+
+    check_name(name)
+    return name
 
 
 def _name_from(path: Path) -> str:
@@ -309,29 +367,53 @@ def _hospital(options: dict[str, Any]) -> "Hospital":
     strengths: dict[str, float] = {}
     for shortcut in options.pop("shortcuts"):
         key, _, strength = shortcut.partition("=")
-        try:
-            strengths[key] = float(strength)
-        except ValueError as error:
-            raise InputError(f"--shortcut {shortcut}: write it as ward-noise=0.9") from error
+        if not re.fullmatch(r"-?[0-9]*[.]?[0-9]+", strength):
+            raise InputError(f"--shortcut {shortcut}: write it as ward-noise=0.9")
+        strengths[key] = float(strength)
     given = {key: value for key, value in options.items() if value not in (None, ())}
     try:
-        return Hospital(**given, shortcuts=strengths)
+        config = Hospital(**given, shortcuts=strengths)
     except ValidationError as error:
         raise InputError(
             *(
                 f"--{_FLAGS.get(fault['loc'][0], str(fault['loc'][0]).replace('_', '-'))}: "
                 f"{fault['msg'].lower()}, it is {fault['input']!r}"
                 for fault in error.errors()
+                if fault["type"] != "too_short"  # what is left of a list after a wrong name in it
             )
         ) from error
+    for people, what in ((config.present, "with"), (config.absent, "without")):
+        if not people:
+            raise InputError(
+                f"--participants {config.participants}, --prevalence {config.prevalence:g}: nobody "
+                f"{what} RI; a dataset needs both classes"
+            )
+    return config
 
 
-def _write(path: Path, text: str) -> None:
+def _require_place(path: Path | None) -> None:
+    """See, before the work, that a file can be written there."""
     from spira.domain.errors import InputError
 
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: cannot be written, there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: cannot be written, nor can anything in {path.parent}")
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    from spira.domain.errors import InputError
+
+    part = path.with_name(f"{path.name}.part")
     try:
-        path.write_text(text, encoding="utf-8")
+        part.write_bytes(data)
+        part.replace(path)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 

@@ -5,15 +5,20 @@ more memory than its share) is a reason to refuse that file, and every other fil
 """
 
 import hashlib
+import math
 import multiprocessing
 import os
 import resource
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from spira.audio.quality import Checked, QualityThresholds, check
 from spira.domain.errors import RecordingRefused, RefusalReason, TransientError
@@ -22,6 +27,7 @@ from spira.domain.recordings import Utterance
 from spira.stores.processes import end_with_parent
 
 _IN_FLIGHT_PER_JOB = 4
+_TOLD_EVERY_S = 0.5
 _MEMORY_BYTES = 4 << 30  # that a decoder may take; the signal path itself streams
 
 
@@ -46,44 +52,63 @@ def examine(
 ) -> list[Outcome]:
     """Check every file, in `jobs` processes; a few files a process are in flight at a time.
 
+    progress  told in MB, several times a second: one long file may be most of the work
     returns   the outcome of each file, in their order
     raises    TransientError when processes cannot be started
     """
     work = [(str(path), utterance, thresholds) for path, utterance in files]
+    sizes = [_size(path) for path, _, _ in work]
+    read = _CONTEXT.RawArray("Q", max(1, len(work)))  # bytes of each file; its process writes it
+    total = max(1, math.ceil(sum(sizes) / 1e6))
+
+    def tell() -> None:
+        progress("checking recordings, MB", min(int(np.sum(read) / 1e6), total - 1), total)
+
     outcomes: dict[int, Outcome] = {}
-    progress("checking recordings", 0, len(work))
-    for number, outcome in _outcomes(work, min(jobs, len(work))):
+    tell()
+    for number, outcome in _outcomes(work, min(jobs, len(work)), read, tell):
         outcomes[number] = outcome
-        progress("checking recordings", len(outcomes), len(work))
+        read[number] = sizes[number]
+        tell()
+    progress("checking recordings, MB", total, total)
     return [outcomes[number] for number in range(len(work))]
 
 
 _Work = tuple[str, Utterance, QualityThresholds]
 
+_CONTEXT = multiprocessing.get_context("forkserver")
 
-def _outcomes(work: Sequence[_Work], jobs: int) -> Iterator[tuple[int, Outcome]]:
+
+def _outcomes(
+    work: Sequence[_Work], jobs: int, read: Any, tell: Callable[[], None]
+) -> Iterator[tuple[int, Outcome]]:
     """The outcome of each piece of work, by its number, in any order."""
+    pooled = partial(_pooled, work, read, tell)
     waiting = deque(range(len(work)))
     while waiting:
         # Whoever was at work when a process died is asked again, alone: what kills its process
         # then is the file.
-        suspects = deque((yield from _pooled(work, waiting, jobs, jobs * _IN_FLIGHT_PER_JOB)))
+        suspects = deque((yield from pooled(waiting, jobs, jobs * _IN_FLIGHT_PER_JOB)))
         while suspects:
-            for number in (yield from _pooled(work, suspects, 1, 1)):
+            for number in (yield from pooled(suspects, 1, 1)):
                 message = "cannot be decoded: its decoder crashed"
                 yield number, Refusal("undecodable", message, _digest(work[number][0]))
 
 
 def _pooled(
-    work: Sequence[_Work], waiting: deque[int], jobs: int, in_flight: int
+    work: Sequence[_Work],
+    read: Any,
+    tell: Callable[[], None],
+    waiting: deque[int],
+    jobs: int,
+    in_flight: int,
 ) -> Generator[tuple[int, Outcome], None, list[int]]:
     """Take from `waiting` until it is empty, or until a process dies.
 
     returns   what was in flight when a process died; it has no outcome yet
     """
-    context = multiprocessing.get_context("forkserver")
     running: dict[Future[Outcome], int] = {}
-    with ProcessPoolExecutor(jobs, context, _prepare) as pool:
+    with ProcessPoolExecutor(jobs, _CONTEXT, _prepare, (read,)) as pool:
         try:
             pool.submit(os.getpid).result()
         except BrokenProcessPool as error:
@@ -93,11 +118,12 @@ def _pooled(
         try:
             while waiting or running:
                 while waiting and len(running) < in_flight:
-                    running[pool.submit(_examine, *work[waiting[0]])] = waiting[0]
+                    running[pool.submit(_examine, waiting[0], *work[waiting[0]])] = waiting[0]
                     waiting.popleft()
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                for future in wait(running, _TOLD_EVERY_S, FIRST_COMPLETED).done:
                     outcome = future.result()
                     yield running.pop(future), outcome
+                tell()
         except BrokenProcessPool:
             return sorted(running.values())
         except BaseException:
@@ -106,8 +132,13 @@ def _pooled(
     return []
 
 
-def _prepare() -> None:
+_read: Any = None  # in a process that decodes: how many bytes of each file have been read
+
+
+def _prepare(read: Any) -> None:
     """In a new process: end with the import, however that ends, and take no more than a share."""
+    global _read
+    _read = read
     end_with_parent()
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     if Path("/proc/self/statm").exists():
@@ -117,12 +148,15 @@ def _prepare() -> None:
         )
 
 
-def _examine(path: str, utterance: Utterance, thresholds: QualityThresholds) -> Outcome:
+def _examine(
+    number: int, path: str, utterance: Utterance, thresholds: QualityThresholds
+) -> Outcome:
     """Check one file; whatever a decoder does of a file is a reason to refuse that file."""
     if not os.path.isfile(path):  # noqa: PTH113 (False for a name that is too long, no error)
         return Refusal("missing", "no such file; a regular file is needed", None)
     try:
-        return check(Path(path), thresholds=thresholds, utterance=utterance)
+        reading = partial(_read.__setitem__, number)
+        return check(Path(path), thresholds=thresholds, utterance=utterance, reading=reading)
     except RecordingRefused as error:
         reason, message = error.reason, str(error).removeprefix(f"{path}: ")
     except MemoryError:
@@ -130,6 +164,13 @@ def _examine(path: str, utterance: Utterance, thresholds: QualityThresholds) -> 
     except Exception as error:
         reason, message = "undecodable", f"cannot be decoded ({type(error).__name__})"
     return Refusal(reason, message, _digest(path))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 (as above)
+    except OSError:
+        return 0
 
 
 def _digest(path: str) -> str | None:

@@ -29,7 +29,7 @@ from spira.domain.progress import Progress, no_progress
 from spira.domain.recordings import Utterance
 from spira.stores.artifacts import Artifact, ArtifactStore
 
-VERSION = 1  # changes when the same files begin to give another version
+VERSION = 2  # changes when the same files begin to give another version
 
 Row = TypeVar("Row", Listed, ListedNoise)
 
@@ -43,6 +43,7 @@ class ImportReport:
     already_there: bool
     artifact: Artifact
     summary: DatasetSummary
+    rejected: bytes  # rejected.csv, with files as this import's source calls them
 
 
 def import_dataset(
@@ -80,7 +81,10 @@ def import_dataset(
     if existing is not None and not (store.intact(existing) and _as_named(existing)):
         store.discard(existing)  # damaged: the files are at hand to mend it
         existing = None
-    artifact = existing or _committed(source, store, digest, spoken, noise, name, now())
+    rejected = _rejected(spoken, noise)
+    artifact = existing or _committed(
+        source, store, digest, spoken, noise, rejected, name, now(), progress
+    )
     give_name(store, name, digest, now())
     return ImportReport(
         digest,
@@ -88,6 +92,7 @@ def import_dataset(
         existing is not None,
         artifact,
         DatasetSummary.model_validate(artifact.read_json("summary.json")),
+        rejected,
     )
 
 
@@ -124,8 +129,8 @@ def _sorted_out(
         else:
             others = [first, *others]
             message = (
-                f"the same audio {len(group)} times, of more than one participant, label or split; "
-                "no copy is kept"
+                f"the same audio {len(group)} times, of more than one participant, label, split or "
+                "utterance; no copy is kept"
             )
         for row, checked in others:
             refused.append((row, Refusal("duplicate", message, checked.sha256)))
@@ -133,7 +138,7 @@ def _sorted_out(
 
 
 def _identity(row: Listed, checked: Checked) -> tuple[Any, ...]:
-    return _participant(row, checked), row.label, row.side
+    return _participant(row, checked), row.label, row.side, row.utterance
 
 
 def _participant(row: Listed, checked: Checked) -> str:
@@ -181,7 +186,10 @@ def _contents(
     noise: _Sorted[ListedNoise],
     thresholds: QualityThresholds,
 ) -> dict[str, Any]:
-    """What a version is named by: bytes and what was said of them, not what they are called."""
+    """What a version is named by: bytes and what was said of them, not what they are called.
+
+    Only of a file that could not be read there are no bytes: it is named as it was listed.
+    """
 
     def said(row: Listed) -> dict[str, Any]:
         values = asdict(row)
@@ -202,13 +210,15 @@ def _contents(
             for row, checked in noise.accepted
         ),
         "refused": _in_order(
-            {**said(row), "sha256": refusal.sha256, "reason": refusal.reason}
-            for row, refusal in spoken.refused
+            {**said(row), **_refused(row, refusal)} for row, refusal in spoken.refused
         ),
-        "refused noise": _in_order(
-            {"sha256": refusal.sha256, "reason": refusal.reason} for _, refusal in noise.refused
-        ),
+        "refused noise": _in_order(_refused(row, refusal) for row, refusal in noise.refused),
     }
+
+
+def _refused(row: Listed | ListedNoise, refusal: Refusal) -> dict[str, Any]:
+    known = {"reason": refusal.reason, "sha256": refusal.sha256}
+    return known if refusal.sha256 else {**known, "file": printable(row.file)}
 
 
 def _in_order(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -224,8 +234,10 @@ def _committed(
     digest: str,
     spoken: _Sorted[Listed],
     noise: _Sorted[ListedNoise],
+    rejected: bytes,
     name: str,
     at: datetime,
+    progress: Progress,
 ) -> Artifact:
     recordings = pl.DataFrame(
         [_recording(row, checked) for row, checked in spoken.accepted], schema=RECORDINGS
@@ -245,7 +257,7 @@ def _committed(
     files: dict[str, Path | bytes] = {
         "recordings.parquet": parquet(recordings),
         "noise.parquet": parquet(noises),
-        "rejected.csv": _rejected(spoken, noise),
+        "rejected.csv": rejected,
         "summary.json": canonical_json(summary.model_dump(mode="json")),
     }
     for row, checked in spoken.accepted:
@@ -265,10 +277,12 @@ def _committed(
         "refused": refused.height + len(noise.refused),
     }
     changed = TransientError(f"{source.root}: a file changed during the import; run it again")
+    progress("storing files", 0, len(files))
     try:
         artifact = store.commit(STAGE, digest, files, about)
     except FileNotFoundError as error:
         raise changed from error
+    progress("storing files", len(files), len(files))
     if not _as_named(artifact):
         store.forget(artifact)
         raise changed

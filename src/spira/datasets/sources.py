@@ -202,8 +202,7 @@ class _Listing:
         try:
             return read_table(path)
         except InputError as error:
-            for mistake in error.mistakes:
-                self.faults.add(path.name, mistake.removeprefix(f"{path.name}: "))
+            self.faults.take(error)
             return None
 
     def rows(

@@ -46,6 +46,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], list[int]] = {}
+        self._told: list[str] = []
 
     def add(self, table: str, fault: str, row: int | None = None) -> None:
         """Note a fault of a row, or of the table as a whole."""
@@ -53,14 +54,18 @@ class Faults:
         if row is not None:
             rows.append(row)
 
+    def take(self, error: InputError) -> None:
+        """Note what an error says, as it says it."""
+        self._told += error.mistakes
+
     def __bool__(self) -> bool:
-        return bool(self._rows)
+        return bool(self._rows or self._told)
 
     def report(self) -> None:
         """Raise InputError with everything noted so far, if anything was."""
-        if not self._rows:
+        if not self:
             return
-        sentences = [
+        sentences = self._told + [
             f"{table}{_rows_in_words(rows)}: {fault}" for (table, fault), rows in self._rows.items()
         ]
         if len(sentences) > _FAULTS_NAMED:
@@ -174,7 +179,7 @@ def _checked(
         elif any(cells):  # an empty line is none
             fault = f"{len(cells)} cells where the header has {len(header)}"
             faults.add(name, fault, number)
-    if not kept:
+    if not kept and not faults:
         faults.add(name, "no rows below the header")
     faults.report()
     return Table(name, header, tuple(kept))

@@ -139,6 +139,11 @@ def resolve(store: ArtifactStore, reference: str) -> str:
         if store.find(STAGE, names[reference]) is None:
             raise _damaged(names[reference])
         return names[reference]
+    if re.fullmatch(rf"[0-9a-f]{{1,{_SHORTEST_PREFIX - 1}}}", reference) and store.list(STAGE):
+        raise InputError(
+            f"dataset {reference}: no name, and too short for a digest; give at least "
+            f"{_SHORTEST_PREFIX} digits"
+        )
     found = []
     if re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_PREFIX},64}}", reference):
         digests = [artifact.fingerprint for artifact in store.list(STAGE)]
@@ -209,7 +214,7 @@ def verify(store: ArtifactStore, reference: str, *, progress: Progress = no_prog
             if "/" in name and name.rpartition("/")[2] != entry.sha256:
                 mistakes.append(f"{name}: holds other bytes than its name says")
         except IntegrityError as error:
-            mistakes.append(str(error).partition("; run the stage")[0])
+            mistakes.append(str(error).partition("; ")[0])  # how to mend it is told once
         progress("verifying", done, len(artifact.files))
     if mistakes:
         count = f"{len(mistakes)} of {len(artifact.files)} files are damaged"

@@ -21,9 +21,10 @@ RefusalReason = Literal[
     "empty",
     "zeros",
     "not_finite",
+    "out_of_scale",
     "too_short",
+    "too_long",
     "duplicate",
-    "unrecognised_label",
 ]
 
 

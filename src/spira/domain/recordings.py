@@ -25,13 +25,21 @@ AGE_BANDS = ((0, 18, "under 18"), (18, 40, "18-39"), (40, 60, "40-59"), (60, 75,
 OLDEST_BAND = "75 and over"
 
 MINIMUM_DURATION_S = 0.5  # shorter audio holds no breath group; it is refused everywhere
+# Full scale is 1, and audio with a larger sample than this is refused everywhere. Float files may
+# rightly stand some dB above full scale, 20 dB after careless mixing; this is 30. Above it the
+# numbers are no longer a sound pressure that anybody set: most often 16-bit integers written as
+# floats, of which even a whisper passes 32. They could be computed, but a level in dBFS, ward noise
+# at a declared level and the loudness of one class against the other would all mean nothing; which
+# factor is missing only their owner knows. From about 1e17 on the signal path cannot compute at
+# all: the power of a frame overflows float32.
+LARGEST_SAMPLE = 32.0
 
 
 class Measurements(Frozen):
     """What was measured on one decoded recording. Levels in dB relative to full scale (dBFS)."""
 
     duration_s: float
-    peak: float  # largest absolute sample, 0..1 (above 1 where a float file exceeds full scale)
+    peak: float  # largest absolute sample, 0..1 (up to 32 where a float file exceeds full scale)
     level_dbfs: float  # RMS of the whole recording
     speech_level_dbfs: float  # 95th percentile of the 25 ms frame levels
     noise_floor_dbfs: float  # 10th percentile of the 25 ms frame levels

@@ -80,9 +80,10 @@ _WORDS: Mapping[str, Sentence] = {
     "empty": Sentence(pt="vazio", en="empty"),
     "zeros": Sentence(pt="só zeros", en="all zeros"),
     "not_finite": Sentence(pt="amostras inválidas", en="invalid samples"),
+    "out_of_scale": Sentence(pt="fora de escala", en="out of scale"),
     "too_short": Sentence(pt="menos de 0,5 s", en="under 0.5 s"),
+    "too_long": Sentence(pt="longo demais", en="too long"),
     "duplicate": Sentence(pt="áudio repetido", en="duplicate audio"),
-    "unrecognised_label": Sentence(pt="rótulo desconhecido", en="unrecognised label"),
 }
 
 

@@ -51,8 +51,16 @@ REFUSED: dict[RefusalReason, Sentence] = {
         pt="Áudio com valores inválidos. Grave de novo.",
         en="Audio with invalid values. Record again.",
     ),
+    "out_of_scale": Sentence(
+        pt="Áudio fora de escala. Converta o arquivo para 16 bits ou grave de novo.",
+        en="Audio out of scale. Convert the file to 16 bit or record again.",
+    ),
     "too_short": Sentence(
         pt="Gravação curta demais. Grave de novo.", en="Recording too short. Record again."
+    ),
+    "too_long": Sentence(
+        pt="Gravação longa demais. Envie só o trecho da fala.",
+        en="Recording too long. Send only the part with speech.",
     ),
 }
 

@@ -99,6 +99,16 @@ class Hospital(Frozen):
         return self
 
     @property
+    def present(self) -> int:
+        """How many participants have RI."""
+        return round(self.participants * self.prevalence)
+
+    @property
+    def absent(self) -> int:
+        """How many have not."""
+        return self.participants - self.present
+
+    @property
     def site_names(self) -> tuple[str, ...]:
         """ "site-1", "site-2", …"""
         return tuple(f"site-{number}" for number in range(1, self.sites + 1))
@@ -129,9 +139,8 @@ class Participant:
 
 def admit(config: Hospital) -> list[Participant]:
     """Everybody who visits, in the order of their pseudonyms, which tells nothing about them."""
-    n_present = round(config.participants * config.prevalence)
-    labels: list[Label] = ["present"] * n_present
-    labels += ["absent"] * (config.participants - n_present)
+    labels: list[Label] = ["present"] * config.present
+    labels += ["absent"] * config.absent
     order = draws(config.seed, "labels").permutation(config.participants)
     return [
         _participant(config, f"p-{number:05d}", labels[place])

@@ -101,8 +101,28 @@ def test_what_was_refused_is_told_by_label_and_sex(
         ["refused", "too_short", "female", "1", "1", "0"],
         ["refused", "too_short", "male", "0", "1", "0"],
     ]
-    _, out, _ = spira("dataset", "show", "t")
+    (kept,) = (tmp_path / "home" / "rejected").iterdir()
+    assert f"Refused: {kept} (3 too_short)" in out
+    assert kept.read_text().splitlines()[1].startswith('0.wav,p0,absent,female,too_short,"0.20 s')
+    _, out, _ = spira("dataset", "show", "t", "--rejected", tmp_path / "why.csv")
     assert re.search(r"0\.wav +absent +too_short +0\.20 s of audio", out)
+    assert (tmp_path / "why.csv").read_bytes() == kept.read_bytes()
+
+
+def test_what_was_refused_is_written_where_it_is_asked_for(
+    tmp_path: Path, small: Source, spira: Spira
+) -> None:
+    """Also when that is nothing; without the option an import that refuses nothing leaves no
+    file."""
+    importing = ("dataset", "import", "--format", "csv", small.root / "recordings.csv", "--json")
+
+    usual = json.loads(spira(*importing)[1])
+    asked = json.loads(spira(*importing, "--rejected", tmp_path / "why.csv")[1])
+
+    assert usual["rejected_file"] is None
+    assert not (tmp_path / "home" / "rejected").exists()
+    assert asked["rejected_file"] == str(tmp_path / "why.csv")
+    assert (tmp_path / "why.csv").read_text() == "file,participant,label,sex,reason,message\n"
 
 
 @pytest.mark.parametrize(
@@ -115,9 +135,18 @@ def test_what_was_refused_is_told_by_label_and_sex(
         (["import", "--format", "csv", "t.csv", "--present", "x"], "are for --format folder"),
         (["show", "nothing"], "dataset 'nothing': unknown; there is none yet"),
         (["verify", "nothing"], "dataset 'nothing': unknown"),
+        (["show", "x", "--html", "nowhere/page.html"], "there is no folder nowhere"),
+        (["show", "x", "--rejected", "nowhere/why.csv"], "there is no folder nowhere"),
+        (["import", "--format", "csv", "t.csv", "--rejected", "no/x.csv"], "there is no folder no"),
+        (["import", "--format", "csv", "t.csv", "--name", ""], "dataset name ''"),
+        (["synthesize", "--name", "a b"], "dataset name 'a b'"),
         (["synthesize", "--participants", "0"], "--participants: input should be greater"),
         (["synthesize", "--shortcut", "ward"], "--shortcut ward: write it as ward-noise=0.9"),
         (["synthesize", "--shortcut", "wardnoise=1"], "did you mean ward-noise"),
+        (["synthesize", "--shortcut", "level=nan"], "--shortcut level=nan: write it as"),
+        (["synthesize", "--shortcut", "level=1.5"], "shortcut level: strength 1.5 is not"),
+        (["synthesize", "--participants", "1"], "nobody with RI; a dataset needs both classes"),
+        (["synthesize", "--prevalence", "1"], "nobody without RI; a dataset needs both classes"),
     ],
 )
 def test_wrong_input_is_a_sentence_and_exit_code_2(
@@ -135,6 +164,16 @@ def test_wrong_input_is_a_sentence_and_exit_code_2(
     assert code == 2
     assert says in err
     assert "Traceback" not in err
+    assert not (tmp_path / "home" / "hospitals").exists()  # before any work
+
+
+@pytest.mark.parametrize("option", [("--device", "phone"), ("--utterance", "vowels")])
+def test_a_wrong_name_is_one_mistake(spira: Spira, option: tuple[str, str]) -> None:
+    """And not also a list that is empty without it."""
+    _, _, err = spira("dataset", "synthesize", *option)
+
+    assert err.count("spira: ") == 1
+    assert f"{option[0]}: input should be" in err
 
 
 def test_nothing_usable_exits_2_and_says_why(

@@ -97,7 +97,8 @@ def test_what_can_be_used_is_kept_as_it_is_and_the_rest_has_reasons(
 def test_of_the_same_audio_one_copy_is_kept_or_none(
     tmp_path: Path, table: Any, importing: Any, store: ArtifactStore, write_sound: Any
 ) -> None:
-    """Within a participant one; across participants or labels none; as noise not at all."""
+    """Within a participant one; across participants, labels or utterances none; as noise not at
+    all."""
     data = tmp_path / "data"
     write_sound(data / "own 1.wav", 1)
     shutil.copy(data / "own 1.wav", data / "own 2.wav")
@@ -107,6 +108,8 @@ def test_of_the_same_audio_one_copy_is_kept_or_none(
     shutil.copy(data / "shared 1.wav", data / "shared 2.wav")
     write_sound(data / "healed 1.wav", 3)
     shutil.copy(data / "healed 1.wav", data / "healed 2.wav")
+    write_sound(data / "room 1.wav", 6)
+    shutil.copy(data / "room 1.wav", data / "room 2.wav")
     write_sound(data / "other.wav", 4)
     shutil.copy(data / "other.wav", data / "noise 1.wav")
     write_sound(data / "noise 2.wav", 5)
@@ -118,6 +121,8 @@ def test_of_the_same_audio_one_copy_is_kept_or_none(
         {"path": "shared 2.wav", "participant": "p3", "label": "1"},
         {"path": "healed 1.wav", "participant": "p4", "label": "1", "visit": "1"},
         {"path": "healed 2.wav", "participant": "p4", "label": "0", "visit": "2"},
+        {"path": "room 1.wav", "participant": "p6", "label": "0", "utterance": "ambient_before"},
+        {"path": "room 2.wav", "participant": "p6", "label": "0", "utterance": "sentence"},
         {"path": "other.wav", "participant": "p5", "label": "0"},
     ]
 
@@ -127,11 +132,13 @@ def test_of_the_same_audio_one_copy_is_kept_or_none(
     reasons = rejected(report)
     assert set(reasons.values()) == {"duplicate"}
     assert len([file for file in reasons if file.startswith("own")]) == 2
-    assert {file for file in reasons if file[:6] in ("shared", "healed")} == {
+    assert {file for file in reasons if file[:4] in ("shar", "heal", "room")} == {
         "shared 1.wav",
         "shared 2.wav",
         "healed 1.wav",
         "healed 2.wav",
+        "room 1.wav",
+        "room 2.wav",
     }
     assert "noise 1.wav" in reasons
     assert load(store, "mine").noise.height == 1
@@ -176,6 +183,23 @@ def test_the_same_bytes_and_attributes_are_the_same_version(
     assert [line.names for line in list_versions(store)] == [("mine", "other")]
 
 
+def test_what_was_refused_is_told_by_the_names_of_this_import(
+    tmp_path: Path, table: Any, importing: Any, write_sound: Any
+) -> None:
+    """The same bytes are the same version under other names; the list is of the files at hand."""
+    for number in range(2):
+        write_sound(tmp_path / "data" / f"{number}.wav", number)
+    short = write_sound(tmp_path / "data" / "before.wav", 9, seconds=0.2)
+    rows = [{"path": f"{n}.wav", "participant": f"p{n}", "label": str(n)} for n in range(2)]
+
+    first = importing(table([*rows, {"path": "before.wav", "participant": "p3", "label": "1"}]))
+    short.rename(short.with_name("after.wav"))
+    again = importing(table([*rows, {"path": "after.wav", "participant": "p3", "label": "1"}]))
+
+    assert (again.digest, again.already_there) == (first.digest, True)
+    assert again.rejected == first.rejected.replace(b"before.wav", b"after.wav")
+
+
 def test_another_attribute_is_another_version(
     small: Source, importing: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +224,24 @@ def test_another_attribute_is_another_version(
         versions.add(importing(replace(source, recordings=(first, *two_of_each[1:]))).digest)
 
     assert len(versions) == 1 + len(changes)
+
+
+def test_a_missing_file_is_part_of_a_version(small: Source, importing: Any) -> None:
+    """It has no bytes to be named by, so its name is; and each import tells of its own."""
+    rows = small.recordings
+
+    def without(file: str) -> ImportReport:
+        report: ImportReport = importing(
+            replace(small, recordings=(replace(rows[0], file=file), *rows[1:]))
+        )
+        return report
+
+    first, second, again = without("lost.wav"), without("gone.wav"), without("lost.wav")
+
+    assert first.digest != second.digest
+    assert (again.digest, again.already_there) == (first.digest, True)
+    assert b"gone.wav" in second.rejected
+    assert second.rejected == second.artifact.read("rejected.csv")
 
 
 def test_thresholds_and_origin_are_part_of_a_version(small: Source, importing: Any) -> None:
@@ -228,13 +270,27 @@ def test_rows_are_sorted_and_typed(small: Source, importing: Any, store: Artifac
     assert noise.height == 2
 
 
-def test_progress_tells_every_file(small: Source, importing: Any) -> None:
-    """From none to all, in steps."""
-    told: list[tuple[int, int]] = []
+def test_progress_moves_inside_a_long_file(
+    small: Source, importing: Any, write_sound: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file is nearly all of the work: it is told of in MB while it is decoded, and to the end;
+    so is the storing."""
+    long = write_sound(small.root / "0.wav", 1, seconds=375)
+    monkeypatch.setattr("spira.datasets.examining._TOLD_EVERY_S", 0.02)
+    told: dict[str, list[tuple[int, int]]] = {}
 
-    importing(small, progress=lambda what, done, total: told.append((done, total)))
+    importing(
+        small,
+        progress=lambda what, done, total: told.setdefault(what, []).append((done, total)),
+    )
 
-    assert told == [(done, 8) for done in range(9)]
+    checked, stored = told["checking recordings, MB"], told["storing files"]
+    assert checked[0] == (0, 7)
+    assert checked[-1] == (7, 7)
+    assert long.stat().st_size / 1e6 == pytest.approx(6, abs=0.1)
+    assert len({done for done, _ in checked if 0 < done < 6}) >= 3
+    assert checked == sorted(checked)
+    assert stored == [(0, 12), (12, 12)]
 
 
 class _Deadly(str):

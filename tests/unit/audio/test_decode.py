@@ -322,5 +322,5 @@ def test_refusal_comes_even_where_the_damage_is_late(tmp_path: Path) -> None:
     blocks = decode_blocks(path)
 
     assert len(next(blocks)) > 16_000
-    with pytest.raises(RecordingRefused, match="truncated"):
+    with pytest.raises(RecordingRefused, match="not all are there"):
         list(blocks)

@@ -292,6 +292,67 @@ def test_digital_zeros_are_refused_and_one_sample_is_not(tmp_path: Path, subtype
     assert "quiet" in check(almost, thresholds=THRESHOLDS).findings
 
 
+@pytest.mark.parametrize(
+    ("largest", "refused"),
+    [(1.5, False), (32.0, False), (33.0, True), (32_768.0, True), (1e20, True)],
+)
+def test_samples_that_are_no_sound_are_refused(
+    tmp_path: Path, largest: float, refused: bool
+) -> None:
+    """A float file may stand above full scale; 16-bit integers written as floats, and numbers whose
+    power overflows, are refused with the value and what would be right."""
+    samples = _noise(2.0)
+    path = _write(tmp_path / "a.wav", samples * largest / np.abs(samples).max(), subtype="FLOAT")
+
+    if not refused:
+        assert check(path, thresholds=THRESHOLDS).measurements.peak == pytest.approx(largest)
+        return
+    with pytest.raises(RecordingRefused, match="full scale is 1 and at most 32") as caught:
+        check(path, thresholds=THRESHOLDS)
+    assert caught.value.reason == "out_of_scale"
+    assert "divide 16-bit integers" in str(caught.value)
+
+
+def test_three_hours_are_not_too_long() -> None:
+    """They are promised to be read; half a day is not."""
+    assert 3 * 3600 < THRESHOLDS.longest_s < 12 * 3600
+
+
+@pytest.mark.parametrize("format_", ["WAV", "FLAC", "OGG"])
+def test_an_announced_length_over_the_limit_is_refused_before_decoding(
+    tmp_path: Path, format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The container says how long it is; not one block is measured. At the limit it is read."""
+    path = tmp_path / "a"
+    soundfile.write(path, _noise(3.0), 16_000, format=format_)
+    limit = QualityThresholds(longest_s=2.9)
+
+    assert check(path, thresholds=QualityThresholds(longest_s=3.0))
+    monkeypatch.setattr("spira.audio.quality.measure", None)
+    with pytest.raises(RecordingRefused, match=r"at most .* h is read") as caught:
+        check(path, thresholds=limit)
+    assert caught.value.reason == "too_long"
+
+
+def test_a_recording_that_announces_no_length_is_refused_when_it_is_too_long(
+    tmp_path: Path,
+) -> None:
+    """As a pipe writes it: what is over the limit is not decoded."""
+    path = _write(tmp_path / "a.wav", _noise(120.0))
+    data = bytearray(path.read_bytes())
+    data[4:8] = data[40:44] = b"\xff" * 4
+    path.write_bytes(data)
+    heard: list[int] = []
+
+    with pytest.raises(RecordingRefused, match=r"datasets\.quality\.longest_s") as caught:
+        check(path, thresholds=QualityThresholds(longest_s=20.0), reading=heard.append)
+
+    assert caught.value.reason == "too_long"
+    assert heard
+    assert heard[-1] < len(data) / 2
+    assert check(path, thresholds=QualityThresholds(longest_s=120.0)).measurements.duration_s == 120
+
+
 def test_refusals_of_decoding_come_through(tmp_path: Path) -> None:
     """What decoding refuses, a check refuses for the same reason."""
     samples = _noise(2.0)

@@ -396,7 +396,11 @@ def test_faults_of_the_noise_table_come_with_the_others(tmp_path: Path) -> None:
     assert "mapping, key noise: '../noise.csv' lies outside" in outside[0]
 
     missing = faults_of(tmp_path, GOOD, OTHER, mapping="noise: noise.csv")
-    assert "noise.csv: cannot be read" in missing[0]
+    assert missing[0] == (
+        f"table {tmp_path / 'noise.csv'}: cannot be read (no such file or directory)"
+    )
+    (tmp_path / "noise.csv").write_text("path,split\nr.wav\n")
+    assert faults_of(tmp_path, GOOD, OTHER) == ("noise.csv, row 2: 1 cells where the header has 2",)
 
     (tmp_path / "noise.csv").write_text("file\nr.wav\n")
     assert "noise.csv: no column 'path'" in faults_of(tmp_path, GOOD, OTHER)[0]

@@ -67,6 +67,7 @@ def test_parquet_is_known_by_its_bytes_and_read_as_text(tmp_path: Path) -> None:
     [
         (b"", "empty"),
         (b"path,label\n", "no rows"),
+        (b"path,label\na.wav\n", "1 cells where the header has 2$"),
         (b"path,path\na,b\n", "'path' more than once"),
         (b"path,label\na.wav\nb.wav,0,1\nc.wav,1\n", "row 2: 1 cells where the header has 2"),
         (b"path,label\n\xe9.wav,1\n", "UTF-8"),

@@ -171,5 +171,5 @@ def test_every_reason_to_refuse_one_file_has_its_words() -> None:
     """Duplicates and labels are questions of a dataset, never of one file."""
     from typing import get_args
 
-    of_datasets = {"duplicate", "unrecognised_label"}
+    of_datasets = {"duplicate"}
     assert set(prediction.REFUSED) == set(get_args(RefusalReason)) - of_datasets
