@@ -106,7 +106,9 @@ class ColumnMapping(Frozen):
     labels: LabelWords | None = None
     noise: str | None = Field(default=None, min_length=1)
     origin: Literal["import", "synthetic"] = "import"
-    language: str = Field(default="pt-BR", pattern=LANGUAGE)
+    language: str = Field(
+        default="pt-BR", pattern=LANGUAGE, description="a language tag, such as pt-BR"
+    )
 
 
 def read_table(path: Path) -> Table:
