@@ -74,7 +74,7 @@ def test_the_page_loads_nothing_and_complains_of_nothing(browser: Any, report: s
     page.close()
 
 
-@pytest.mark.parametrize("width", [360, 768, 1280])
+@pytest.mark.parametrize("width", [320, 360, 768, 1280])
 @pytest.mark.parametrize("language", ["pt", "en"])
 def test_nothing_is_cut_off_at_any_width(
     browser: Any, report: str, width: int, language: str

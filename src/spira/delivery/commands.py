@@ -258,19 +258,10 @@ def _champion(app: "Application") -> "ModelVersion | None":
 
 
 def _evaluation(app: "Application", version: "ModelVersion") -> "EvaluationResult":
-    from pydantic import ValidationError
+    from spira.evaluation.results import read_result
 
-    from spira.domain.errors import InputError
-    from spira.evaluation.results import EvaluationResult
-
-    file = app.registry.download(version, app.home / "cache" / "models") / "metrics.json"
-    try:
-        return EvaluationResult.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise InputError(
-            f"model {version.version}: its evaluation (metrics.json) is missing or of another "
-            "version of SPIRA; publish the model again with this one"
-        ) from error
+    folder = app.registry.download(version, app.home / "cache" / "models")
+    return read_result(folder / "metrics.json")
 
 
 def _comparison(
