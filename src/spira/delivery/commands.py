@@ -274,15 +274,18 @@ def _comparison(
     import polars as pl
 
     from spira.delivery.promotion import compare
+    from spira.evaluation.results import read_operating_point
 
-    tables = []
-    for version in (candidate, champion):
-        file = app.registry.download(version, app.home / "cache" / "models") / "predictions.parquet"
-        if not file.is_file():
-            return None
-        tables.append(pl.read_parquet(file))
-    ours, theirs = tables
-    point = _evaluation(app, champion).operating_point
+    folders = [
+        app.registry.download(version, app.home / "cache" / "models")
+        for version in (candidate, champion)
+    ]
+    files = [folder / "predictions.parquet" for folder in folders]
+    if not all(file.is_file() for file in files):
+        return None
+    ours, theirs = map(pl.read_parquet, files)
+    # A champion may be older than this SPIRA: of its evaluation only the point is needed.
+    point = read_operating_point(folders[1] / "metrics.json")
     return compare(ours, result.operating_point, theirs, point)
 
 

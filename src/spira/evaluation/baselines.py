@@ -158,10 +158,10 @@ def _comparisons(found: dict[str, _Compared]) -> Iterator[Sentence]:
         if difference.value is None:
             continue
         yield fill(
-            "{where}: AUROC {rule}; a do modelo, {model} (0,5 é acaso, 1 é acerto sempre). "
-            "Diferença, nas mesmas pessoas, entre {between}: {verdict}.",
-            "{where}: AUROC {rule}; the model's, {model} (0.5 is chance, 1 is always right). "
-            "Difference, on the same people, between {between}: {verdict}.",
+            "{where}: AUROC {rule}; a do modelo, {model}; diferença, nas mesmas pessoas, entre "
+            "{between}: {verdict}.",
+            "{where}: AUROC {rule}; the model's, {model}; difference, on the same people, between "
+            "{between}: {verdict}.",
             where=_CONDITIONS[condition],
             rule=decimal(rule.value),
             model=decimal(model.value),

@@ -29,6 +29,7 @@ from spira.evaluation.results import (
     EvaluationResult,
     Level,
     PredictiveValue,
+    Standing,
     Subgroup,
 )
 from spira.evaluation.wording import NOT_AVAILABLE, NOT_REPORTED, fill, word
@@ -356,6 +357,24 @@ def _audits_in_short(gates: Sequence[Audit]) -> Sentence:
     )
 
 
+def _quoted(titles: Sequence[Sentence]) -> Sentence:
+    return Sentence(
+        pt=", ".join(f"«{title.pt}»" for title in titles),
+        en=", ".join(f"“{title.en}”" for title in titles),
+    )
+
+
+_STANDINGS: Mapping[Standing, Sentence] = {
+    "better": Sentence(
+        pt="Uma regra simples foi melhor que o modelo",
+        en="A simple rule did better than the model",
+    ),
+    "no difference shown": Sentence(
+        pt="Não se mostrou que o modelo seja melhor que uma regra simples",
+        en="The model is not shown to be better than a simple rule",
+    ),
+}
+
 _FEW_NOISES = 3  # of a side; with one or two, what is measured is that recording
 
 # Refused recordings are compared by label; a difference under one point is not worth a warning.
@@ -407,27 +426,12 @@ def _warnings(data: ReportInput) -> list[Sentence]:
         for audit in result.audits
         if level_warns(audit)
     ]
-    warnings += [
-        fill(
-            "Uma regra simples foi melhor que o modelo: «{title}». {explanation}",
-            "A simple rule did better than the model: “{title}”. {explanation}",
-            title=baseline.title,
-            explanation=baseline.explanation,
-        )
-        for baseline in result.baselines
-        if baseline.standing == "better"
-    ]
-    warnings += [
-        fill(
-            "Não se mostrou que o modelo seja melhor que uma regra simples: «{title}». "
-            "{explanation}",
-            "The model is not shown to be better than a simple rule: “{title}”. {explanation}",
-            title=baseline.title,
-            explanation=baseline.explanation,
-        )
-        for baseline in result.baselines
-        if baseline.standing == "no difference shown"
-    ]
+    for standing, said in _STANDINGS.items():
+        rules = [rule.title for rule in result.baselines if rule.standing == standing]
+        if rules:
+            warnings.append(
+                fill("{said}: {rules}.", "{said}: {rules}.", said=said, rules=_quoted(rules))
+            )
     if any(found.condition == "noise" for found in result.conditions):
         warnings += [
             fill(

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -18,6 +18,7 @@ Standing = Literal["better", "no difference shown", "behind", "not available"]
 
 
 FORMAT_VERSION = 2
+_Kind = TypeVar("_Kind", bound=Frozen)
 
 
 class Estimate(Frozen):
@@ -184,16 +185,33 @@ def read_result(file: Path) -> EvaluationResult:
     raises    IntegrityError for a file that is cut off or no JSON; InputError for one of another
               version, or that cannot be read
     """
+    return _read(file, EvaluationResult, _document(file))
+
+
+def read_operating_point(file: Path) -> OperatingPoint:
+    """The operating point in a metrics.json, also in one that an older SPIRA wrote.
+
+    raises    as `read_result`
+    """
+    document = _document(file)
+    point = document.get("operating_point") if isinstance(document, dict) else None
+    return _read(file, OperatingPoint, point)
+
+
+def _document(file: Path) -> Any:
     try:
-        document = json.loads(file.read_bytes())
+        return json.loads(file.read_bytes())
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); publish again") from error
     except ValueError as error:
         raise IntegrityError(
             f"{file}: damaged, it is no whole JSON; fetch the model again"
         ) from error
+
+
+def _read(file: Path, kind: type[_Kind], document: Any) -> _Kind:
     try:
-        return EvaluationResult.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
         raise InputError(
             f"{file}: the evaluation is of another version of SPIRA than this, which reads "

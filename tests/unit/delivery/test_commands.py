@@ -15,7 +15,7 @@ from spira.console import Console
 from spira.delivery.commands import about, model
 from spira.delivery.settings import DeliverySettings
 from spira.domain.errors import InputError, IntegrityError, PolicyRefused, TransientError
-from spira.evaluation.results import EvaluationResult
+from spira.evaluation.results import EvaluationResult, read_operating_point, read_result
 from spira.stores.registry import ChampionChange, ModelVersion
 
 Registered = Callable[..., ModelVersion]
@@ -201,6 +201,23 @@ def test_a_champion_is_replaced_after_a_comparison_on_the_same_people(
     run(model, registry, "promote", "2", *SIGNED)
 
     assert registry.get("champion").version == 2
+
+
+def test_a_champion_of_an_older_version_can_be_replaced(tmp_path: Path) -> None:
+    """Its evaluation cannot be read any more; of it only the operating point is needed."""
+    point = {
+        "threshold": 0.5,
+        "band_low": 0.4,
+        "band_high": 0.6,
+        "temperature": 1,
+        "prevalence": 0.5,
+    }
+    metrics = tmp_path / "metrics.json"
+    metrics.write_text(json.dumps({"format_version": 1, "operating_point": point, "old": True}))
+
+    assert read_operating_point(metrics).threshold == 0.5
+    with pytest.raises(InputError, match="of another version"):
+        read_result(metrics)
 
 
 def test_rollback_goes_back_and_is_recorded(registry: Remembering, registered: Registered) -> None:

@@ -274,10 +274,34 @@ def test_all_audits_passed_is_said_with_care(sample_report: ReportInput) -> None
 @pytest.mark.parametrize(
     ("condition", "low", "high", "answer", "warning"),
     [
-        ("clean", -0.09, -0.01, "Não: uma regra simples foi melhor.", "foi melhor que o modelo:"),
-        ("noise", -0.09, -0.01, "Não: uma regra simples foi melhor.", "foi melhor que o modelo:"),
-        ("clean", -0.02, 0.06, "Não se mostrou:", "Não se mostrou que o modelo seja melhor"),
-        ("noise", -0.02, 0.06, "Não se mostrou:", "Não se mostrou que o modelo seja melhor"),
+        (
+            "clean",
+            -0.09,
+            -0.01,
+            "Não: uma regra simples foi melhor.",
+            "Uma regra simples foi melhor que o modelo: «Tempo das pausas».",
+        ),
+        (
+            "noise",
+            -0.09,
+            -0.01,
+            "Não: uma regra simples foi melhor.",
+            "Uma regra simples foi melhor que o modelo: «Tempo das pausas».",
+        ),
+        (
+            "clean",
+            -0.02,
+            0.06,
+            "Não se mostrou:",
+            "seja melhor que uma regra simples: «Tempo das pausas».",
+        ),
+        (
+            "noise",
+            -0.02,
+            0.06,
+            "Não se mostrou:",
+            "seja melhor que uma regra simples: «Tempo das pausas».",
+        ),
     ],
 )
 def test_a_simple_rule_that_does_as_well_is_not_hidden(
