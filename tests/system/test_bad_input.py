@@ -868,8 +868,8 @@ def test_a_model_of_a_newer_version_or_damaged_is_refused(
     """Its format, its manifest and its network are looked at before it is asked anything."""
     manifest = json.loads((bundle / "model.json").read_text())
     for change, code, said in (
-        ({"format_version": 2}, WRONG_INPUT, "its format is version 2, this SPIRA reads up to 1"),
-        ({"network_sha256": "0" * 64}, DAMAGED, "model.onnx has digest"),
+        ({"format_version": 3}, WRONG_INPUT, "its format is version 3, this SPIRA reads version 2"),
+        ({"network_sha256": "0" * 64}, DAMAGED, "model.json is not as it was published"),
         ({"envelope": None}, WRONG_INPUT, "envelope"),
     ):
         folder = Path(shutil.copytree(bundle, tmp_path / "bundle", dirs_exist_ok=True))

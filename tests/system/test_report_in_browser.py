@@ -74,7 +74,7 @@ def test_the_page_loads_nothing_and_complains_of_nothing(browser: Any, report: s
     page.close()
 
 
-@pytest.mark.parametrize("width", [360, 768, 1280])
+@pytest.mark.parametrize("width", [320, 360, 768, 1280])
 @pytest.mark.parametrize("language", ["pt", "en"])
 def test_nothing_is_cut_off_at_any_width(
     browser: Any, report: str, width: int, language: str
@@ -91,6 +91,32 @@ def test_nothing_is_cut_off_at_any_width(
     )
 
     assert wide == []
+    page.close()
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_a_dot_at_the_end_of_its_scale_is_drawn_whole(
+    browser: Any, report: str, width: int
+) -> None:
+    """A figure of 0 or 1 keeps both its halves: nothing that scrolls or clips cuts them off."""
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto(report)
+
+    cut = page.evaluate(
+        """() => {
+          const dots = [...document.querySelectorAll('.strip circle')]
+            .filter(e => e.checkVisibility());
+          dots.forEach(e => e.setAttribute('cx', '100%'));  // the worst place
+          return [dots.length, dots.filter(e => {
+            const dot = e.getBoundingClientRect();
+            const frame = e.closest('td, .part, .audit').getBoundingClientRect();
+            return dot.right > frame.right + 0.5 || dot.left < frame.left - 0.5;
+          }).length];
+        }"""
+    )
+
+    assert cut[0] > 20
+    assert cut[1] == 0
     page.close()
 
 

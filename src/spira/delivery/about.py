@@ -66,10 +66,14 @@ ABOUT = (
                 "change that.",
             ),
             Sentence(
-                pt="Não avalia menores de 18 anos, pessoas com traqueostomia ou intubadas, quem "
-                "não fala a língua do modelo, nem gravações fora das condições testadas.",
-                en="It does not score people under 18, with a tracheostomy or intubated, who do "
-                "not speak the model's language, or recordings outside the tested conditions.",
+                pt="Não avalia quem é declarado menor de 18 anos, com traqueostomia ou intubado, "
+                "quem não fala a língua do modelo, nem o que se declara gravado fora dos locais e "
+                "aparelhos testados. Só sabe o que lhe declaram: o resto supõe igual ao do teste, "
+                "e a resposta diz o que supôs.",
+                en="It does not score who is declared to be under 18, to have a tracheostomy or to "
+                "be intubated, who does not speak the model's language, or what is declared to be "
+                "recorded outside the tested sites and devices. It only knows what it is told: "
+                "the rest it takes to be as in the test, and the answer says what it assumed.",
             ),
         ),
     ),

@@ -258,19 +258,10 @@ def _champion(app: "Application") -> "ModelVersion | None":
 
 
 def _evaluation(app: "Application", version: "ModelVersion") -> "EvaluationResult":
-    from pydantic import ValidationError
+    from spira.evaluation.results import read_result
 
-    from spira.domain.errors import InputError
-    from spira.evaluation.results import EvaluationResult
-
-    file = app.registry.download(version, app.home / "cache" / "models") / "metrics.json"
-    try:
-        return EvaluationResult.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise InputError(
-            f"model {version.version}: its evaluation (metrics.json) is missing or of another "
-            "version of SPIRA; publish the model again with this one"
-        ) from error
+    folder = app.registry.download(version, app.home / "cache" / "models")
+    return read_result(folder / "metrics.json")
 
 
 def _comparison(
@@ -283,15 +274,18 @@ def _comparison(
     import polars as pl
 
     from spira.delivery.promotion import compare
+    from spira.evaluation.results import read_operating_point
 
-    tables = []
-    for version in (candidate, champion):
-        file = app.registry.download(version, app.home / "cache" / "models") / "predictions.parquet"
-        if not file.is_file():
-            return None
-        tables.append(pl.read_parquet(file))
-    ours, theirs = tables
-    point = _evaluation(app, champion).operating_point
+    folders = [
+        app.registry.download(version, app.home / "cache" / "models")
+        for version in (candidate, champion)
+    ]
+    files = [folder / "predictions.parquet" for folder in folders]
+    if not all(file.is_file() for file in files):
+        return None
+    ours, theirs = map(pl.read_parquet, files)
+    # A champion may be older than this SPIRA: of its evaluation only the point is needed.
+    point = read_operating_point(folders[1] / "metrics.json")
     return compare(ours, result.operating_point, theirs, point)
 
 

@@ -20,6 +20,7 @@ from spira.domain.frozen import Frozen
 from spira.domain.recordings import EvidenceLevel
 from spira.evaluation.intervals import ONE_SIDED, paired_change_interval
 from spira.evaluation.results import Condition, ConditionResult, Estimate, EvaluationResult, Level
+from spira.evaluation.wording import interval
 from spira.stores.registry import ChampionChange, ModelVersion
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class Policy(Frozen):
     minimum_people: int = Field(default=0, ge=0)  # test people of each class
     participants_disjoint: bool = False  # it must be proven that nobody is on two sides
     lower_bounds: tuple[LowerBound, ...] = ()
+    # Share of the answers to test people, clean and under noise where noise was measured; what the
+    # upper end of its 95 % interval may be at most.
+    inconclusive_at_most: float | None = Field(default=None, gt=0, lt=1)
     audits: dict[AuditName, float] = Field(default_factory=dict)  # to pass, at a limit this or less
     non_inferiority_margin: float | None = Field(default=None, gt=0, lt=1)
 
@@ -270,6 +274,10 @@ def _evidence_rows(policy: Policy, result: EvaluationResult) -> Iterator[Criteri
             )
     for bound in policy.lower_bounds:
         yield _bound_row(bound, conditions.get((bound.condition, bound.level)))
+    if policy.inconclusive_at_most is not None:
+        yield _inconclusive_row("clean", conditions, policy.inconclusive_at_most)
+        if ("noise", "participant") in conditions:
+            yield _inconclusive_row("noise", conditions, policy.inconclusive_at_most)
     audits = {audit.name: audit for audit in result.audits}
     for name, loosest in policy.audits.items():
         audit = audits.get(name)
@@ -302,6 +310,22 @@ def _bound_row(bound: LowerBound, result: ConditionResult | None) -> Criterion:
         observed=f"{estimate.value:.3f}" if estimate is not None and known else "not available",
         interval="" if estimate is None else _interval(estimate),
         met=estimate is not None and estimate.low is not None and estimate.low >= bound.at_least,
+    )
+
+
+def _inconclusive_row(
+    condition: Condition,
+    conditions: Mapping[tuple[Condition, Level], ConditionResult],
+    at_most: float,
+) -> Criterion:
+    found = conditions.get((condition, "participant"))
+    estimate = Estimate(value=None, n=0) if found is None else found.inconclusive
+    return Criterion(
+        criterion=f"inconclusive, {condition}",
+        required=f"upper bound ≤ {at_most:.2f}",
+        observed="not available" if estimate.value is None else f"{estimate.value:.3f}",
+        interval=_interval(estimate),
+        met=estimate.high is not None and estimate.high <= at_most,
     )
 
 
@@ -352,9 +376,8 @@ def _champion_rows(
 
 
 def _interval(estimate: Estimate) -> str:
-    if estimate.value is None or estimate.low is None or estimate.high is None:
-        return ""
-    return f"{estimate.low:.3f} to {estimate.high:.3f}"
+    # Rounded outwards, so that what is not met never reads as if it were.
+    return "" if estimate.value is None else interval(estimate).en
 
 
 def _answers(predictions: "pl.DataFrame", point: OperatingPoint) -> Mapping[tuple[str, str], bool]:

@@ -11,8 +11,9 @@ A limit is compared with a one-sided 95 % bound, and the verdict follows from it
 Perfect is no change at all (noise) or an AUROC of exactly 0.5: at the default limits 25 people a
 class can pass the noise audit and 20 the others. Everything counts per participant.
 
-`noise`, `background` and `acquisition` can refuse a model. Timing of pauses, speech level and
-amount of speech are physiology: they are measured, reported and never refuse.
+`noise`, `background` and `acquisition` can refuse a model. Timing of pauses and
+amount of speech are physiology, speech level is physiology or the microphone: they are measured,
+reported and never refuse.
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ from spira.evaluation.intervals import (
 )
 from spira.evaluation.metrics import per_participant
 from spira.evaluation.results import Audit, AuditPart, Estimate, Verdict
-from spira.evaluation.wording import count, decimal, fill, percent
+from spira.evaluation.wording import at_most, count, decimal, fill, share
 
 ACQUISITION_CATEGORIES: dict[str, Sentence] = {
     "container": Sentence(pt="formato do arquivo", en="file format"),
@@ -55,6 +56,9 @@ ACQUISITION_NUMBERS: dict[str, Sentence] = {
     "hour": Sentence(pt="hora da gravação", en="hour of the recording"),
 }
 
+# Folds are drawn from a seed of the audits' own: the same data have the same verdict, whatever
+# seed an experiment trains with. Nobody can draw again until it passes.
+_SEED = 0
 _FOLDS = 5
 _REPEATS = 5
 _RARE = 5  # people; rarer codecs, devices and sites count as one
@@ -95,8 +99,8 @@ def noise_audit(
         parts.append(_noise_part(name, before, after, limit))
         shares |= {
             f"{label}_n": count(before.size),
-            f"{label}_before": percent(float(before.mean()) if before.size else None, 1),
-            f"{label}_after": percent(float(after.mean()) if after.size else None, 1),
+            f"{label}_before": share(float(before.mean()) if before.size else None, 1),
+            f"{label}_after": share(float(after.mean()) if after.size else None, 1),
         }
     severity: dict[Verdict, int] = {"pass": 0, "not enough data": 1, "fail": 2}
     worse, sure = max(parts, key=lambda found: (severity[found[0].verdict], found[0].bound or 0.0))
@@ -105,7 +109,8 @@ def noise_audit(
         worse.verdict,
         sure=sure,
         passed=Sentence(
-            pt="O ruído quase não muda as respostas.", en="Noise hardly changes the answers."
+            pt="O ruído não muda as respostas mais do que o limite permite.",
+            en="Noise changes the answers no more than the limit allows.",
         ),
         failed=Sentence(
             pt="O ruído muda as respostas: o modelo pode estar ouvindo a enfermaria, e não a voz.",
@@ -136,7 +141,9 @@ def noise_audit(
             "{absent_before} to {absent_after}). With 95% confidence the change is at most "
             "{bound} percentage points; the limit is {limit}. {conclusion}",
             **shares,
-            bound=decimal(100 * max(bounds), 1) if len(bounds) == 2 else decimal(100.0, 0),
+            bound=(
+                decimal(at_most(100 * max(bounds), 1), 1) if len(bounds) == 2 else decimal(100.0, 0)
+            ),
             limit=decimal(100 * limit, 0),
             conclusion=conclusion,
         ),
@@ -179,8 +186,8 @@ def background_audit(ambient: pl.DataFrame, *, limit: float, gaps: bool = False)
         ),
         what=silences if gaps else room,
         passed=Sentence(
-            pt="O ambiente sozinho não diz quem está doente.",
-            en="The room alone does not tell who is ill.",
+            pt="O ambiente sozinho não diz quem está doente mais do que o limite permite.",
+            en="The room alone tells who is ill no more than the limit allows.",
         ),
         failed=Sentence(
             pt="O modelo responde ao ambiente: acertos podem vir do local, e não da voz.",
@@ -224,7 +231,7 @@ def acquisition_table(recordings: pl.DataFrame, *, utterance: str) -> pl.DataFra
     ).select(*chosen, "room_level_dbfs", hour.alias("hour"))
 
 
-def acquisition_audit(table: pl.DataFrame, *, limit: float, seed: int) -> Audit:
+def acquisition_audit(table: pl.DataFrame, *, limit: float) -> Audit:
     """A logistic regression guesses the label from what is not the voice: its AUROC must be chance.
 
     table  one row a recording: participant_id, label and any of ACQUISITION_CATEGORIES and
@@ -232,10 +239,11 @@ def acquisition_audit(table: pl.DataFrame, *, limit: float, seed: int) -> Audit:
            about the model, so it may (and should) hold every participant of the dataset
     limit  of the AUROC of the out-of-fold scores, by DeLong. Below 0.5 is no finding here: the
            regression was free to learn either direction, so that is chance
-    seed   names the draws of the folds (5, by participant, stratified by label, 5 times over)
+
+    5 folds, by participant, stratified by label, drawn 5 times over; the same for the same table.
     """
     features, used = _acquisition_features(table)
-    scores, present, participants = _guesses(table, features, seed=seed, purpose="acquisition")
+    scores, present, participants = _guesses(table, features, purpose="acquisition")
     words = [(ACQUISITION_CATEGORIES | ACQUISITION_NUMBERS)[name] for name in used]
     known = Sentence(
         pt=", ".join(word.pt for word in words) or "nada que varie",
@@ -260,8 +268,8 @@ def acquisition_audit(table: pl.DataFrame, *, limit: float, seed: int) -> Audit:
             known=known,
         ),
         passed=Sentence(
-            pt="A forma de gravar não diz quem está doente.",
-            en="The way of recording does not tell who is ill.",
+            pt="A forma de gravar não diz quem está doente mais do que o limite permite.",
+            en="The way of recording tells who is ill no more than the limit allows.",
         ),
         failed=Sentence(
             pt="Os grupos foram gravados de formas diferentes: um modelo treinado com estes dados "
@@ -272,10 +280,11 @@ def acquisition_audit(table: pl.DataFrame, *, limit: float, seed: int) -> Audit:
     )
 
 
-def physiology_audits(
-    table: pl.DataFrame, *, timing: Sequence[str], seed: int
-) -> tuple[Audit, ...]:
+def physiology_audits(table: pl.DataFrame, *, timing: Sequence[str]) -> tuple[Audit, ...]:
     """How far simple physiology alone tells people apart; reported, never a reason to refuse.
+
+    Of the level of speech nobody can say whether it is illness, or the distance and the gain of the
+    microphone: a level that `level_warns` is said in the first lines of a report.
 
     table   one row a recording: participant_id, label, speech_level_dbfs, speech_s and the
             columns named by `timing`; a missing column gives an estimate without a value
@@ -288,7 +297,7 @@ def physiology_audits(
         "level": ("speech_level_dbfs",),
         "speech": ("speech_s",),
     }
-    return tuple(_physiology(name, table, chosen, seed) for name, chosen in columns.items())
+    return tuple(_physiology(name, table, chosen) for name, chosen in columns.items())
 
 
 def _paired_answers(
@@ -384,7 +393,7 @@ def _chance_audit(
             present=n_present,
             absent=n_absent,
             value=decimal(value, 2),
-            bound=decimal(bound, 2),
+            bound=decimal(at_most(bound, 2), 2),
             ways=ways if both_ways else "",
             limit=decimal(limit, 2),
             conclusion=_conclusion(verdict, sure=sure, passed=passed, failed=failed),
@@ -452,7 +461,7 @@ def _acquisition_features(table: pl.DataFrame) -> tuple[NDArray[np.float64], lis
 
 
 def _guesses(
-    table: pl.DataFrame, features: NDArray[np.float64], *, seed: int, purpose: str
+    table: pl.DataFrame, features: NDArray[np.float64], *, purpose: str
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.str_]]:
     """Cross-validated scores of a logistic regression: one a participant and label.
 
@@ -474,7 +483,7 @@ def _guesses(
         return nothing, nothing.astype(bool), nothing.astype(str)
     scores = np.zeros(present.size)
     for repeat in range(_REPEATS if features.shape[1] else 0):
-        rng = draws(seed, "audit folds", purpose, repeat)
+        rng = draws(_SEED, "audit folds", purpose, repeat)
         fold = np.zeros(names.size, dtype=np.int64)
         for stratum in (np.flatnonzero(ill), np.flatnonzero(~ill)):
             fold[rng.permutation(stratum)] = np.arange(stratum.size) % folds
@@ -490,7 +499,25 @@ def _guesses(
     )
 
 
-def _physiology(name: Physiology, table: pl.DataFrame, columns: Sequence[str], seed: int) -> Audit:
+_PHYSIOLOGY = Sentence(
+    pt="Isto é fisiologia, não um atalho: serve de comparação.",
+    en="This is physiology and no shortcut: it is there to compare with.",
+)
+_LEVEL = Sentence(
+    pt="Pode ser a doença, ou a distância e o ganho do microfone: esta medida não os distingue.",
+    en="It may be the illness, or the distance and the gain of the microphone: this figure does "
+    "not tell them apart.",
+)
+_LEVEL_WARNS_ABOVE = 0.65  # AUROC; where the audits that refuse have their limit
+
+
+def level_warns(audit: Audit) -> bool:
+    """Whether the level of speech alone surely tells people apart, which a reader must be told."""
+    low = audit.estimate.low
+    return audit.name == "level" and low is not None and low > _LEVEL_WARNS_ABOVE
+
+
+def _physiology(name: Physiology, table: pl.DataFrame, columns: Sequence[str]) -> Audit:
     titles: dict[Physiology, tuple[Sentence, Sentence]] = {
         "timing": (
             Sentence(pt="Só o tempo das pausas", en="Timing of pauses alone"),
@@ -510,7 +537,7 @@ def _physiology(name: Physiology, table: pl.DataFrame, columns: Sequence[str], s
     if columns and all(column in table.columns for column in columns):
         numbers = table.select(pl.col(column).cast(pl.Float64) for column in columns)
         features = numbers.fill_null(np.nan).to_numpy()
-        scores, present, participants = _guesses(table, features, seed=seed, purpose=name)
+        scores, present, participants = _guesses(table, features, purpose=name)
         estimate = auroc_estimate(scores, present, participants)
     explanation = Sentence(
         pt="Não há dados para esta medida.", en="There are no data for this figure."
@@ -518,12 +545,12 @@ def _physiology(name: Physiology, table: pl.DataFrame, columns: Sequence[str], s
     if estimate.value is not None:
         explanation = fill(
             "Uma conta simples que conhece {what} separa as pessoas com AUROC {value} (0,5 é "
-            "acaso, 1 é acerto sempre). Isto é fisiologia, não um atalho: serve de comparação.",
+            "acaso, 1 é acerto sempre). {meaning}",
             "A simple calculation that knows {what} tells people apart with an AUROC of {value} "
-            "(0.5 is chance, 1 is always right). This is physiology and no shortcut: it is there "
-            "to compare with.",
+            "(0.5 is chance, 1 is always right). {meaning}",
             what=what,
             value=decimal(estimate.value, 2),
+            meaning=_LEVEL if name == "level" else _PHYSIOLOGY,
         )
     return Audit(
         name=name,

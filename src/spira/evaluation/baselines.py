@@ -4,17 +4,20 @@ A model that does not beat them has learned nothing that a ruler and a stopwatch
 Each is a logistic regression, trained on the people that the model was trained on.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from spira.domain.answers import Sentence
 from spira.domain.errors import InputError
-from spira.evaluation.intervals import auroc_estimate
-from spira.evaluation.results import Baseline, Estimate
-from spira.evaluation.wording import decimal, fill
+from spira.evaluation.intervals import auroc_difference, auroc_estimate
+from spira.evaluation.metrics import per_participant
+from spira.evaluation.results import Baseline, Estimate, standing
+from spira.evaluation.wording import NOT_AVAILABLE, decimal, fill, interval, word
 
 TITLES: dict[Literal["timing", "summary"], Sentence] = {
     "timing": Sentence(pt="Só o tempo das pausas", en="Timing of pauses only"),
@@ -29,6 +32,7 @@ class Sample:
     features: ArrayLike  # [n, k], NaN where not measured
     present: ArrayLike  # [n] booleans
     participants: ArrayLike  # [n] pseudonyms
+    model: ArrayLike  # [n] the model's probability of present, of the same recordings
 
 
 def fit_baseline(features: ArrayLike, present: ArrayLike) -> Any:
@@ -70,36 +74,29 @@ def baseline_scores(pipeline: Any, features: ArrayLike) -> NDArray[np.float64]:
 
 
 def compare_baseline(
-    name: Literal["timing", "summary"],
-    pipeline: Any,
-    *,
-    clean: Sample,
-    noise: Sample | None,
-    model_clean: Estimate,
-    model_noise: Estimate | None,
+    name: Literal["timing", "summary"], pipeline: Any, *, clean: Sample, noise: Sample | None
 ) -> Baseline:
-    """How well a fitted baseline ranks the test people, beside the model.
+    """How well a fitted baseline ranks the test people, beside the model, on the same people.
 
-    clean, noise              test recordings; noise None where the evaluation knows no noise
-    model_clean, model_noise  the model's AUROC per participant under the same conditions
+    clean, noise  test recordings; noise None where the evaluation knows no noise
 
-    A participant's score is the mean over recordings. The two are compared under noise, or clean
-    where no noise is: `better_than_model` is about the figures, not about proof.
+    A participant's score is the mean over recordings. The two are compared under each condition,
+    by the paired interval of the difference of their AUROCs.
     """
-    on_clean = _per_participant(pipeline, clean)
-    on_noise = _per_participant(pipeline, noise) if noise else Estimate(value=None, n=0)
-    baseline, model = on_clean, model_clean
-    noisy = model_noise is not None and None not in (model_noise.value, on_noise.value)
-    if noisy and model_noise is not None:
-        baseline, model = on_noise, model_noise
-    better = baseline.value is not None and model.value is not None and baseline.value > model.value
+    found = {
+        condition: _compared(pipeline, sample)
+        for condition, sample in (("clean", clean), ("noise", noise))
+        if sample is not None
+    }
+    unknown = (Estimate(value=None, n=0),) * 3
     return Baseline(
         name=name,
         title=TITLES[name],
-        auroc_clean=on_clean,
-        auroc_noise=on_noise,
-        better_than_model=better,
-        explanation=_explanation(baseline.value, model.value, noisy=noisy),
+        auroc_clean=found["clean"][0],
+        auroc_noise=found.get("noise", unknown)[0],
+        difference_clean=found["clean"][2],
+        difference_noise=found.get("noise", unknown)[2],
+        explanation=_explanation(found),
     )
 
 
@@ -108,44 +105,74 @@ def _finite(features: ArrayLike) -> NDArray[np.float64]:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _per_participant(pipeline: Any, sample: Sample) -> Estimate:
+_Compared = tuple[Estimate, Estimate, Estimate]  # AUROC of the baseline, of the model, difference
+
+
+def _compared(pipeline: Any, sample: Sample) -> _Compared:
     present = np.asarray(sample.present, dtype=bool)
     if present.size == 0:
-        return Estimate(value=None, n=0)
-    scores = baseline_scores(pipeline, sample.features)
-    person = np.asarray(sample.participants).astype(str)
-    unit = np.array([f"{who}\x1f{label:d}" for who, label in zip(person, present, strict=True)])
-    _, first, code = np.unique(unit, return_index=True, return_inverse=True)
-    means = np.bincount(code, weights=scores) / np.bincount(code)
-    return auroc_estimate(means, present[first], person[first])
+        nothing = Estimate(value=None, n=0)
+        return nothing, nothing, nothing
+    rows = pl.DataFrame(
+        {
+            "participant_id": np.asarray(sample.participants).astype(str),
+            "label": np.where(present, "present", "absent"),
+        }
+    )
+    # One row a participant and label, in one order for both.
+    rule, model = (
+        per_participant(rows.with_columns(probability=pl.Series(np.asarray(scores, np.float64))))
+        for scores in (baseline_scores(pipeline, sample.features), sample.model)
+    )
+    labels = (rule["label"] == "present").to_numpy()
+    people = rule["participant_id"].to_numpy()
+    ours, theirs = model["probability"].to_numpy(), rule["probability"].to_numpy()
+    return (
+        auroc_estimate(theirs, labels, people),
+        auroc_estimate(ours, labels, people),
+        auroc_difference(ours, theirs, labels, people),
+    )
 
 
-def _explanation(baseline: float | None, model: float | None, *, noisy: bool) -> Sentence:
-    if baseline is None or model is None:
+_CONDITIONS = {
+    "clean": Sentence(pt="Sem ruído", en="Without noise"),
+    "noise": Sentence(pt="Com ruído", en="With noise"),
+}
+
+
+def _explanation(found: dict[str, _Compared]) -> Sentence:
+    told = list(_comparisons(found))
+    if not told:
         return Sentence(
             pt="Não há pessoas com e sem insuficiência respiratória para comparar.",
             en="There are not people with and without respiratory insufficiency to compare.",
         )
-    if baseline > model:
-        verdict = Sentence(
-            pt="Esta conta simples é melhor que o modelo.",
-            en="This simple calculation is better than the model.",
-        )
-    else:
-        verdict = fill(
-            "O modelo é melhor por {difference}.",
-            "The model is better by {difference}.",
-            difference=decimal(model - baseline),
-        )
-    return fill(
-        "Separa as pessoas {where} com AUROC {baseline}; o modelo, com {model} "
-        "(0,5 é acaso, 1 é acerto sempre). {verdict}",
-        "Tells people apart {where} with an AUROC of {baseline}; the model, of {model} "
-        "(0.5 is chance, 1 is always right). {verdict}",
-        where=Sentence(
-            pt="com ruído" if noisy else "sem ruído", en="with noise" if noisy else "without noise"
-        ),
-        baseline=decimal(baseline),
-        model=decimal(model),
-        verdict=verdict,
+    return Sentence(
+        pt=" ".join(sentence.pt for sentence in told),
+        en=" ".join(sentence.en for sentence in told),
     )
+
+
+def _comparisons(found: dict[str, _Compared]) -> Iterator[Sentence]:
+    for condition, (rule, model, difference) in found.items():
+        if difference.value is None:
+            continue
+        yield fill(
+            "{where}: AUROC {rule}; a do modelo, {model}; diferença, nas mesmas pessoas, entre "
+            "{between}: {verdict}.",
+            "{where}: AUROC {rule}; the model's, {model}; difference, on the same people, between "
+            "{between}: {verdict}.",
+            where=_CONDITIONS[condition],
+            rule=decimal(rule.value),
+            model=decimal(model.value),
+            between=_between(difference),
+            verdict=word(standing(difference)),
+        )
+
+
+def _between(difference: Estimate) -> Sentence:
+    """Both ends of a difference, rounded outwards."""
+    if difference.low is None:
+        return NOT_AVAILABLE
+    ends = interval(difference, signed=True)
+    return Sentence(pt=ends.pt.replace(" a ", " e "), en=ends.en.replace(" to ", " and "))

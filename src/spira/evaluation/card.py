@@ -9,7 +9,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from spira.domain.answers import Sentence
-from spira.evaluation.report import ReportInput, Story, audit_summary, tell
+from spira.evaluation.report import ReportInput, Story, audit_summary, separates, tell
+from spira.evaluation.results import ConditionResult, Subgroup
 from spira.evaluation.wording import (
     NOT_AVAILABLE,
     NOT_REPORTED,
@@ -19,6 +20,7 @@ from spira.evaluation.wording import (
     interval,
     percent,
     percent_interval,
+    share,
     spoken,
     value_word,
     word,
@@ -115,10 +117,11 @@ def _told(data: ReportInput, story: Story) -> dict[int, Sentence]:
             language=data.dataset.language or NOT_REPORTED,
             digest=data.dataset.digest or NOT_REPORTED,
         )
+        refused = data.dataset.refused
         told[7] = fill(
             "Recusadas só gravações que não se podem usar: {n}; a qualidade não é motivo",
             "Only recordings that cannot be used were refused: {n}; quality is no reason",
-            n=data.dataset.refused.total,
+            n=NOT_REPORTED if refused is None else refused.total,
         )
     if data.envelope is not None:
         told[6] = fill(
@@ -204,16 +207,17 @@ def _told_always(data: ReportInput, story: Story) -> dict[int, Sentence]:
             en="Code: Apache-2.0. Funding, conflicts, protocol and registration: not reported",
         ),
         22: fill(
-            "Rede em ONNX com pesos; digital do treino: {digest}",
+            "Rede em ONNX com pesos; impressão digital do treino: {digest}",
             "ONNX network with weights; fingerprint of training: {digest}",
             digest=data.lineage.get("train") or NOT_REPORTED,
         ),
         25: story.audits_in_short,
         26: Sentence(pt="Ver «Limitações»", en="See “Limitations”"),
         27: Sentence(
-            pt="Apoia quem examina; fora do envelope não responde; inconclusivo pede nova gravação",
-            en="Supports whoever examines; silent outside its envelope; inconclusive asks for "
-            "another recording",
+            pt="Apoia quem examina; não avalia o que se declara fora do que foi testado; "
+            "inconclusivo pede nova gravação",
+            en="Supports whoever examines; does not score what is declared to be outside of what "
+            "was tested; inconclusive asks for another recording",
         ),
     }
     if main is not None:
@@ -240,6 +244,30 @@ def ages(data: ReportInput) -> Sentence:
     return fill(
         "{low} a {high} anos", "{low} to {high} years", low=envelope.age_min, high=envelope.age_max
     )
+
+
+_WIDE = 0.20  # of an interval: 71 to 100 % may be a poor model as well as a perfect one
+
+
+def reading(group: Subgroup) -> Sentence:
+    """How far the figures of a subgroup may be believed; it never says that they suffice."""
+    if not group.sufficient:
+        return Sentence(pt="insuficiente: nada prova", en="insufficient: proves nothing")
+    ends = [(e.low, e.high) for e in (group.sensitivity, group.specificity)]
+    if any(low is None or high is None or high - low > _WIDE for low, high in ends):
+        return Sentence(pt="intervalo largo: mostra pouco", en="wide interval: shows little")
+    return Sentence(pt="ver o intervalo", en="see the interval")
+
+
+def slope(found: ConditionResult) -> Sentence:
+    """The calibration slope with its interval, or why there is none."""
+    if separates(found):
+        return Sentence(
+            pt="não se calcula: as respostas separam todas as pessoas",
+            en="cannot be computed: the answers tell everybody apart",
+        )
+    value, around = decimal(found.calibration_slope.value), interval(found.calibration_slope)
+    return fill("{v} ({a})", "{v} ({a})", v=value, a=around) if around.pt else value
 
 
 def listed(values: tuple[str, ...], attribute: str = "") -> Sentence:
@@ -295,7 +323,7 @@ def _helpers(language: Language) -> dict[str, object]:
         "show": show,
         "code": code,
         "with_interval": with_interval,
-        "share": lambda e: with_interval(percent(e.value, 1), percent_interval(e, 1)),
+        "share": lambda e: with_interval(share(e.value, 1), percent_interval(e, 1)),
         "number": lambda e: with_interval(decimal(e.value), interval(e)),
     }
 
@@ -326,6 +354,8 @@ def _environment() -> "Environment":
         percent=percent,
         ages=ages,
         listed=listed,
+        reading=reading,
+        slope=slope,
         audit_summary=audit_summary,
     )
     return environment

@@ -8,7 +8,7 @@ is its textbook self.
 interval; either end of the ONE_SIDED (0.05) interval is a one-sided 95 % bound.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -126,31 +126,85 @@ def delong(
               Processing Letters 2014; 21:1389-1393; clusters as Obuchowski, Biometrics 1997;
               53:567-578
     """
-    values = np.asarray(scores, dtype=np.float64)
+    aurocs, covariance = _delong([scores], present, clusters)
+    return float(aurocs[0]), float(covariance[0, 0])
+
+
+def auroc_difference(
+    first: ArrayLike, second: ArrayLike, present: ArrayLike, clusters: ArrayLike | None = None
+) -> Estimate:
+    """AUROC of the first scores minus that of the second, of the same people, paired.
+
+    first, second, present, clusters  as in `delong`, row by row the same
+    returns   value None when a class is missing; low and high None with fewer than two people of
+              one. Where an AUROC is exactly 0 or 1 its variance says nothing: the ends then come
+              from the two single intervals as if they were independent, which is wider
+    source    DeLong et al., Biometrics 1988; the exception by MOVER, as in `mean_of_two`
+    """
+    labels = np.asarray(present, dtype=bool)
+    if labels.all() or not labels.any():
+        return Estimate(value=None, n=labels.size)
+    aurocs, covariance = _delong([first, second], labels, clusters)
+    value = float(aurocs[0] - aurocs[1])
+    if np.isnan(covariance).any():
+        return Estimate(value=value, n=labels.size)
+    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    if variance > 0 and not np.isin(aurocs, (0.0, 1.0)).any():
+        half = float(-ndtri(TWO_SIDED)) * np.sqrt(variance)
+        low, high, method = value - half, value + half, "DeLong, paired"
+    else:
+        n_people = people_of_each(labels, clusters)
+        (a_low, a_high), (b_low, b_high) = (
+            auroc_interval(float(auroc), float(own), *n_people)
+            for auroc, own in zip(aurocs, covariance.diagonal(), strict=True)
+        )
+        a, b = aurocs.tolist()
+        low, high = value - np.hypot(a - a_low, b_high - b), value + np.hypot(a_high - a, b - b_low)
+        method = "MOVER of DeLong"
+    return Estimate(
+        value=value,
+        low=max(-1.0, float(low)),
+        high=min(1.0, float(high)),
+        n=labels.size,
+        method=method,
+    )
+
+
+def _delong(
+    several: Sequence[ArrayLike], present: ArrayLike, clusters: ArrayLike | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """AUROCs [k] of k scores of the same rows, and their covariance [k, k]; see `delong`."""
     labels = np.asarray(present, dtype=bool)
     m, n = int(labels.sum()), int((~labels).sum())
     if m == 0 or n == 0:
         raise ValueError(f"AUROC needs both classes, got {m} present and {n} absent")
-    ranks = _midranks(values)
-    beaten = (ranks[labels] - _midranks(values[labels])) / n  # of absents, by each present
-    beating = 1 - (ranks[~labels] - _midranks(values[~labels])) / m  # presents, over each absent
-    auroc = float(beaten.mean())
-
-    names = np.arange(values.size) if clusters is None else np.asarray(clusters)
+    names = np.arange(labels.size) if clusters is None else np.asarray(clusters)
     _, person = np.unique(names, return_inverse=True)
     people = int(person.max()) + 1
-    in_present = np.bincount(person[labels], weights=beaten - auroc, minlength=people)
-    in_absent = np.bincount(person[~labels], weights=beating - auroc, minlength=people)
+    aurocs, in_present, in_absent = [], [], []
+    for scores in several:
+        values = np.asarray(scores, dtype=np.float64)
+        ranks = _midranks(values)
+        beaten = (ranks[labels] - _midranks(values[labels])) / n  # of absents, by each present
+        beating = 1 - (ranks[~labels] - _midranks(values[~labels])) / m  # presents, over absents
+        auroc = float(beaten.mean())
+        aurocs.append(auroc)
+        in_present.append(np.bincount(person[labels], weights=beaten - auroc, minlength=people) / m)
+        in_absent.append(
+            np.bincount(person[~labels], weights=beating - auroc, minlength=people) / n
+        )
     m_people = np.unique(person[labels]).size
     n_people = np.unique(person[~labels]).size
     if m_people < 2 or n_people < 2:
-        return auroc, float("nan")
-    variance = (
-        m_people / (m_people - 1) * np.sum(in_present**2) / m**2
-        + n_people / (n_people - 1) * np.sum(in_absent**2) / n**2
-        + 2 * people / (people - 1) * np.sum(in_present * in_absent) / (m * n)
+        return np.array(aurocs), np.full((len(aurocs), len(aurocs)), np.nan)
+    p, a = np.array(in_present), np.array(in_absent)  # [k, people]
+    covariance = (
+        m_people / (m_people - 1) * (p @ p.T)
+        + n_people / (n_people - 1) * (a @ a.T)
+        + people / (people - 1) * (p @ a.T + a @ p.T)
     )
-    return auroc, max(float(variance), 0.0)
+    np.fill_diagonal(covariance, np.maximum(covariance.diagonal(), 0.0))
+    return np.array(aurocs), covariance
 
 
 def auroc_interval(

@@ -18,6 +18,8 @@ from spira.domain.answers import EVIDENCE_SENTENCES, OUTCOME_SENTENCES, Envelope
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import EvidenceLevel, LabelCounts, Side
 from spira.evaluation import figures, wording
+from spira.evaluation.audits import level_warns
+from spira.evaluation.intervals import clopper_pearson
 from spira.evaluation.results import (
     Audit,
     Baseline,
@@ -27,9 +29,11 @@ from spira.evaluation.results import (
     EvaluationResult,
     Level,
     PredictiveValue,
+    Standing,
     Subgroup,
 )
 from spira.evaluation.wording import NOT_AVAILABLE, NOT_REPORTED, fill, word
+from spira.model.prediction import headcount
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -58,23 +62,27 @@ class Durations(Frozen):
 
 
 class ReportedDataset(Frozen):
-    """The dataset version that the model was made of."""
+    """The dataset version that the model was made of; what is None is not known.
 
-    name: str = ""
+    It has no name here: a name is given and changed, and a report depends on nothing but digests.
+    """
+
     digest: str = ""
     origin: Literal["synthetic", "import"] | None = None
     language: str = ""  # BCP 47, "pt-BR"
     participants: Literal["given", "per-file"] | None = None
     groups: tuple[ReportedGroup, ...] = ()
-    refusals: Mapping[str, LabelCounts] = Field(default_factory=dict)  # reason -> recordings
-    findings: Mapping[str, LabelCounts] = Field(default_factory=dict)  # finding -> recordings
+    refusals: Mapping[str, LabelCounts] | None = None  # reason -> recordings
+    findings: Mapping[str, LabelCounts] | None = None  # finding -> recordings
     durations: Durations | None = None
     noise_recordings: int | None = None
     withdrawn: int | None = None  # recordings taken out since, at their owner's wish
 
     @property
-    def refused(self) -> LabelCounts:
+    def refused(self) -> LabelCounts | None:
         """Recordings refused for any reason."""
+        if self.refusals is None:
+            return None
         counts = self.refusals.values()
         return LabelCounts(
             present=sum(reason.present for reason in counts),
@@ -164,6 +172,17 @@ class PersonAnswer(NamedTuple):
     noisy_share: Estimate | None
 
 
+class GivenAnswers(NamedTuple):
+    """The answers that people of one label really got under one condition, as shares of them."""
+
+    label: Literal["present", "absent"]
+    condition: Condition
+    n: int
+    positive: Estimate
+    inconclusive: Estimate
+    negative: Estimate
+
+
 class Story(NamedTuple):
     """What the report says first, drawn from the result."""
 
@@ -172,11 +191,13 @@ class Story(NamedTuple):
     main: ConditionResult | None  # by person and clean, where there is such a result
     noisy: ConditionResult | None  # its counterpart under noise
     conditions: tuple[ConditionResult, ...]  # by person first, clean first
+    given: tuple[GivenAnswers, ...]
     answers: tuple[PersonAnswer, ...]
     gates: tuple[Audit, ...]  # audits that can refuse a promotion
     informative: tuple[Audit, ...]
     audits_in_short: Sentence
-    better_baselines: tuple[Baseline, ...]
+    better_baselines: tuple[Baseline, ...]  # in one condition at least
+    equal_baselines: tuple[Baseline, ...]  # no difference shown, in one condition at least
     warnings: tuple[Sentence, ...]
 
 
@@ -210,11 +231,18 @@ def tell(data: ReportInput) -> Story:
             for condition in ("clean", "noise")
             if (found := _condition(result.conditions, condition, level)) is not None
         ),
+        given=tuple(
+            given
+            for label in _LABELS
+            for found in (main, noisy)
+            if found is not None and (given := _given(found, label)) is not None
+        ),
         answers=_answers(main, noisy),
         gates=gates,
         informative=tuple(audit for audit in result.audits if not audit.refuses),
         audits_in_short=_audits_in_short(gates),
-        better_baselines=tuple(b for b in result.baselines if b.better_than_model),
+        better_baselines=tuple(b for b in result.baselines if b.standing == "better"),
+        equal_baselines=tuple(b for b in result.baselines if b.standing == "no difference shown"),
         warnings=tuple(_warnings(data)),
     )
 
@@ -227,6 +255,26 @@ def _condition(
 
 def _first(conditions: Sequence[ConditionResult], level: Level) -> ConditionResult | None:
     return _condition(conditions, "clean", level) or _condition(conditions, "noise", level)
+
+
+_LABELS: tuple[Literal["present", "absent"], ...] = ("present", "absent")
+
+
+def _given(found: ConditionResult, label: Literal["present", "absent"]) -> GivenAnswers | None:
+    """The model's own counts, each with its exact interval where people are counted."""
+    counted = [
+        getattr(found.confusion, f"{label}_{outcome}")
+        for outcome in ("positive", "inconclusive", "negative")
+    ]
+    n = sum(counted)
+    if n == 0:
+        return None
+    shares = []
+    for count in counted:
+        # Recordings of one person are alike: counting them as people would look too sure.
+        low, high = clopper_pearson(count, n) if found.level == "participant" else (None, None)
+        shares.append(Estimate(value=count / n, low=low, high=high, n=n, method="Clopper-Pearson"))
+    return GivenAnswers(label, found.condition, n, *shares)
 
 
 # The prevalence that CLINICAL words are written for: ten in a hundred of those assessed.
@@ -301,13 +349,33 @@ def _audits_in_short(gates: Sequence[Audit]) -> Sentence:
             all=len(gates),
         )
     return fill(
-        "Auditorias de atalhos aprovadas: {all} de {all}. Não se encontrou sinal de que os acertos "
-        "venham do ruído, do local ou do aparelho.",
-        "Shortcut audits passed: {all} of {all}. No sign was found that right answers come from "
-        "noise, place or device.",
+        "Auditorias de atalhos aprovadas: {all} de {all}. O que ruído, local e aparelho dizem fica "
+        "dentro do limite; isso não prova que nada digam.",
+        "Shortcut audits passed: {all} of {all}. What noise, place and device tell stays within "
+        "the limit; that does not prove that they tell nothing.",
         all=len(gates),
     )
 
+
+def _quoted(titles: Sequence[Sentence]) -> Sentence:
+    return Sentence(
+        pt=", ".join(f"«{title.pt}»" for title in titles),
+        en=", ".join(f"“{title.en}”" for title in titles),
+    )
+
+
+_STANDINGS: Mapping[Standing, Sentence] = {
+    "better": Sentence(
+        pt="Uma regra simples foi melhor que o modelo",
+        en="A simple rule did better than the model",
+    ),
+    "no difference shown": Sentence(
+        pt="Não se mostrou que o modelo seja melhor que uma regra simples",
+        en="The model is not shown to be better than a simple rule",
+    ),
+}
+
+_FEW_NOISES = 3  # of a side; with one or two, what is measured is that recording
 
 # Refused recordings are compared by label; a difference under one point is not worth a warning.
 _REFUSAL_GAP = 0.01
@@ -347,14 +415,36 @@ def _warnings(data: ReportInput) -> list[Sentence]:
     ]
     warnings += [
         fill(
-            "Uma regra simples foi melhor que o modelo: «{title}». {explanation}",
-            "A simple rule did better than the model: “{title}”. {explanation}",
-            title=baseline.title,
-            explanation=baseline.explanation,
+            "O volume da fala sozinho já separa as pessoas: AUROC {value} ({interval}). Pode ser a "
+            "doença, ou a distância e o ganho do microfone: o modelo pode estar ouvindo o volume.",
+            "The loudness of speech alone tells people apart: AUROC {value} ({interval}). It may "
+            "be the illness, or the distance and the gain of the microphone: the model may be "
+            "listening to loudness.",
+            value=wording.decimal(audit.estimate.value, 2),
+            interval=wording.interval(audit.estimate, 2),
         )
-        for baseline in result.baselines
-        if baseline.better_than_model
+        for audit in result.audits
+        if level_warns(audit)
     ]
+    for standing, said in _STANDINGS.items():
+        rules = [rule.title for rule in result.baselines if rule.standing == standing]
+        if rules:
+            warnings.append(
+                fill("{said}: {rules}.", "{said}: {rules}.", said=said, rules=_quoted(rules))
+            )
+    if any(found.condition == "noise" for found in result.conditions):
+        warnings += [
+            fill(
+                "Gravações de ruído no lado «{side}»: só {n}. Os números com ruído dependem de tão "
+                "poucas e podem ser outros em outra enfermaria.",
+                "Noise recordings on the side “{side}”: only {n}. Figures under noise rest on so "
+                "few and may differ in another ward.",
+                side=word(side.side),
+                n=side.noise_recordings,
+            )
+            for side in data.split
+            if side.noise_recordings is not None and side.noise_recordings < _FEW_NOISES
+        ]
     lacking = [group for group in result.subgroups if not group.sufficient]
     if lacking:
         warnings.append(
@@ -373,8 +463,9 @@ def _warnings(data: ReportInput) -> list[Sentence]:
 def _data_warnings(dataset: ReportedDataset) -> list[Sentence]:
     warnings = []
     everybody = next((group for group in dataset.groups if group.attribute == "all"), None)
-    if everybody is not None:
-        accepted, refused = everybody.recordings, dataset.refused
+    refused = dataset.refused
+    if everybody is not None and refused is not None:
+        accepted = everybody.recordings
         present = refused.present / max(1, refused.present + accepted.present)
         absent = refused.absent / max(1, refused.absent + accepted.absent)
         if present - absent > _REFUSAL_GAP:
@@ -475,6 +566,14 @@ def _audit_number(audit: Audit, number: float | None, *, signed: bool = True) ->
     return wording.decimal(number, 2)
 
 
+def _audit_bound(audit: Audit) -> Sentence:
+    """The bound that decides, rounded up: one over the limit never reads as if it were under it."""
+    if audit.bound is None:
+        return NOT_AVAILABLE
+    digits = 3 if _is_change(audit.statistic) else 2  # of a share: a tenth of a point
+    return _audit_number(audit, wording.at_most(audit.bound, digits), signed=False)
+
+
 def _audit_interval(audit: Audit, estimate: Estimate) -> Sentence:
     if _is_change(audit.statistic):
         hundred = estimate.model_copy(
@@ -501,7 +600,7 @@ def audit_summary(audit: Audit) -> AuditSummary:
     return AuditSummary(
         _audit_number(audit, audit.estimate.value),
         _audit_interval(audit, audit.estimate),
-        _audit_number(audit, audit.bound, signed=False),
+        _audit_bound(audit),
         _audit_number(audit, audit.limit, signed=False),
     )
 
@@ -574,7 +673,8 @@ def _labels_in(data: ReportInput) -> list[str]:
     counted = [counts for side in data.split for counts in (side.people, side.recordings)]
     if data.dataset is not None:
         counted += [group.people for group in data.dataset.groups]
-        counted += [*data.dataset.refusals.values(), *data.dataset.findings.values()]
+        for quality in (data.dataset.refusals, data.dataset.findings):
+            counted += list((quality or {}).values())
     return ["present", "absent"] + ["unknown"] * any(counts.unknown for counts in counted)
 
 
@@ -584,14 +684,54 @@ def _auroc_scale(estimates: Sequence[Estimate]) -> tuple[float, float]:
     return (0.5, 1.0) if min(lows, default=0.0) >= 0.5 else (0.0, 1.0)
 
 
-def _headcount(share: float) -> tuple[Sentence, int]:
-    """The words before a number of people in a hundred, and the number."""
-    people = round(100 * share)
-    if people == 0 and share > 0:
-        return Sentence(pt="menos de", en="fewer than"), 1
-    if people == 100 and share < 1:
-        return Sentence(pt="mais de", en="more than"), 99
-    return Sentence(pt="cerca de", en="about"), people
+def _epochs(curves: TrainingCurves) -> list[tuple[int, float | None, float | None]]:
+    """(epoch, loss, validation loss) of some twenty epochs, the kept and the last among them."""
+    rows = list(zip(curves.epoch, curves.train_loss, curves.validation_loss, strict=False))
+    step = max(1, math.ceil(len(rows) / 20))
+    return [
+        row
+        for number, row in enumerate(rows)
+        if number % step == 0 or row[0] == curves.kept_epoch or number == len(rows) - 1
+    ]
+
+
+def _never_given(answer: PersonAnswer, main: ConditionResult) -> bool:
+    """Whether there were people to answer about, and none of them got this answer."""
+    return answer.share.value is None and main.n_present > 0 and main.n_absent > 0
+
+
+def separates(found: ConditionResult) -> bool:
+    """Whether a calibration slope is missing because the answers tell everybody apart."""
+    both = found.n_present > 0 and found.n_absent > 0
+    return both and found.calibration_slope.value is None
+
+
+_PORTUGUESE = {"de", "da", "e", "em", "com", "sem", "para", "uma", "um", "os", "não", "por", "na"}
+_ENGLISH = {
+    "the",
+    "of",
+    "and",
+    "in",
+    "with",
+    "without",
+    "for",
+    "an",
+    "to",
+    "by",
+    "on",
+    "at",
+    "under",
+}
+
+
+def _language_of(text: str) -> str:
+    """The language tag of somebody's own text, by its little words; "und" where they tell none."""
+    words = [found.strip(".,;:()") for found in text.lower().split()]
+    portuguese = sum(found in _PORTUGUESE for found in words)
+    english = sum(found in _ENGLISH for found in words)
+    if portuguese == english:
+        return "und"
+    return "pt-BR" if portuguese > english else "en"
 
 
 # --- the page -------------------------------------------------------------------------------
@@ -649,10 +789,10 @@ def _environment() -> "Environment":
         fill=fill,
         decimal=wording.decimal,
         percent=wording.percent,
+        share_of=wording.share,
         interval=wording.interval,
         percent_interval=wording.percent_interval,
         in_hundred=wording.in_hundred,
-        rest_of_hundred=wording.rest_of_hundred,
         value_word=wording.value_word,
         aim=wording.aim,
         auroc_scale=_auroc_scale,
@@ -663,13 +803,18 @@ def _environment() -> "Environment":
         scale_line=figures.scale_line,
         share_strip=figures.share_strip,
         people=figures.people,
-        headcount=_headcount,
+        headcount=headcount,
+        epochs=_epochs,
+        never_given=_never_given,
+        separates=separates,
+        language_of=_language_of,
         roc=_roc,
         calibration=_calibration,
         distribution=_distribution,
         losses=_losses,
         ruler=_ruler,
         audit_number=_audit_number,
+        audit_bound=_audit_bound,
         audit_interval=_audit_interval,
         forest_groups=_forest_groups,
     )

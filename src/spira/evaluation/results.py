@@ -1,14 +1,24 @@
 """What an evaluation found, as one typed document: report, card and policies read it."""
 
-from typing import Literal
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import ValidationError
 
 from spira.domain.answers import OperatingPoint, Sentence
+from spira.domain.errors import InputError, IntegrityError
 from spira.domain.frozen import Frozen
 
 Verdict = Literal["pass", "fail", "not enough data"]
 Level = Literal["recording", "participant"]
 Condition = Literal["clean", "noise"]
 Attribute = Literal["sex", "age band", "site", "device"]
+Standing = Literal["better", "no difference shown", "behind", "not available"]
+
+
+FORMAT_VERSION = 2
+_Kind = TypeVar("_Kind", bound=Frozen)
 
 
 class Estimate(Frozen):
@@ -125,20 +135,40 @@ class Audit(Frozen):
 
 
 class Baseline(Frozen):
-    """An honest, simple competitor trained on the same people."""
+    """An honest, simple competitor trained on the same people.
+
+    The differences are the model's AUROC minus the competitor's, on the same test people.
+    """
 
     name: str  # "timing", "summary"
     title: Sentence
     auroc_clean: Estimate
     auroc_noise: Estimate
-    better_than_model: bool  # its AUROC under noise (clean, where no noise) is above the model's
+    difference_clean: Estimate
+    difference_noise: Estimate
     explanation: Sentence  # plain words, with the figures
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands beside the model, in the condition that is worse for the model."""
+        found = [standing(self.difference_clean), standing(self.difference_noise)]
+        order: tuple[Standing, ...] = ("better", "no difference shown", "behind", "not available")
+        return min(found, key=order.index)
+
+
+def standing(difference: Estimate) -> Standing:
+    """What an interval of (model - competitor) shows of the competitor."""
+    if difference.value is None or difference.low is None or difference.high is None:
+        return "not available"
+    if difference.high < 0:
+        return "better"
+    return "behind" if difference.low > 0 else "no difference shown"
 
 
 class EvaluationResult(Frozen):
     """Everything one evaluation found."""
 
-    format_version: int = 1
+    format_version: int = FORMAT_VERSION
     operating_point: OperatingPoint
     evaluated: str  # "test"
     participants_disjoint: Literal["proven", "unproven"]
@@ -147,3 +177,43 @@ class EvaluationResult(Frozen):
     subgroups: tuple[Subgroup, ...]
     audits: tuple[Audit, ...]
     baselines: tuple[Baseline, ...]
+
+
+def read_result(file: Path) -> EvaluationResult:
+    """The evaluation in a metrics.json.
+
+    raises    IntegrityError for a file that is cut off or no JSON; InputError for one of another
+              version, or that cannot be read
+    """
+    return _read(file, EvaluationResult, _document(file))
+
+
+def read_operating_point(file: Path) -> OperatingPoint:
+    """The operating point in a metrics.json, also in one that an older SPIRA wrote.
+
+    raises    as `read_result`
+    """
+    document = _document(file)
+    point = document.get("operating_point") if isinstance(document, dict) else None
+    return _read(file, OperatingPoint, point)
+
+
+def _document(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); publish again") from error
+    except ValueError as error:
+        raise IntegrityError(
+            f"{file}: damaged, it is no whole JSON; fetch the model again"
+        ) from error
+
+
+def _read(file: Path, kind: type[_Kind], document: Any) -> _Kind:
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        raise InputError(
+            f"{file}: the evaluation is of another version of SPIRA than this, which reads "
+            f"format {FORMAT_VERSION}; publish the model again with this one"
+        ) from error

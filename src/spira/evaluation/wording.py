@@ -3,11 +3,13 @@
 Everything here returns a `Sentence`: plain text, once in each language, never markup.
 """
 
+import math
 import re
 from collections.abc import Mapping
 
 from spira.domain.answers import Sentence
 from spira.evaluation.results import Estimate
+from spira.model.prediction import ABOUT, between, headcount
 
 # A narrow no-break space keeps a number and its unit on one line.
 _THIN = "\u202f"
@@ -15,8 +17,6 @@ _MINUS = "\u2212"
 
 NOT_AVAILABLE = Sentence(pt="não disponível", en="not available")
 NOT_REPORTED = Sentence(pt="não informado", en="not reported")
-_FEWER_THAN_1 = Sentence(pt="menos de 1", en="fewer than 1")
-_MORE_THAN_99 = Sentence(pt="mais de 99", en="more than 99")
 
 _WORDS: Mapping[str, Sentence] = {
     # attributes
@@ -53,6 +53,12 @@ _WORDS: Mapping[str, Sentence] = {
     "pass": Sentence(pt="aprovada", en="passed"),
     "fail": Sentence(pt="reprovada", en="failed"),
     "not enough data": Sentence(pt="dados insuficientes", en="not enough data"),
+    # a simple rule beside the model
+    "better": Sentence(pt="melhor que o modelo", en="better than the model"),
+    "no difference shown": Sentence(
+        pt="nenhuma diferença demonstrada", en="no difference is shown"
+    ),
+    "behind": Sentence(pt="o modelo é melhor", en="the model is better"),
     # what is measured
     "sensitivity": Sentence(pt="sensibilidade", en="sensitivity"),
     "specificity": Sentence(pt="especificidade", en="specificity"),
@@ -143,28 +149,22 @@ def percent(share: float | None, digits: int = 0, *, signed: bool = False) -> Se
     return Sentence(pt=f"{number.pt}{_THIN}%", en=f"{number.en}%")
 
 
-def in_hundred(share: float | None) -> Sentence:
-    """A share as people in a hundred; "less than 1" and "more than 99" instead of never, always."""
-    if share is None:
-        return NOT_AVAILABLE
-    people = round(100 * share)
-    if people == 0 and share > 0:
-        return _FEWER_THAN_1
-    if people == 100 and share < 1:
-        return _MORE_THAN_99
-    return Sentence(pt=str(people), en=str(people))
+def share(value: float | None, digits: int = 0) -> Sentence:
+    """A share of people as a percentage that is never written as nobody, or everybody."""
+    if value is None or 0.0 < round(100 * value, digits) < 100.0:
+        return percent(value, digits)
+    about, people = headcount(value)
+    return fill("{about} {people}", "{about} {people}", about=about, people=percent(people / 100))
 
 
-def rest_of_hundred(share: float | None) -> Sentence:
-    """The other people of a hundred, so that both counts add up as they are written."""
-    if share is None:
+def in_hundred(value: float | None) -> Sentence:
+    """A share as people in a hundred; "menos de 1" and "mais de 99" instead of never and always."""
+    if value is None:
         return NOT_AVAILABLE
-    people = round(100 * share)
-    if people == 0 and share > 0:
-        return _MORE_THAN_99
-    if people == 100 and share < 1:
-        return _FEWER_THAN_1
-    return Sentence(pt=str(100 - people), en=str(100 - people))
+    about, people = headcount(value)
+    if about == ABOUT:
+        return count(people)
+    return fill("{about} {people}", "{about} {people}", about=about, people=people)
 
 
 def aim(text: str) -> Sentence:
@@ -179,37 +179,45 @@ def aim(text: str) -> Sentence:
     )
 
 
-def hundred_between(estimate: Estimate, *, mirrored: bool = False) -> Sentence:
-    """The interval of a share as people in a hundred; `mirrored` counts the other people."""
-    low, high = estimate.low, estimate.high
-    if low is None or high is None:
+def hundred_between(estimate: Estimate) -> Sentence:
+    """The interval of a share as people in a hundred, rounded outwards."""
+    if estimate.low is None or estimate.high is None:
         return Sentence(pt="intervalo não disponível", en="interval not available")
-    if mirrored:
-        low, high = 1 - high, 1 - low
-    return fill(
-        "entre {low} e {high}",
-        "between {low} and {high}",
-        low=str(round(100 * low)),
-        high=str(round(100 * high)),
-    )
+    low, high = between(estimate.low, estimate.high)
+    return fill("entre {low} e {high}", "between {low} and {high}", low=low, high=high)
 
 
 def interval(estimate: Estimate, digits: int = 3, *, signed: bool = False) -> Sentence:
-    """The two-sided 95 % interval in the figure's own unit; empty where there is none."""
+    """The two-sided 95 % interval in the figure's own unit, rounded outwards; empty without one."""
     if estimate.low is None or estimate.high is None:
         return Sentence(pt="", en="")
-    low = decimal(estimate.low, digits, signed=signed)
-    high = decimal(estimate.high, digits, signed=signed)
+    low = decimal(at_least(estimate.low, digits), digits, signed=signed)
+    high = decimal(at_most(estimate.high, digits), digits, signed=signed)
     return fill("{low} a {high}", "{low} to {high}", low=low, high=high)
 
 
 def percent_interval(estimate: Estimate, digits: int = 0) -> Sentence:
-    """The two-sided 95 % interval in percent; empty where there is none."""
+    """The two-sided 95 % interval in percent, rounded outwards; empty where there is none."""
     if estimate.low is None or estimate.high is None:
         return Sentence(pt="", en="")
-    low = decimal(100 * estimate.low, digits)
-    high = percent(estimate.high, digits)
-    return fill("{low} a {high}", "{low} to {high}", low=low, high=high)
+    low, high = at_least(100 * estimate.low, digits), at_most(100 * estimate.high, digits)
+    return fill(
+        "{low} a {high}",
+        "{low} to {high}",
+        low=decimal(low, digits),
+        high=percent(high / 100, digits),
+    )
+
+
+def at_most(number: float, digits: int) -> float:
+    """An upper bound rounded up: what is written is never less than what was found."""
+    scale = 10.0**digits
+    return math.ceil(round(number * scale, 6)) / scale
+
+
+def at_least(number: float, digits: int) -> float:
+    """A lower bound rounded down."""
+    return -at_most(-number, digits)
 
 
 def duration(seconds: float | None) -> Sentence:

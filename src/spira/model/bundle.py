@@ -1,7 +1,8 @@
 """A bundle: the folder that is a deployable model.
 
 model.onnx    the network
-model.json    everything else that decides an answer (`ModelManifest`), and the network's digest
+model.json    everything else that decides an answer (`ModelManifest`), the network's digest, and
+              `sha256`: the digest of all that, as canonical JSON
 """
 
 import hashlib
@@ -11,14 +12,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from spira.documents import parse_document
 from spira.domain.answers import Envelope, OperatingPoint
 from spira.domain.errors import InputError, IntegrityError
-from spira.domain.fingerprint import canonical_json
+from spira.domain.fingerprint import canonical_json, fingerprint
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import EvidenceLevel
 from spira.model.scoring import Scorer, ScoringSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no digest of its own
 
 
 class ModelManifest(Frozen):
@@ -37,17 +39,19 @@ class ModelManifest(Frozen):
 
 def bundle_files(manifest: ModelManifest, network: bytes) -> dict[str, bytes]:
     """The two files of a bundle."""
+    said = manifest.model_dump(mode="json")
     return {
         "model.onnx": network,
-        "model.json": canonical_json(manifest.model_dump(mode="json")),
+        "model.json": canonical_json(said | {"sha256": fingerprint(said)}),
     }
 
 
 def load(folder: Path) -> tuple[ModelManifest, Scorer]:
     """Open a bundle.
 
-    raises    InputError for a folder that is no bundle, or one of a newer format;
-              IntegrityError when the network is not the one that the manifest names
+    raises    InputError for a folder that is no bundle, or one of another format, with every
+              mistake of its manifest; IntegrityError when the manifest was changed, or the network
+              is not the one that it names
     """
     try:
         text = (folder / "model.json").read_bytes()
@@ -67,17 +71,29 @@ def load(folder: Path) -> tuple[ModelManifest, Scorer]:
 
 
 def _manifest(folder: Path, text: bytes) -> ModelManifest:
+    where = f"model {folder}: model.json"
     try:
         document = json.loads(text)
-        newer = document["format_version"] > FORMAT_VERSION
+        version = int(document["format_version"])
+        named = document.pop("sha256", None)
+        digest = fingerprint(document)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"model {folder}: model.json is not a model's manifest") from error
-    if newer:
+        raise InputError(f"{where} is not a model's manifest") from error
+    if version != FORMAT_VERSION:
+        advice = "upgrade SPIRA" if version > FORMAT_VERSION else "publish the model again"
         raise InputError(
-            f"model {folder}: its format is version {document['format_version']}, this SPIRA "
-            f"reads up to {FORMAT_VERSION}; upgrade SPIRA"
+            f"model {folder}: its format is version {version}, this SPIRA reads version "
+            f"{FORMAT_VERSION}; {advice}"
         )
     try:
-        return ModelManifest.model_validate(document)
+        manifest = ModelManifest.model_validate(document)
     except ValidationError as error:
-        raise InputError(f"model {folder}: model.json: {error}") from error
+        # JSON is YAML too: every mistake in a sentence, as of the files that people write.
+        parse_document(canonical_json(document).decode(), ModelManifest, where=where)
+        raise InputError(f"{where} is not a model's manifest") from error
+    if named != digest:
+        raise IntegrityError(
+            f"{where} is not as it was published: its digest is {digest[:12]}, it names "
+            f"{str(named)[:12]}; fetch the model again"
+        )
+    return manifest

@@ -47,6 +47,9 @@ class _Model:
 @click.option("--utterance", type=click.Choice(UTTERANCES), default="sentence", show_default=True)
 @click.option("--age", type=click.IntRange(0, 130), help="In years, where known.")
 @click.option("--device", metavar="NAME", help="Capture device, where known.")
+@click.option("--site", metavar="NAME", help="Where it was recorded, where known.")
+@click.option("--tracheostomy", is_flag=True, help="The patient has one: recorded, not scored.")
+@click.option("--intubated", is_flag=True, help="The patient is intubated: recorded, not scored.")
 @click.option("--unfinished", is_flag=True, help="The patient could not finish the sentence.")
 @click.option("--probability", is_flag=True, help="Also the calibrated probability.")
 @click.option(
@@ -62,14 +65,18 @@ def predict(
     utterance: Utterance,
     age: int | None,
     device: str | None,
+    site: str | None,
+    tracheostomy: bool,
+    intubated: bool,
     unfinished: bool,
     probability: bool,
     force: bool,
 ) -> None:
     """Ask a model about recordings; an indication, never a diagnosis.
 
-    What is outside the model's intended use is not scored, and the answer says why. Exit code 2
-    when no file can be used.
+    What is declared to be outside the model's intended use is not scored, and the answer says why.
+    What nobody declares is taken to be as in the test, and the answer says so. Exit code 2 when no
+    file can be used.
     """
     from spira.domain.errors import InputError
     from spira.model.prediction import Declared, population
@@ -81,7 +88,14 @@ def predict(
             f"{model.manifest.evidence_level}"
         )
     declared = Declared(
-        language=language, utterance=utterance, age=age, device=device, unfinished=unfinished
+        language=language,
+        utterance=utterance,
+        age=age,
+        device=device,
+        site=site,
+        tracheostomy=tracheostomy,
+        intubated=intubated,
+        unfinished=unfinished,
     )
     thresholds = app.settings.datasets.quality
     answers = []
@@ -131,18 +145,12 @@ def _shares(metrics: Path) -> "dict[Outcome, PresentShare]":
 
     Empty where the bundle holds no evaluation; nothing is then said about how sure.
     """
-    from spira.domain.errors import InputError
-    from spira.evaluation.results import EvaluationResult
+    from spira.evaluation.results import read_result
     from spira.model.prediction import PresentShare
 
     if not metrics.is_file():
         return {}
-    try:
-        result = EvaluationResult.model_validate_json(metrics.read_bytes())
-    except ValueError as error:
-        raise InputError(
-            f"model {metrics.parent}: metrics.json is of another version of SPIRA; upgrade SPIRA"
-        ) from error
+    result = read_result(metrics)
     noisy = result.operating_point.condition in ("noise", "both")
     people = [found for found in result.conditions if found.level == "participant"]
     people.sort(key=lambda found: (found.condition == "noise") != noisy)
@@ -186,11 +194,20 @@ def _answer(
     from spira.model import prediction
 
     manifest = model.manifest
+    unsaid = prediction.not_declared(declared)
+    assumed = {"not_declared": unsaid, "assumed": prediction.assumed(manifest.envelope, unsaid)}
     every: dict[str, Any] = {
         "file": str(file),
         "model": model.label,
         "evidence": EVIDENCE_SENTENCES[manifest.evidence_level],
     }
+    if file.is_dir():
+        return prediction.Answer(
+            status="refused",
+            sentence=prediction.A_FOLDER,
+            detail=f"{file}: a folder; name its files, e.g. {file / '*.wav'}",
+            **every,
+        )
     try:
         checked = check(file, thresholds=thresholds, utterance=declared.utterance)
         every["sha256"] = checked.sha256
@@ -227,6 +244,7 @@ def _answer(
             reasons=reasons,
             findings=findings,
             probability=score.calibrated,
+            **assumed,
             **every,
         )
     share = model.shares.get(score.outcome)
@@ -237,6 +255,7 @@ def _answer(
         findings=findings,
         how_sure=None if share is None else prediction.how_sure(share),
         probability=score.calibrated if probability else None,
+        **assumed,
         **every,
     )
 
@@ -290,6 +309,8 @@ def _lines(answer: "Answer") -> "Iterator[tuple[str, str]]":
         yield from _both(reason, "")
     if answer.how_sure is not None:
         yield from _both(answer.how_sure, "")
+    if answer.assumed is not None:
+        yield from _both(answer.assumed, "")
     if answer.probability is not None and answer.status == "answered":
         yield f"Probabilidade calibrada / calibrated probability: {answer.probability:.3f}", ""
     for finding in answer.findings:

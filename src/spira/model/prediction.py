@@ -24,7 +24,12 @@ from spira.domain.recordings import (
     Utterance,
 )
 
+Undeclared = Literal["language", "age", "device", "site"]
+
 ADULT_YEARS = 18  # CLINICAL.md: under 18 is outside intended use, whatever a model was tested on
+
+ABOUT = Sentence(pt="cerca de", en="about")
+A_FOLDER = Sentence(pt="Isto é uma pasta, não um arquivo.", en="This is a folder, not a file.")
 
 NOT_SCORED = Sentence(
     pt="Gravado, não avaliado: fora do uso previsto do modelo.",
@@ -75,6 +80,14 @@ _UTTERANCES_PT: dict[str, str] = {
 }
 
 
+_UNDECLARED: dict[Undeclared, Sentence] = {
+    "language": Sentence(pt="língua", en="language"),
+    "age": Sentence(pt="idade", en="age"),
+    "device": Sentence(pt="aparelho", en="device"),
+    "site": Sentence(pt="local", en="site"),
+}
+
+_LAST_BIT = 6  # decimals: 1 - 0.94 is six people of a hundred, not a bit more than six
 _SOME_SPEECH_S = 0.1  # the shortest stretch that the detector of speech reports
 
 
@@ -85,6 +98,9 @@ class Declared(Frozen):
     utterance: Utterance = "sentence"
     age: int | None = Field(default=None, ge=0, le=130)
     device: str | None = None
+    site: str | None = None
+    tracheostomy: bool = False
+    intubated: bool = False
     unfinished: bool = False  # the patient could not finish: no rule about length applies
 
 
@@ -108,6 +124,8 @@ class Answer(Frozen):
     model: str
     outcome: Outcome | None = None
     how_sure: Sentence | None = None
+    not_declared: tuple[Undeclared, ...] = ()  # taken to be as in the test
+    assumed: Sentence | None = None  # the same in words
     reasons: tuple[Sentence, ...] = ()  # why the recording is outside the envelope
     findings: tuple[Finding, ...] = ()
     probability: float | None = None  # calibrated; only on request
@@ -120,9 +138,10 @@ def outside(
 ) -> tuple[Sentence, ...]:
     """Every reason why the model may not answer about a recording; none where it may.
 
-    What nobody declared (age, device) is no reason. Rates above the lowest tested one are no
-    reason either: everything is resampled to the model's rate, and only what a low rate has cut
-    off is missing. An age belongs to a person and is not repeated in a sentence.
+    What nobody declared is no reason: `assumed` says that it was taken for granted. Rates above
+    the lowest tested one are no reason either: everything is resampled to the model's rate, and
+    only what a low rate has cut off is missing. An age belongs to a person and is not repeated in
+    a sentence.
     """
     reasons: list[Sentence] = []
     if declared.utterance not in envelope.utterances:
@@ -144,12 +163,32 @@ def outside(
             )
         )
     reasons += _age_reasons(envelope, declared.age)
-    known = {device.casefold() for device in envelope.devices}
-    if declared.device is not None and known and declared.device.casefold() not in known:
+    if _unknown(declared.device, envelope.devices):
         reasons.append(
             Sentence(
                 pt=f"Aparelho não testado. Testados: {', '.join(envelope.devices)}.",
                 en=f"Device not tested. Tested: {', '.join(envelope.devices)}.",
+            )
+        )
+    if _unknown(declared.site, envelope.sites):
+        reasons.append(
+            Sentence(
+                pt=f"Local não testado. Testados: {', '.join(envelope.sites)}.",
+                en=f"Site not tested. Tested: {', '.join(envelope.sites)}.",
+            )
+        )
+    if declared.tracheostomy:
+        reasons.append(
+            Sentence(
+                pt="O modelo não avalia pessoas com traqueostomia.",
+                en="The model does not score people with a tracheostomy.",
+            )
+        )
+    if declared.intubated:
+        reasons.append(
+            Sentence(
+                pt="O modelo não avalia pessoas intubadas.",
+                en="The model does not score people who are intubated.",
             )
         )
     lowest = min(envelope.sample_rates_hz, default=0)
@@ -174,26 +213,58 @@ def outside(
     return tuple(reasons)
 
 
-def how_sure(share: PresentShare) -> Sentence:
-    """How sure an answer is, in people; a share is never written as nobody or everybody."""
-    of_100, low, high = 100 * share.value, share.low, share.high
-    prevalence = f"{100 * share.prevalence:g}"
+def not_declared(declared: Declared) -> tuple[Undeclared, ...]:
+    """What the envelope asks about and nobody declared."""
+    return tuple(name for name in _UNDECLARED if getattr(declared, name) is None)
+
+
+def assumed(envelope: Envelope, names: tuple[Undeclared, ...]) -> Sentence | None:
+    """What was taken to be as in the test, because nobody declared it; None where all was."""
+    if not names:
+        return None
+    spoken = f" ({', '.join(envelope.languages)})"
+    pt = ", ".join(_UNDECLARED[name].pt + spoken * (name == "language") for name in names)
+    en = ", ".join(_UNDECLARED[name].en + spoken * (name == "language") for name in names)
+    return Sentence(
+        pt=f"Não declarado, suposto como no teste: {pt}.",
+        en=f"Not declared, taken to be as in the test: {en}.",
+    )
+
+
+def headcount(share: float) -> tuple[Sentence, int]:
+    """A share (0..1) as people in a hundred: the words before the number, and the number.
+
+    The one place where a share becomes people, for answer, report and card. Nobody and everybody
+    are never claimed, not of a share of exactly 0 or 1 either: the test that it was counted in
+    was finite, and "0 of 100" would be false reassurance.
+    """
+    of_100 = round(100 * share, _LAST_BIT)
     if of_100 < 1:
-        about_pt, about_en = "menos de 1", "fewer than 1"
-    elif of_100 > 99:
-        about_pt, about_en = "mais de 99", "more than 99"
-    else:
-        about_pt, about_en = f"cerca de {of_100:.0f}", f"about {of_100:.0f}"
+        return Sentence(pt="menos de", en="fewer than"), 1
+    if of_100 > 99:
+        return Sentence(pt="mais de", en="more than"), 99
+    return ABOUT, round(of_100)
+
+
+def between(low: float, high: float) -> tuple[int, int]:
+    """An interval as people in a hundred, rounded outwards: it never looks surer than it is."""
+    least, most = round(100 * low, _LAST_BIT), round(100 * high, _LAST_BIT)
+    return math.floor(least), math.ceil(most)
+
+
+def how_sure(share: PresentShare) -> Sentence:
+    """How sure an answer is, in people, with interval and prevalence."""
+    about, people = headcount(share.value)
+    prevalence = f"{100 * share.prevalence:g}"
     between_pt = between_en = ""
-    if low is not None and high is not None:
-        # Outwards, but not for the last bit of a float: 1 - 0.94 is six people, not seven.
-        least, most = math.floor(round(100 * low, 6)), math.ceil(round(100 * high, 6))
+    if share.low is not None and share.high is not None:
+        least, most = between(share.low, share.high)
         between_pt = f"entre {least} e {most}, "
         between_en = f"between {least} and {most}, "
     return Sentence(
-        pt=f"No teste, de 100 pessoas com este resultado, {about_pt} tinham IR "
+        pt=f"No teste, de 100 pessoas com este resultado, {about.pt} {people} tinham IR "
         f"({between_pt}se {prevalence} em 100 têm).",
-        en=f"In the test, of 100 people with this result, {about_en} had RI "
+        en=f"In the test, of 100 people with this result, {about.en} {people} had RI "
         f"({between_en}if {prevalence} in 100 have it).",
     )
 
@@ -242,6 +313,12 @@ def _age_reasons(envelope: Envelope, age: int | None) -> list[Sentence]:
             )
         ]
     return []
+
+
+def _unknown(declared: str | None, tested: tuple[str, ...]) -> bool:
+    """Whether a declared name is none of those tested; where none is known nothing can be said."""
+    names = {name.casefold() for name in tested}
+    return declared is not None and bool(names) and declared.casefold() not in names
 
 
 def _spoken(declared: str, tested: tuple[str, ...]) -> bool:

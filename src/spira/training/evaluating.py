@@ -33,7 +33,7 @@ from spira.evaluation.audits import (
 from spira.evaluation.baselines import Sample, compare_baseline, fit_baseline
 from spira.evaluation.calibration import choose_operating_point
 from spira.evaluation.metrics import evaluate_condition, subgroups
-from spira.evaluation.results import Audit, Baseline, ConditionResult, EvaluationResult
+from spira.evaluation.results import Audit, Baseline, EvaluationResult
 from spira.model.scoring import Scorer, ScoringSpec
 from spira.training.examples import add_noise
 from spira.training.features import FeatureSet
@@ -189,7 +189,7 @@ def evaluate(work: "Work") -> tuple["Files", dict[str, Any]]:
         conditions=measured,
         subgroups=subgroups(tested, point, minimum=settings.subgroup_minimum),
         audits=_audits(work, recordings, tested, heard, point, gaps=not ambient),
-        baselines=tuple(_baselines(heard, measured)),
+        baselines=tuple(_baselines(heard, tested, conditions)),
     )
     files: dict[str, Path | bytes] = {
         "model.onnx": network,
@@ -296,7 +296,7 @@ def _audits(
     gaps: bool,
 ) -> tuple[Audit, ...]:
     """Which of the known shortcuts the model, or the data, would allow."""
-    limits, seed = work.plan.evaluation, work.experiment.seed
+    limits = work.plan.evaluation
     noisy = tested.filter(pl.col("condition") == "audit noise")
     table = acquisition_table(recordings, utterance=work.experiment.utterance)
     return (
@@ -310,44 +310,43 @@ def _audits(
         background_audit(
             tested.filter(pl.col("condition") == "ambient"), limit=limits.auroc_limit, gaps=gaps
         ),
-        acquisition_audit(table, limit=limits.auroc_limit, seed=seed),
+        acquisition_audit(table, limit=limits.auroc_limit),
         *physiology_audits(
             heard.filter((pl.col("condition") == "clean") & (pl.col("placed") == "test")),
             timing=TIMING,
-            seed=seed,
         ),
     )
 
 
-def _baselines(heard: pl.DataFrame, measured: Sequence[ConditionResult]) -> Iterator[Baseline]:
+def _baselines(
+    heard: pl.DataFrame, tested: pl.DataFrame, conditions: Sequence[Spoken]
+) -> Iterator[Baseline]:
     """The two simple competitors, trained on what the model was trained on, clean and noisy."""
     train = heard.filter(pl.col("placed") == "train")
-    auroc = {r.condition: r.auroc for r in measured if r.level == "participant"}
+    asked = tested.select("recording_id", "condition", "probability")
+    test = heard.join(asked, on=["recording_id", "condition"], maintain_order="left")
     names: tuple[Literal["timing", "summary"], ...] = ("timing", "summary")
     for name in names:
 
-        def sample(table: pl.DataFrame, name: str = name) -> Sample:
+        def features(table: pl.DataFrame, name: str = name) -> NDArray[np.float64]:
             columns = table["summary"].to_list() if name == "summary" else table.select(TIMING)
-            return Sample(
-                np.asarray(columns, dtype=np.float64),
+            return np.asarray(columns, dtype=np.float64)
+
+        samples = {
+            condition: Sample(
+                features(table),
                 (table["label"] == "present").to_numpy(),
                 table["participant_id"].to_numpy(),
+                table["probability"].to_numpy(),
             )
-
-        known = sample(train)
-        test = {
-            condition: sample(
-                heard.filter((pl.col("placed") == "test") & (pl.col("condition") == condition))
-            )
-            for condition in auroc
+            for condition in conditions
+            for table in [test.filter(pl.col("condition") == condition)]
         }
         yield compare_baseline(
             name,
-            fit_baseline(known.features, known.present),
-            clean=test["clean"],
-            noise=test.get("noise"),
-            model_clean=auroc["clean"],
-            model_noise=auroc.get("noise"),
+            fit_baseline(features(train), (train["label"] == "present").to_numpy()),
+            clean=samples["clean"],
+            noise=samples.get("noise"),
         )
 
 

@@ -1,8 +1,10 @@
 """What the report of an evaluation tells beside its figures: data, split, curves, lineage."""
 
 import platform
+from collections import Counter
+from collections.abc import Iterator
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -109,11 +111,7 @@ def _dataset(work: "Work") -> ReportedDataset:
         participants=about.get("participants"),
         groups=(
             ReportedGroup.model_validate({"attribute": "all", **everybody}),
-            *(
-                ReportedGroup.model_validate(group)
-                for group in counted["groups"]
-                if group["attribute"] in _REPORTED
-            ),
+            *reported_groups(counted),
         ),
         refusals={row["name"]: LabelCounts(**row["recordings"]) for row in counted["refusals"]},
         findings={row["name"]: LabelCounts(**row["recordings"]) for row in counted["findings"]},
@@ -125,6 +123,30 @@ def _dataset(work: "Work") -> ReportedDataset:
         ),
         noise_recordings=counted["noise"],
     )
+
+
+def reported_groups(counted: dict[str, Any]) -> Iterator[ReportedGroup]:
+    """Every value of the reported attributes, also one of which every recording was refused."""
+    for attribute in _REPORTED:
+        groups = {
+            group["value"]: group for group in counted["groups"] if group["attribute"] == attribute
+        }
+        refused = _refused(counted, attribute)
+        for value in [*groups, *sorted((refused or {}).keys() - groups.keys())]:
+            nobody = {"attribute": attribute, "value": value, "people": {}, "recordings": {}}
+            known = None if refused is None else refused.get(value, LabelCounts())
+            yield ReportedGroup.model_validate(groups.get(value, nobody) | {"refused": known})
+
+
+def _refused(counted: dict[str, Any], attribute: str) -> dict[str, LabelCounts] | None:
+    """Refused recordings by value of an attribute; None where it was not counted by it."""
+    if any(attribute not in reason["by"] for reason in counted["refusals"]):
+        return None
+    found: dict[str, Counter[str]] = {}
+    for reason in counted["refusals"]:
+        for value, counts in reason["by"][attribute].items():
+            found.setdefault(value, Counter()).update(counts)
+    return {value: LabelCounts(**counts) for value, counts in found.items()}
 
 
 def _split(work: "Work", recordings: pl.DataFrame) -> tuple[SplitSide, ...]:

@@ -46,7 +46,7 @@ def condition_result(condition: Condition, **changes: Any) -> ConditionResult:
         "calibration_intercept": NONE,
         "calibration_error": NONE,
         "calibration_bins": (),
-        "inconclusive": NONE,
+        "inconclusive": estimate(0.06, 0.03, 0.12),
         "confusion": Confusion(
             present_positive=70,
             present_inconclusive=6,

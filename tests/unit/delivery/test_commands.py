@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from spira.console import Console
 from spira.delivery.commands import about, model
 from spira.delivery.settings import DeliverySettings
-from spira.domain.errors import InputError, PolicyRefused, TransientError
-from spira.evaluation.results import EvaluationResult
+from spira.domain.errors import InputError, IntegrityError, PolicyRefused, TransientError
+from spira.evaluation.results import EvaluationResult, read_operating_point, read_result
 from spira.stores.registry import ChampionChange, ModelVersion
 
 Registered = Callable[..., ModelVersion]
@@ -116,17 +116,31 @@ def test_two_people_promote_and_it_is_recorded(registry: Remembering) -> None:
 
     assert "Model 2 is champion now." in text
     (change,) = registry.history
-    assert (change.version, change.previous, change.policy) == (2, None, "clinical 1")
+    assert (change.version, change.previous, change.policy) == (2, None, "clinical 2")
     assert change.by == ("A. Silva", "B. Souza")
     assert change.reason == "passed the study"
 
 
 def test_a_refusal_shows_its_table_and_moves_nothing(registry: Remembering) -> None:
     """The row that is not met stands out; the error names it."""
-    with pytest.raises(PolicyRefused, match="clinical 1: people who decide"):
+    with pytest.raises(PolicyRefused, match="clinical 2: people who decide"):
         run(model, registry, "promote", "2", "--by", "A. Silva", "--reason", "why")
 
     assert registry.history == []
+
+
+def test_a_damaged_evaluation_is_not_taken_for_another_version(
+    registry: Remembering, tmp_path: Path
+) -> None:
+    """Cut off is damage; missing is said to be missing."""
+    metrics = tmp_path / "metrics.json"
+    metrics.write_text(metrics.read_text()[:200])
+    with pytest.raises(IntegrityError, match="no whole JSON"):
+        run(model, registry, "promote", "2", *SIGNED)
+
+    metrics.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        run(model, registry, "promote", "2", *SIGNED)
 
 
 def test_a_dry_run_moves_nothing(registry: Remembering) -> None:
@@ -189,6 +203,23 @@ def test_a_champion_is_replaced_after_a_comparison_on_the_same_people(
     assert registry.get("champion").version == 2
 
 
+def test_a_champion_of_an_older_version_can_be_replaced(tmp_path: Path) -> None:
+    """Its evaluation cannot be read any more; of it only the operating point is needed."""
+    point = {
+        "threshold": 0.5,
+        "band_low": 0.4,
+        "band_high": 0.6,
+        "temperature": 1,
+        "prevalence": 0.5,
+    }
+    metrics = tmp_path / "metrics.json"
+    metrics.write_text(json.dumps({"format_version": 1, "operating_point": point, "old": True}))
+
+    assert read_operating_point(metrics).threshold == 0.5
+    with pytest.raises(InputError, match="of another version"):
+        read_result(metrics)
+
+
 def test_rollback_goes_back_and_is_recorded(registry: Remembering, registered: Registered) -> None:
     """To the champion before, once; then there is nowhere to go."""
     for version, previous in ((1, None), (2, 1)):
@@ -199,7 +230,7 @@ def test_rollback_goes_back_and_is_recorded(registry: Remembering, registered: R
                 previous=previous,
                 by=("A. Silva",),
                 reason="…",
-                policy="clinical 1",
+                policy="clinical 2",
                 at=registered(1).created_at,
             )
         )
@@ -230,6 +261,7 @@ def test_about_says_what_it_is_not(registry: Remembering) -> None:
     assert "never a diagnosis" in text
     assert "Não regularizado na Anvisa" in text
     assert "Modelo: 2. Uso em pesquisa." in text
+    assert "Só sabe o que lhe declaram" in text  # it promises no more than it can keep
 
 
 def test_about_can_be_read_when_the_registry_is_away(registry: Remembering) -> None:

@@ -50,7 +50,7 @@ def test_a_good_model_of_patients_is_promoted_by_the_clinical_policy(evaluated: 
     decision = decided(evaluated())
 
     assert decision.outcome == "promoted"
-    assert decision.policy == "clinical 1"
+    assert decision.policy == "clinical 2"
     assert unmet(decision) == []
     assert {"evidence level", "people who decide", "reason", "audit: noise"} <= {
         row.criterion for row in decision.rows
@@ -118,6 +118,56 @@ def test_the_lower_bound_counts_and_not_the_figure(evaluated: Evaluated) -> None
     assert row.required == "lower bound ≥ 0.80"
     assert row.observed == "0.950"
     assert row.interval == "0.790 to 0.990"
+
+
+@pytest.mark.parametrize(
+    ("policy", "at_most"), [(CLINICAL, 0.25), (DEMO, 0.30)], ids=["clinical", "demo"]
+)
+@pytest.mark.parametrize("condition", ["clean", "noise"])
+def test_a_model_that_leaves_too_many_open_is_refused(
+    evaluated: Evaluated, policy: Policy, at_most: float, condition: str
+) -> None:
+    """The upper end of the interval counts, clean and under noise."""
+    level = "synthetic" if policy is DEMO else "research"
+    wide = Estimate(value=at_most - 0.05, low=0.1, high=at_most + 0.001, n=160)
+    just = wide.model_copy(update={"high": at_most})
+
+    def decision(share: Estimate) -> Decision:
+        result = evaluated()
+        conditions = tuple(
+            found.model_copy(update={"inconclusive": share})
+            if found.condition == condition
+            else found
+            for found in result.conditions
+        )
+        changed = result.model_copy(update={"conditions": conditions})
+        return decided(changed, policy, evidence_level=level)
+
+    refused = decision(wide)
+
+    assert unmet(refused) == [f"inconclusive, {condition}"]
+    (row,) = [row for row in refused.rows if not row.met]
+    assert row.required == f"upper bound ≤ {at_most:.2f}"
+    assert row.interval.endswith(f"{at_most + 0.001:.3f}")
+    assert decision(just).outcome == "promoted"
+
+
+def test_a_policy_may_leave_inconclusive_answers_out(evaluated: Evaluated) -> None:
+    """A file without the key asks nothing about them."""
+    silent = CLINICAL.model_copy(update={"inconclusive_at_most": None})
+
+    rows = decided(evaluated(), silent).rows
+
+    assert not [row for row in rows if row.criterion.startswith("inconclusive")]
+
+
+def test_an_interval_is_never_rounded_to_what_is_required(evaluated: Evaluated) -> None:
+    """A lower end of 0.7997 is not 0.80, and does not read so beside its NO."""
+    close = Estimate(value=0.95, low=0.7997, high=0.98, n=80)
+
+    (row,) = [row for row in decided(evaluated(clean={"sensitivity": close})).rows if not row.met]
+
+    assert row.interval == "0.799 to 0.980"
 
 
 def test_a_figure_that_is_not_available_refuses(evaluated: Evaluated) -> None:
@@ -303,7 +353,7 @@ def change(action: str, previous: int | None, version: int) -> ChampionChange:
         previous=previous,
         by=("A. Silva",),
         reason="…",
-        policy="clinical 1",
+        policy="clinical 2",
         at=datetime(2026, 3, 1, tzinfo=UTC),
     )
 

@@ -322,7 +322,8 @@ def sample_baselines() -> tuple[Baseline, ...]:
             title=Sentence(pt="Tempo das pausas", en="Timing of pauses"),
             auroc_clean=unit_estimate(0.931, 0.03, 160),
             auroc_noise=unit_estimate(0.912, 0.035, 160),
-            better_than_model=False,
+            difference_clean=near(0.05, 0.03, 160),
+            difference_noise=near(0.039, 0.035, 160),
             explanation=Sentence(
                 pt="Separa as pessoas com ruído com AUROC 0,912; o modelo, com 0,951.",
                 en="Tells people apart with noise with an AUROC of 0.912; the model, of 0.951.",
@@ -333,7 +334,8 @@ def sample_baselines() -> tuple[Baseline, ...]:
             title=Sentence(pt="Resumo das características", en="Summary features"),
             auroc_clean=unit_estimate(0.874, 0.04, 160),
             auroc_noise=unit_estimate(0.801, 0.05, 160),
-            better_than_model=False,
+            difference_clean=near(0.107, 0.05, 160),
+            difference_noise=near(0.15, 0.06, 160),
             explanation=Sentence(
                 pt="Médias e desvios chegam a 0,80 com ruído.",
                 en="Means and deviations reach 0.80 with noise.",
@@ -402,7 +404,6 @@ def make_report(result: EvaluationResult) -> ReportInput:
         experiment_description="Rede compacta, ruído entre 10 e 25 dB.",
         experiment_yaml="name: demo\nseed: 42\nnoise:\n  kind: snr\n  present: 3\n  absent: 3\n",
         dataset=ReportedDataset(
-            name="hospital-sintetico",
             digest="5f2b" * 16,
             origin="synthetic",
             language="pt-BR",

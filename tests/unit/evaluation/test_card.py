@@ -4,8 +4,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 from spira.domain.answers import EVIDENCE_SENTENCES, Envelope
-from spira.evaluation.card import render_card, tripod_items
+from spira.evaluation.card import reading, render_card, tripod_items
 from spira.evaluation.report import ReportInput
+from spira.evaluation.results import Estimate
 
 HOSTILE = "<script>alert(1)</script> | `x` **y** [z](javascript:w)\n\n# title"
 
@@ -70,7 +71,7 @@ def test_no_string_of_the_data_becomes_markup(sample_report: ReportInput) -> Non
             "experiment_name": HOSTILE,
             "experiment_description": HOSTILE,
             "dataset": sample_report.dataset.model_copy(
-                update={"name": HOSTILE, "digest": HOSTILE, "language": HOSTILE}
+                update={"digest": HOSTILE, "language": HOSTILE}
             ),
             "envelope": Envelope(utterances=(HOSTILE,), languages=(HOSTILE,), sites=(HOSTILE,)),
             "lineage": {HOSTILE: HOSTILE},
@@ -94,6 +95,50 @@ def test_a_card_on_nothing_is_still_a_card(bare_report: ReportInput) -> None:
     assert "Não usar em pacientes" in card
     assert card.count("\n## ") == 2 * 9
     assert card.count("não informado") > 12
+
+
+def test_no_subgroup_is_ever_enough(sample_report: ReportInput) -> None:
+    """Eleven people and an interval of 71 to 100 % show little; narrow ones are to be looked at."""
+    group = sample_report.result.subgroups[0]
+    share = Estimate(value=1.0, low=0.715, high=1.0, n=11)
+    narrow = Estimate(value=0.93, low=0.85, high=0.98, n=80)
+    few = group.model_copy(update={"sensitivity": share, "sufficient": True})
+    some = group.model_copy(
+        update={"sensitivity": narrow, "specificity": narrow, "sufficient": True}
+    )
+    none = group.model_copy(update={"sufficient": False})
+
+    assert reading(few).pt == "intervalo largo: mostra pouco"
+    assert reading(some).pt == "ver o intervalo"
+    assert reading(none).pt == "insuficiente: nada prova"
+    assert not re.search(r"bastam|\benough\b(?! data)", render_card(sample_report))
+
+
+def test_the_card_tells_calibration_and_balanced_accuracy(sample_report: ReportInput) -> None:
+    """Slope and intercept with intervals, or why there is no slope."""
+    nothing = Estimate(value=None, n=160)
+    conditions = tuple(
+        found.model_copy(update={"calibration_slope": nothing})
+        for found in sample_report.result.conditions
+    )
+    result = sample_report.result.model_copy(update={"conditions": conditions})
+
+    card = render_card(sample_report)
+    separated = render_card(sample_report.model_copy(update={"result": result}))
+
+    assert "| Acurácia balanceada |" in card
+    assert "1,120 (0,840 a 1,400)" in card
+    assert "−0,070 (−0,380 a 0,240)" in card
+    assert "não se calcula: as respostas separam todas as pessoas" in separated
+
+
+def test_the_card_promises_no_more_than_is_declared(sample_report: ReportInput) -> None:
+    """What nobody declares cannot be checked, and the card says so in both languages."""
+    card = render_card(sample_report)
+
+    assert "o que ninguém declara ele supõe igual ao teste" in card
+    assert "what nobody declares it takes to be as in the test" in card
+    assert "não responde" not in card
 
 
 def test_a_synthetic_model_is_out_of_scope_for_patients(sample_report: ReportInput) -> None:

@@ -1,5 +1,7 @@
 """Intervals against scipy, sklearn, brute force, published examples and small simulations."""
 
+import math
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from spira.domain.draws import draws
 from spira.evaluation.intervals import (
     ONE_SIDED,
+    auroc_difference,
     auroc_estimate,
     auroc_interval,
     bootstrap,
@@ -361,3 +364,77 @@ def test_bootstrap_of_a_mean_has_its_standard_error() -> None:
     assert resampled(1).std() == pytest.approx(values.std() / np.sqrt(200), rel=0.06)
     assert np.array_equal(resampled(1), resampled(1))
     assert not np.array_equal(resampled(1), resampled(2))
+
+
+def kernel_covariance(
+    first: NDArray[np.float64], second: NDArray[np.float64], present: NDArray[np.bool_]
+) -> float:
+    """DeLong's variance of a difference by its definition: pairs of people, one by one."""
+
+    def placements(scores: NDArray[np.float64]) -> tuple[list[float], list[float]]:
+        ill, well = scores[present], scores[~present]
+        wins = [[1.0 if a > b else 0.5 if a == b else 0.0 for b in well] for a in ill]
+        return [float(np.mean(row)) for row in wins], [
+            float(np.mean(row)) for row in zip(*wins, strict=True)
+        ]
+
+    (p1, a1), (p2, a2) = placements(first), placements(second)
+    of_present = np.cov(np.subtract(p1, p2), ddof=1) / len(p1)
+    of_absent = np.cov(np.subtract(a1, a2), ddof=1) / len(a1)
+    return float(of_present + of_absent)
+
+
+def test_the_difference_of_two_aurocs_is_paired() -> None:
+    """Against DeLong's definition computed pair by pair, and scikit-learn's AUROCs."""
+    rng = np.random.default_rng(4)
+    present = np.arange(90) < 40
+    shared = rng.normal(size=90)
+    first = np.round(1.5 * present + shared + 0.3 * rng.normal(size=90), 1)  # with ties
+    second = np.round(1.0 * present + shared + 0.3 * rng.normal(size=90), 1)
+
+    found = auroc_difference(first, second, present)
+
+    expected = roc_auc_score(present, first) - roc_auc_score(present, second)
+    half = 1.959964 * math.sqrt(kernel_covariance(first, second, present))
+    assert found.value == pytest.approx(expected)
+    assert found.low == pytest.approx(expected - half, abs=1e-6)
+    assert found.high == pytest.approx(expected + half, abs=1e-6)
+    apart = math.sqrt(sum(delong(scores, present)[1] for scores in (first, second)))
+    assert half < 1.96 * apart  # the same people: surer than two samples would be
+
+
+def test_the_difference_of_an_auroc_of_1_is_not_sure_of_itself() -> None:
+    """Perfect separation has no variance by DeLong; the interval still has a width."""
+    present = np.arange(40) < 20
+    perfect = present + 0.01 * np.arange(40)
+    nearly = perfect.copy()
+    nearly[0] = 0.5
+
+    found = auroc_difference(perfect, nearly, present)
+    same = auroc_difference(perfect, perfect, present)
+
+    assert found.low is not None
+    assert found.low < 0 < (found.high or 0)
+    assert same.value == 0
+    assert (same.low or 0) < -0.1
+
+
+def test_rows_of_one_person_do_not_make_a_difference_surer() -> None:
+    """Everybody nine times is everybody once."""
+    rng = np.random.default_rng(5)
+    present = np.arange(60) < 30
+    first, second = rng.normal(size=60) + present, rng.normal(size=60) + present
+    often = np.repeat(np.arange(60), 9)
+
+    once = auroc_difference(first, second, present)
+    repeated = auroc_difference(first[often], second[often], present[often], often)
+
+    assert repeated.low == pytest.approx(once.low, abs=1e-9)
+
+
+def test_a_difference_needs_both_classes_and_two_people_of_each() -> None:
+    """No value, and no interval."""
+    assert auroc_difference([1, 2], [2, 1], [True, True]).value is None
+    few = auroc_difference([3, 1, 2], [3, 2, 1], [True, False, False])
+    assert few.value == 0
+    assert few.low is None

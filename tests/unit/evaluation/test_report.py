@@ -260,25 +260,238 @@ def test_too_few_data_are_no_pass(sample_report: ReportInput) -> None:
 
 
 def test_all_audits_passed_is_said_with_care(sample_report: ReportInput) -> None:
-    """No sign found is all that a pass can say."""
+    """Within the limit is all that a pass can say."""
     audits = tuple(
         audit.model_copy(update={"verdict": "pass"}) if audit.refuses else audit
         for audit in sample_report.result.audits
     )
 
     assert tell(with_result(sample_report, audits=audits)).audits_in_short.en.startswith(
-        "Shortcut audits passed: 3 of 3. No sign was found"
+        "Shortcut audits passed: 3 of 3. What noise, place and device tell stays within the limit"
     )
 
 
-def test_a_better_simple_rule_is_not_hidden(sample_report: ReportInput) -> None:
-    """The answer to "is it better than a simple rule?" is no, and the warnings say which."""
-    better = sample_report.result.baselines[0].model_copy(update={"better_than_model": True})
+@pytest.mark.parametrize(
+    ("condition", "low", "high", "answer", "warning"),
+    [
+        (
+            "clean",
+            -0.09,
+            -0.01,
+            "Não: uma regra simples foi melhor.",
+            "Uma regra simples foi melhor que o modelo: «Tempo das pausas».",
+        ),
+        (
+            "noise",
+            -0.09,
+            -0.01,
+            "Não: uma regra simples foi melhor.",
+            "Uma regra simples foi melhor que o modelo: «Tempo das pausas».",
+        ),
+        (
+            "clean",
+            -0.02,
+            0.06,
+            "Não se mostrou:",
+            "seja melhor que uma regra simples: «Tempo das pausas».",
+        ),
+        (
+            "noise",
+            -0.02,
+            0.06,
+            "Não se mostrou:",
+            "seja melhor que uma regra simples: «Tempo das pausas».",
+        ),
+    ],
+)
+def test_a_simple_rule_that_does_as_well_is_not_hidden(
+    sample_report: ReportInput, condition: str, low: float, high: float, answer: str, warning: str
+) -> None:
+    """Under either condition; the question is answered no, and the warnings say which rule."""
+    difference = Estimate(value=(low + high) / 2, low=low, high=high, n=160)
+    rule = sample_report.result.baselines[0].model_copy(
+        update={f"difference_{condition}": difference}
+    )
 
-    text = spoken(render_report(with_result(sample_report, baselines=(better,))))
+    text = spoken(render_report(with_result(sample_report, baselines=(rule,))))
 
-    assert "Não: uma regra simples foi melhor." in text
-    assert "Uma regra simples foi melhor que o modelo: «Tempo das pausas»." in text
+    assert answer in text
+    assert warning in text
+    assert "o modelo foi melhor que cada uma" not in text
+
+
+def test_a_model_that_is_shown_to_be_better_says_so(sample_report: ReportInput) -> None:
+    """Under both conditions, than each rule."""
+    text = spoken(render_report(sample_report))
+
+    assert "No teste, o modelo foi melhor que cada uma destas regras." in text
+
+
+def test_the_first_figures_are_the_answers_really_given(sample_report: ReportInput) -> None:
+    """All three, of people with RI and without, clean and with noise, as they were counted."""
+    counted = {
+        "present_positive": 72,
+        "present_inconclusive": 8,
+        "present_negative": 0,
+        "absent_positive": 4,
+        "absent_inconclusive": 16,
+        "absent_negative": 60,
+    }
+    conditions = tuple(
+        found.model_copy(update={"confusion": Confusion(**counted)})
+        if (found.condition, found.level) == ("clean", "participant")
+        else found
+        for found in sample_report.result.conditions
+    )
+
+    text = spoken(render_report(with_result(sample_report, conditions=conditions)))
+
+    ill = text.index(
+        "Sem ruído: indício em 90 (entre 81 e 96), inconclusivo em 10 (entre 4 e 19), "
+        "sem indício em menos de 1 (entre 0 e 5)."
+    )
+    well = text.index(
+        "Sem ruído: indício em 5 (entre 1 e 13), inconclusivo em 20 (entre 11 e 31), "
+        "sem indício em 75 (entre 64 e 85)."
+    )
+    assert ill < well < text.index("de 100 pessoas simuladas com este resultado")
+    assert text.count("Com ruído de enfermaria: indício em") == 2
+    assert "deixou passar" not in text
+    assert text.index("como se não houvesse faixa inconclusiva") > well
+
+
+def perfect(data: ReportInput) -> ReportInput:
+    """A model that was right about everybody."""
+    share = Estimate(value=1.0, low=0.955, high=1.0, n=80)
+    value = PredictiveValue(prevalence=0.10, positive=share, negative=share)
+    conditions = tuple(
+        found.model_copy(
+            update=dict.fromkeys(("sensitivity", "specificity", "balanced_accuracy"), share)
+            | {
+                "predictive_values": (value,),
+                "calibration_slope": NOTHING,
+                "confusion": Confusion(
+                    present_positive=80,
+                    present_inconclusive=0,
+                    present_negative=0,
+                    absent_positive=0,
+                    absent_inconclusive=0,
+                    absent_negative=80,
+                ),
+            }
+        )
+        for found in data.result.conditions
+    )
+    return with_result(data, conditions=conditions, subgroups=())
+
+
+def test_no_share_of_people_is_nobody_or_everybody(sample_report: ReportInput) -> None:
+    """Nobody of eighty was missed, and that is not nobody of a hundred; counts stay counts."""
+    html = render_report(perfect(sample_report)).split('id="data"')[0]
+
+    shares = re.findall(r'class="(?:v|ci)"><span class="pt"[^>]*>([^<]*)</span>', html)
+    assert len(shares) > 20
+    assert not [share for share in shares if re.fullmatch(r"(0|100)(,0)?\s?%", share)]
+    text = spoken(html)
+    assert "95,5 a 100,0 %" in text
+    assert "80 mais de 99 %" in text  # eighty people, counted
+    assert "indício em mais de 99 (entre 95 e 100)" in text
+
+
+def test_a_missing_slope_says_why(sample_report: ReportInput) -> None:
+    """Answers that tell everybody apart have no slope of most likelihood."""
+    assert "não se calcula: as respostas separam todas as pessoas" in spoken(
+        render_report(perfect(sample_report))
+    )
+
+
+def test_an_answer_that_was_never_given_is_said_to_be_so(sample_report: ReportInput) -> None:
+    """Not "not available": there were people, and none of them got it."""
+    main = tell(sample_report).main
+    assert main is not None
+    known = Estimate(value=0.9, low=0.8, high=0.95, n=160)
+    value = PredictiveValue(prevalence=0.10, positive=Estimate(value=None, n=160), negative=known)
+    condition = main.model_copy(update={"predictive_values": (value,)})
+
+    text = spoken(render_report(with_result(sample_report, conditions=(condition,))))
+
+    assert "No teste o modelo nunca deu esta resposta" in text
+
+
+def test_a_level_that_tells_people_apart_is_a_warning(sample_report: ReportInput) -> None:
+    """Sure above 0.65 it is said before the figures; else it is not."""
+    loud = tuple(
+        audit.model_copy(update={"estimate": Estimate(value=0.8, low=0.73, high=0.87, n=160)})
+        if audit.name == "level"
+        else audit
+        for audit in sample_report.result.audits
+    )
+
+    text = spoken(render_report(with_result(sample_report, audits=loud)))
+
+    said = "O volume da fala sozinho já separa as pessoas: AUROC 0,80 (0,73 a 0,87)."
+    assert said in text
+    assert "a distância e o ganho do microfone" in text
+    assert "O volume da fala sozinho" not in spoken(render_report(sample_report))
+
+
+@pytest.mark.parametrize(("recordings", "warned"), [(2, True), (3, False), (None, False)])
+def test_figures_that_rest_on_few_recordings_of_noise_are_a_warning(
+    sample_report: ReportInput, recordings: int | None, warned: bool
+) -> None:
+    """One or two of a side are those recordings, not noise."""
+    *others, test = sample_report.split
+    split = (*others, test.model_copy(update={"noise_recordings": recordings}))
+
+    text = spoken(render_report(sample_report.model_copy(update={"split": split})))
+
+    assert ("Gravações de ruído no lado «teste»: só 2." in text) is warned
+
+
+def test_no_refusals_and_unknown_refusals_are_two_things(sample_report: ReportInput) -> None:
+    """None where it is known that there are none."""
+    assert sample_report.dataset is not None
+
+    def told(refusals: dict[str, LabelCounts] | None) -> str:
+        dataset = sample_report.dataset.model_copy(  # type: ignore[union-attr]
+            update={"refusals": refusals, "findings": {}}
+        )
+        text = spoken(render_report(sample_report.model_copy(update={"dataset": dataset})))
+        return text[text.index("Gravações recusadas") : text.index("Divisão")]
+
+    assert told({}).count("Nenhuma.") == 2
+    assert told(None).count("Nenhuma.") == 1
+    assert "não informado" in told(None)
+
+
+def test_every_chart_has_its_numbers_in_words(sample_report: ReportInput) -> None:
+    """What a chart draws stands in a table too (WCAG 1.1.1): bins, scores, losses."""
+    html = render_report(sample_report)
+
+    tables = [spoken(part.split("</details>")[0]) for part in html.split('class="numbers"')[1:]]
+    assert len(tables) == 3
+    calibration, scores, losses = tables
+    assert calibration.count(" sem ruído ") == 10
+    assert calibration.count(" com ruído ") == 10
+    assert "0,95 a 1,00" in scores
+    assert re.search(r" 36 \d,\d{3} \d,\d{3} ", losses + " ")  # the epoch that was kept
+
+
+@pytest.mark.parametrize(
+    ("words", "language"),
+    [
+        ("A compact network under noise of 10-25 dB, for the synthetic hospital", "en"),
+        ("Rede compacta, ruído entre 10 e 25 dB, com vozes da síntese", "pt-BR"),
+        ("3.5", "und"),
+    ],
+)
+def test_an_experiments_own_words_carry_their_language(
+    sample_report: ReportInput, words: str, language: str
+) -> None:
+    """A screen reader pronounces them by it, whichever language the page is shown in."""
+    html = render_report(sample_report.model_copy(update={"experiment_description": words}))
+
+    assert f'lang="{language}">{words}<' in html
 
 
 def test_unproven_disjointness_is_a_warning(sample_report: ReportInput) -> None:
@@ -457,7 +670,11 @@ def test_figures_that_cannot_be_computed_are_not_available(sample_report: Report
             for audit in result.audits
         ),
         baselines=tuple(
-            baseline.model_copy(update={"auroc_clean": NOTHING, "auroc_noise": NOTHING})
+            baseline.model_copy(
+                update=dict.fromkeys(
+                    ("auroc_clean", "auroc_noise", "difference_clean", "difference_noise"), NOTHING
+                )
+            )
             for baseline in result.baselines
         ),
     )
@@ -536,11 +753,11 @@ def test_counts_of_the_data_are_all_there(sample_report: ReportInput) -> None:
     text = spoken(render_report(sample_report))
 
     for words in (
-        "feminino 80 86 168 2",
-        "hospital-c 40 40 82 1",
-        "áudio repetido 1 1",
-        "muito barulho 12 11",
-        "validação 20 20 40 7",
+        "feminino Pessoas com IR 80 Pessoas sem IR 86 Gravações 168 Recusadas 2",
+        "hospital-c Pessoas com IR 40 Pessoas sem IR 40 Gravações 82 Recusadas 1",
+        "áudio repetido com IR 1 sem IR 1",
+        "muito barulho com IR 12 sem IR 11",
+        "validação Pessoas com IR 20 Pessoas sem IR 20 Gravações 40 Ruído 7",
         "5f2b" * 16,
         "torch 2.13.0",
         "name: demo",
@@ -558,7 +775,7 @@ def test_unlabelled_people_get_a_column_only_where_there_are_any(
     )
 
     assert "sem rótulo" not in spoken(render_report(sample_report))
-    assert "som baixo 1 2 3" in spoken(
+    assert "som baixo com IR 1 sem IR 2 sem rótulo 3" in spoken(
         render_report(sample_report.model_copy(update={"dataset": dataset}))
     )
 
@@ -571,7 +788,8 @@ def test_baselines_without_noise_are_not_available(sample_report: ReportInput) -
         title=Sentence(pt="Pausas", en="Pauses"),
         auroc_clean=Estimate(value=0.9, low=0.8, high=0.95, n=160),
         auroc_noise=NOTHING,
-        better_than_model=False,
+        difference_clean=Estimate(value=0.08, low=0.03, high=0.13, n=160),
+        difference_noise=NOTHING,
         explanation=Sentence(pt="Perto.", en="Close."),
     )
 
@@ -579,7 +797,11 @@ def test_baselines_without_noise_are_not_available(sample_report: ReportInput) -
         render_report(with_result(sample_report, conditions=clean, baselines=(baseline,)))
     )
 
-    assert re.search(r"Pausas sem ruído 0,900 0,800 a 0,950 com ruído não disponível", text)
+    assert re.search(
+        r"Pausas o modelo é melhor sem ruído 0,900 0,800 a 0,950 "
+        r"modelo menos regra: \+0,080 \(\+0,030 a \+0,130\) com ruído não disponível",
+        text,
+    )
 
 
 def palette(css: str, block: str) -> dict[str, str]:

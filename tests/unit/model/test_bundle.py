@@ -83,8 +83,38 @@ def test_a_model_of_a_newer_version_asks_for_a_newer_spira(bundle: Path) -> None
     """Even where it holds keys that this version does not know."""
     changed(bundle, format_version=FORMAT_VERSION + 1, something_new=True)
 
-    with pytest.raises(InputError, match=r"version 2, .* reads up to 1; upgrade SPIRA"):
+    with pytest.raises(InputError, match=r"version 3, .* reads version 2; upgrade SPIRA"):
         load(bundle)
+
+
+def test_a_model_of_an_older_version_asks_to_be_published_again(bundle: Path) -> None:
+    """It had no digest of its own, so nobody could see that it was changed."""
+    changed(bundle, format_version=1)
+
+    with pytest.raises(InputError, match=r"version 1, .* publish the model again"):
+        load(bundle)
+
+
+@pytest.mark.parametrize("named", ["kept", None])
+def test_a_changed_manifest_is_noticed(bundle: Path, named: str | None) -> None:
+    """Another threshold is another model, whether or not its digest was taken out."""
+    said = json.loads((bundle / "model.json").read_text())
+    said["operating_point"]["threshold"] = 0.55
+    if named is None:
+        del said["sha256"]
+    (bundle / "model.json").write_text(json.dumps(said))
+
+    with pytest.raises(IntegrityError, match="not as it was published"):
+        load(bundle)
+
+
+def test_a_manifest_written_in_another_way_is_the_same(bundle: Path) -> None:
+    """The digest is of what is said, not of spaces and the order of keys."""
+    said = json.loads((bundle / "model.json").read_text())
+
+    (bundle / "model.json").write_text(json.dumps(dict(reversed(said.items())), indent=2))
+
+    assert load(bundle)[0].operating_point == POINT
 
 
 def test_another_network_than_the_manifests_is_noticed(bundle: Path) -> None:
@@ -117,7 +147,13 @@ def test_a_damaged_manifest_is_refused(bundle: Path, text: bytes) -> None:
 
 def test_a_manifest_with_an_unknown_key_is_refused(bundle: Path) -> None:
     """In this version's format every key is known: another one means somebody's mistake."""
-    changed(bundle, treshold=0.5)
+    changed(bundle, evidence_levl="research", evidence_level="strong")
 
-    with pytest.raises(InputError, match="treshold"):
+    with pytest.raises(InputError) as refused:
         load(bundle)
+
+    unknown, level = sorted(refused.value.mistakes, key=lambda said: "unknown key" not in said)
+    assert "model.json" in unknown
+    assert "unknown key evidence_levl; did you mean evidence_level?" in unknown
+    assert "evidence_level: input should be" in level
+    assert "pydantic" not in str(refused.value)

@@ -107,6 +107,7 @@ def write_bundle(folder: Path, evidence_level: EvidenceLevel = "synthetic") -> P
         envelope=Envelope(
             utterances=("sentence",),
             languages=("pt-BR",),
+            sites=("ward-1",),
             sample_rates_hz=(RATE_HZ,),
             minimum_speech_s=0.0,
             n_people=160,
@@ -231,6 +232,72 @@ def test_what_is_outside_the_envelope_is_not_scored(bundle: Path, tmp_path: Path
         "File of 8000 Hz",
     ]
     assert {"outcome", "probability", "how_sure"}.isdisjoint(row)
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        (("--site", "ward-9"), "Local não testado."),
+        (("--tracheostomy",), "O modelo não avalia pessoas com traqueostomia."),
+        (("--intubated",), "O modelo não avalia pessoas intubadas."),
+    ],
+)
+def test_what_is_declared_to_be_outside_is_recorded_and_not_scored(
+    bundle: Path, tmp_path: Path, declared: tuple[str, ...], said: str
+) -> None:
+    """Site, tracheostomy, intubation: told, and so kept from the model."""
+    loud = sound(tmp_path / "loud.wav")
+
+    (row,) = answers("--model", bundle, *declared, loud)
+
+    assert row["status"] == "not scored"
+    assert row["reasons"][0]["pt"].startswith(said)
+    assert "outcome" not in row
+
+
+def test_an_answer_says_what_it_assumed(bundle: Path, tmp_path: Path) -> None:
+    """For people in both languages, for programs by name; nothing where all was declared."""
+    loud = sound(tmp_path / "loud.wav")
+    whole = ("--language", "pt-BR", "--age", "60", "--device", "phone", "--site", "ward-1")
+
+    text = run("--model", bundle, "--age", "60", loud).stdout
+    (row,) = answers("--model", bundle, "--age", "60", loud)
+    (told,) = answers("--model", bundle, *whole, loud)
+
+    assert "Não declarado, suposto como no teste: língua (pt-BR), aparelho, local." in text
+    assert "Not declared, taken to be as in the test: language (pt-BR), device, site." in text
+    assert row["not_declared"] == ["language", "device", "site"]
+    assert row["assumed"]["en"].startswith("Not declared")
+    assert told["not_declared"] == []
+    assert "assumed" not in told
+
+
+def test_a_folder_is_told_to_be_one(bundle: Path, tmp_path: Path) -> None:
+    """Its files are asked for; other files are answered."""
+    folder = tmp_path / "visit"
+    folder.mkdir()
+
+    row, answered = answers("--model", bundle, folder, sound(tmp_path / "loud.wav"))
+
+    assert row["status"] == "refused"
+    assert row["sentence"]["pt"] == "Isto é uma pasta, não um arquivo."
+    assert str(folder / "*.wav") in row["detail"]
+    assert answered["status"] == "answered"
+
+
+def test_a_damaged_evaluation_is_not_taken_for_another_version(
+    bundle: Path, tmp_path: Path
+) -> None:
+    """Cut off is damage; whole and of other keys is another version."""
+    loud, metrics = sound(tmp_path / "loud.wav"), bundle / "metrics.json"
+    whole = metrics.read_text()
+
+    metrics.write_text(whole[: len(whole) // 2])
+    with pytest.raises(IntegrityError, match="no whole JSON"):
+        run("--model", bundle, loud)
+    metrics.write_text(json.dumps(json.loads(whole) | {"new": 1}))
+    with pytest.raises(InputError, match="of another version"):
+        run("--model", bundle, loud)
 
 
 def test_a_forced_score_stands_under_the_words_that_take_its_meaning(

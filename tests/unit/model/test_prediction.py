@@ -11,8 +11,10 @@ from spira.model import prediction
 from spira.model.prediction import (
     Declared,
     PresentShare,
+    assumed,
     forced_sentence,
     how_sure,
+    not_declared,
     outside,
     population,
 )
@@ -56,7 +58,7 @@ def reasons(
 def test_inside_the_envelope_there_is_no_reason_against_answering() -> None:
     """Neither for what nobody declared, nor for what was declared and tested."""
     assert reasons() == []
-    assert reasons(language="pt-BR", age=60, device="Phone-A", utterance="sentence") == []
+    assert reasons(language="pt-BR", age=60, device="Phone-A", site="S1") == []
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,9 @@ def test_inside_the_envelope_there_is_no_reason_against_answering() -> None:
         ({"age": 17}, "under 18"),
         ({"age": 91}, "18 to 90 years"),
         ({"device": "tape"}, "Device not tested"),
+        ({"site": "s3"}, "Site not tested. Tested: s1, s2"),
+        ({"tracheostomy": True}, "with a tracheostomy"),
+        ({"intubated": True}, "intubated"),
         ({"rate_hz": 8000}, "File of 8000 Hz"),
         ({"speech_s": 0.4}, "0.4 s of speech; at least 1.0 s"),
     ],
@@ -118,8 +123,33 @@ def test_an_envelope_that_knows_little_excludes_little() -> None:
     """A corpus without ages, devices and rates; under 18 stays outside."""
     bare = Envelope(utterances=("sentence",), languages=("pt-BR",))
 
-    assert reasons(envelope=bare, age=95, device="any", rate_hz=8000) == []
+    assert reasons(envelope=bare, age=95, device="any", site="any", rate_hz=8000) == []
     assert len(reasons(envelope=bare, age=12)) == 1
+
+
+def test_what_nobody_declared_is_said_to_be_assumed() -> None:
+    """Short, in both languages; the language that is assumed is named."""
+    nothing = not_declared(Declared())
+    some = not_declared(Declared(language="pt-BR", age=60))
+    said, less = assumed(ENVELOPE, nothing), assumed(ENVELOPE, some)
+
+    assert nothing == ("language", "age", "device", "site")
+    assert said is not None
+    assert less is not None
+    assert said.pt == (
+        "Não declarado, suposto como no teste: língua (pt-BR), idade, aparelho, local."
+    )
+    assert said.en == (
+        "Not declared, taken to be as in the test: language (pt-BR), age, device, site."
+    )
+    assert less.en == "Not declared, taken to be as in the test: device, site."
+
+
+def test_where_everything_was_declared_nothing_is_assumed() -> None:
+    """No sentence."""
+    whole = Declared(language="pt-BR", age=60, device="phone-a", site="s1")
+
+    assert assumed(ENVELOPE, not_declared(whole)) is None
 
 
 def test_how_sure_is_said_in_people_with_interval_and_prevalence() -> None:
@@ -134,7 +164,8 @@ def test_how_sure_is_said_in_people_with_interval_and_prevalence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(0.0, "menos de 1 tinham"), (0.004, "menos de 1"), (0.999, "mais de 99")]
+    ("value", "said"),
+    [(0.0, "menos de 1 tinham"), (0.004, "menos de 1"), (0.999, "mais de 99"), (1.0, "mais de 99")],
 )
 def test_nobody_and_everybody_are_never_claimed(value: float, said: str) -> None:
     """ "about 0 of 100" would be false reassurance."""
