@@ -1,4 +1,4 @@
-"""The pipeline where features are stored before training, from wave files to the registry."""
+"""The pipeline from wave files to the registry, on a small corpus whose sides are given."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from spira.audio.features import extract
 from spira.console import Console
+from spira.datasets import versions
 from spira.datasets.importing import import_dataset
 from spira.datasets.sources import Listed, ListedNoise, Source
 from spira.domain.recordings import SIDES, Label, Side
@@ -18,8 +19,11 @@ from spira.model.bundle import load
 from spira.model.scoring import Score, Scorer
 from spira.settings import read_settings
 from spira.training import evaluating
+from spira.training.examples import Example, Examples
 from spira.training.experiments import parse_experiment
 from spira.training.features import FeatureSet
+from spira.training.loop import fit, launch
+from spira.training.pipeline import STAGES, Work
 from spira.wiring import Application
 
 EXPERIMENT = """
@@ -51,39 +55,70 @@ class Listening(Scorer):
         return super().score(waveform)
 
 
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Application:
+    """A data folder with the dataset "small"."""
+    folder = tmp_path_factory.mktemp("small")
+    quick = ["evaluation.resamples=200", "training.jobs=1"]
+    made = Application(read_settings(home=folder / "home", overrides=quick), Console())
+    thresholds = made.settings.datasets.quality
+    import_dataset(
+        write_corpus(folder), made.artifacts, name="small", thresholds=thresholds, jobs=1
+    )
+    return made
+
+
 def test_stored_spectrograms_train_the_published_network_to_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    app: Application, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is in the registry answers as evaluation said, which heard no noise of another side."""
     monkeypatch.setattr(Listening, "heard", defaultdict(list), raising=False)
     monkeypatch.setattr(evaluating, "Scorer", Listening)
-    quick = ["evaluation.resamples=200", "training.jobs=1"]
-    app = Application(read_settings(home=tmp_path / "home", overrides=quick), Console())
-    source = write_corpus(tmp_path)
-    thresholds = app.settings.datasets.quality
-    import_dataset(source, app.artifacts, name="small", thresholds=thresholds, jobs=1)
     experiment = parse_experiment(EXPERIMENT, where="test")
 
     run = app.run_pipeline(experiment, "small")
 
-    assert run.state == "complete"
-    made = {stage: app.artifacts.find(stage, name) for stage, name in run.fingerprints.items()}
-    stored, evaluated = FeatureSet(made["features"]), made["evaluate"]  # type: ignore[arg-type]
-    said = pl.read_parquet(evaluated.path("predictions.parquet"))  # type: ignore[union-attr]
+    made = Work(app.plan(experiment, "small"), "publish", app.artifacts, tmp_path)
+    stored = FeatureSet(made.input("features"))
+    said = pl.read_parquet(made.input("evaluate").path("predictions.parquet"))
     folder = app.registry.download(app.registry.get("challenger"), tmp_path / "cache")
     manifest, published = load(folder)
     assert manifest.fingerprints["train"] == run.fingerprints["train"]
-    table = pl.read_parquet(made["snapshot"].path("recordings.parquet"))  # type: ignore[union-attr]
-    for identity, digest in table.select("recording_id", "sha256").iter_rows():
+    recordings = versions.load(app.artifacts, "small").recordings
+    for identity, digest in recordings.select("recording_id", "sha256").iter_rows():
         waveform = stored.waveform(digest)
-        learned = stored.windows(digest)
         asked = extract(waveform, experiment.windows, experiment.features)
-        assert learned.shape[1:] == (81, 129)
-        assert np.array_equal(learned, asked)
+        assert asked.shape[1:] == (81, 129)
+        assert np.array_equal(stored.windows(digest), asked)
         answer = said.filter(recording_id=identity, condition="clean")["probability"].to_list()
         assert answer in ([], [pytest.approx(published.score(waveform).probability)])
     assert said.filter(condition="clean").height == 8  # validation and test
     _heard_noise_of_their_own_side(Listening.heard)
+
+
+def test_training_learns_from_its_side_and_chooses_by_validation(
+    app: Application, tmp_path: Path
+) -> None:
+    """The stage leaves the losses of `fit` on the dataset's own sides, of people and of noise."""
+    changes = ["noise={kind: peak, present: 1, absent: 2}", "network={kind: compact}"]
+    experiment = parse_experiment(EXPERIMENT, where="test", overrides=changes)
+
+    for stage in STAGES[: STAGES.index("evaluate")]:
+        app.run_stage(stage, experiment, "small")
+
+    made = Work(app.plan(experiment, "small"), "evaluate", app.artifacts, tmp_path)
+    dataset = versions.load(app.artifacts, "small")
+    sides = {
+        side: [
+            Example(row["recording_id"], row["sha256"], row["label"] == "present")
+            for row in dataset.recordings.filter(side=side).to_dicts()
+        ]
+        for side in SIDES
+    }
+    noises = {side: dataset.noise.filter(side=side)["sha256"].to_list() for side in SIDES}
+    examples = Examples(experiment, FeatureSet(made.input("features")), sides, noises)
+    state = fit(examples, fabric=launch(app.settings.training))
+    assert made.input("train").read_json("history.json") == state.history
 
 
 def _heard_noise_of_their_own_side(heard: dict[int, list[NDArray[np.float32]]]) -> None:

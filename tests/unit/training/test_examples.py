@@ -27,10 +27,11 @@ class Sounds:
     def waveform(self, sha256: str) -> NDArray[np.float32]:
         """Two seconds of speech, three of noise that swells, so that no two stretches are alike."""
         if sha256 == "click":
-            return np.eye(1, 32_000, 12_000, dtype=np.float32)[0]
+            click = np.zeros(32_000, np.float32)
+            click[12_000] = 1
+            return click
         time = np.arange(32_000 if int(sha256) == SPEECH_HZ else 48_000) / 16_000
-        sound: NDArray[np.float32] = (1 + time) * np.sin(2 * np.pi * int(sha256) * time)
-        return sound.astype(np.float32)
+        return ((1 + time) * np.sin(2 * np.pi * int(sha256) * time)).astype(np.float32)
 
 
 def examples(*changes: str, noise: str = PEAK) -> Examples:
