@@ -312,17 +312,17 @@ class ArtifactStore:
         path = (self._folder or self._cache) / key
         if self._folder is None and not (path.exists() and _file_digest(path) == entry.sha256):
             self._fetch(key, path)
-        what = f"{artifact.stage} {artifact.fingerprint[:12]}/{name}"
-        if not path.exists():
-            raise IntegrityError(f"{what}: its bytes are gone; {_mended_by(artifact.stage)}")
-        if _file_digest(path) != entry.sha256:
+        if path.exists():
+            if _file_digest(path) == entry.sha256:
+                self._seen[entry.sha256] = path
+                return path
             self._set_aside(entry.sha256)
-            raise IntegrityError(
-                f"{what}: its bytes do not match their digest {entry.sha256[:12]}; "
-                f"{_mended_by(artifact.stage)}"
-            )
-        self._seen[entry.sha256] = path
-        return path
+        damaged = path.exists() or self._size(f"damaged/{entry.sha256}") is not None
+        found = f"do not match their digest {entry.sha256[:12]}" if damaged else "are gone"
+        raise IntegrityError(
+            f"{artifact.stage} {artifact.fingerprint[:12]}/{name}: its bytes {found}; "
+            f"{_mended_by(artifact.stage)}"
+        )
 
     def _set_aside(self, sha256: str) -> None:
         """Take a damaged blob out of the way, so that whoever looks next misses it and has it made
