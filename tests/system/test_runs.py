@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import torch
 
+from spira.domain.errors import InputError
 from spira.stores.artifacts import ArtifactStore
 from spira.stores.locks import locked
 from spira.training.pipeline import STAGES
@@ -20,7 +22,7 @@ from spira.training.pipeline import STAGES
 Ended = subprocess.CompletedProcess[str]
 Spira = Callable[..., Ended]
 Copy = Callable[[Path], Path]
-WRONG_INPUT, LATER, INTERRUPTED = 2, 75, 130
+WRONG_INPUT, DAMAGED, LATER, INTERRUPTED = 2, 70, 75, 130
 
 
 def store_of(home: Path) -> ArtifactStore:
@@ -226,6 +228,165 @@ def test_clean_forgets_interrupted_runs_only_when_asked(
     assert not runs_of(home, here)
     assert not store_of(home).scratch()
     assert len(store_of(home).list("features")) == 1
+
+
+def test_clean_forgets_checkpoints_without_a_run_only_when_asked(
+    killed_home: Path, here: Spira, copy: Copy
+) -> None:
+    """A killed `spira stage train` leaves a checkpoint and no record: it may be gone on with."""
+    home = copy(killed_home)
+    shutil.rmtree(home / "runs")
+
+    kept = here(home, "runs", "clean").returncode, store_of(home).scratch()
+    cleaned = json.loads(here(home, "--json", "runs", "clean", "--interrupted").stdout)
+
+    assert kept[0] == 0
+    assert len(kept[1]) == 1
+    assert (cleaned["runs"], cleaned["checkpoints"]) == (0, 1)
+    assert not store_of(home).scratch()
+
+
+def test_clean_removes_what_was_being_fetched_long_ago(
+    trained_home: Path, here: Spira, copy: Copy
+) -> None:
+    """A fetch of a model or a blob, an empty database: after an hour nobody is at it any more."""
+    home = copy(trained_home)
+    names = ("cache/fetching-a", "cache/models/fetching-a", "mlflow/making-a")
+    old = [home / name for name in names]
+    fresh = [home / f"{name}-now" for name in names]
+    for folder in (*old, *fresh):
+        folder.mkdir(parents=True)
+        (folder / "half").write_bytes(bytes(1000))
+    for folder in old:
+        os.utime(folder, (0, 0))
+
+    cleaned = json.loads(here(home, "--json", "runs", "clean").stdout)
+
+    assert cleaned["folders"] == len(old)
+    assert not any(folder.exists() for folder in old)
+    assert all((folder / "half").exists() for folder in fresh)
+
+
+def test_clean_removes_nothing_where_a_dataset_is_damaged(
+    killed_home: Path, tiny_table: Path, here: Spira, copy: Copy
+) -> None:
+    """Its audio may be the only copy: exit code 70 first; imported again, it works."""
+    home = copy(killed_home)
+    (manifest,) = (home / "store" / "manifests" / "dataset").glob("*.json")
+    manifest.write_bytes(manifest.read_bytes()[:-3])
+    before = files_below(home)
+
+    refused = here(home, "runs", "clean", "--interrupted")
+    after = files_below(home)
+    here(home, "dataset", "import", str(tiny_table), "--format", "csv", "--name", "tiny")
+    cleaned = here(home, "runs", "clean", "--interrupted")
+
+    assert refused.returncode == DAMAGED
+    assert "nothing was deleted; import that dataset again" in refused.stderr
+    assert after == before
+    assert cleaned.returncode == 0, cleaned.stderr
+
+
+def files_below(home: Path) -> set[Path]:
+    """Every file and folder."""
+    return set(home.rglob("*"))
+
+
+@pytest.mark.parametrize("stage", ["features-shard", "train"])
+def test_clean_goes_on_where_a_stage_is_damaged(
+    stage: str,
+    trained_home: Path,
+    tiny_experiment: Path,
+    here: Spira,
+    copy: Copy,
+    bytes_of_stages: Callable[[Path], Any],
+) -> None:
+    """Its manifest can be made again: it goes, and the next run makes it as it was, if needed."""
+    home = copy(trained_home)
+    manifest = min((home / "store" / "manifests" / stage).glob("*.json"))
+    manifest.write_bytes(manifest.read_bytes()[:-3])
+
+    cleaned = here(home, "runs", "clean")
+    gone = not manifest.exists()
+    ended = here(home, "train", str(tiny_experiment), "--data", "tiny")
+
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert gone
+    assert ended.returncode == 0, ended.stderr
+    assert bytes_of_stages(home)["publish"] == bytes_of_stages(trained_home)["publish"]
+    assert (stage == "train") == manifest.exists()  # nobody asked for the shard again
+
+
+def test_a_large_file_that_a_stage_finds_damaged_is_mended_by_the_command_it_names(
+    trained_home: Path,
+    tiny_experiment: Path,
+    here: Spira,
+    copy: Copy,
+    bytes_of_stages: Callable[[Path], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`train` exits 70 and names `spira stage features`, which then does not say "already done"."""
+    monkeypatch.setattr("spira.stores.artifacts._DIGESTS_CHECKED_UP_TO_BYTES", 0)  # all are large
+    logger = structlog.get_logger()  # the module's own still writes to an earlier test's capture
+    monkeypatch.setattr("spira.training.pipeline._log", logger)
+    home = copy(trained_home)
+    words = (str(tiny_experiment), "--data", "tiny")
+    shutil.rmtree(home / "store" / "manifests" / "train")
+    (features,) = store_of(home).list("features")
+    name = max(features.files, key=lambda name: features.files[name].size)
+    blob = features.path(name)
+    right = blob.read_bytes()
+    blob.write_bytes(right[:-9] + bytes([right[-9] ^ 1]) + right[-8:])
+
+    unseen = here(home, "stage", "features", *words)
+    refused = here(home, "stage", "train", *words)
+    mended = here(home, "stage", "features", *words)
+    trained = here(home, "stage", "train", *words)
+
+    assert "already done" in unseen.stdout
+    assert refused.returncode == DAMAGED
+    assert f"/{name}: its bytes do not match" in refused.stderr
+    assert "`spira stage features`" in refused.stderr
+    assert "features: done in" in mended.stdout
+    assert trained.returncode == 0, trained.stderr
+    assert blob.read_bytes() == right
+    assert bytes_of_stages(home)["train"] == bytes_of_stages(trained_home)["train"]
+
+
+def test_a_data_folder_that_can_only_be_read_is_read(
+    killed_home: Path,
+    tiny_experiment: Path,
+    here: Spira,
+    copy: Copy,
+    tmp_path: Path,
+    mount: Callable[..., Path],
+) -> None:
+    """A read-only mount, such as a backup: datasets and runs are shown and verified; who writes
+    is told which folder, and --home."""
+    home = mount(tmp_path / "read-only", "--bind", str(copy(killed_home)))
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(home)], check=True)
+
+    for words in (
+        ("dataset", "list"),
+        ("dataset", "show", "tiny"),
+        ("dataset", "verify", "tiny"),
+        ("runs", "list"),
+    ):
+        ended = here(home, *words)
+        assert ended.returncode == 0, ended.stderr
+    (run,) = runs_of(home, here)
+    assert run["state"] == "interrupted"
+    store = store_of(home)
+    for write in (
+        lambda: store.commit("split", "a" * 64, {"a": b"1"}, {}),
+        lambda: store.save_scratch("a" * 64, "checkpoint", b"1"),
+    ):
+        with pytest.raises(InputError, match=f"data folder {home}/store: read-only.*--home"):
+            write()
+    refused = here(home, "stage", "split", str(tiny_experiment), "--data", "tiny")
+    assert refused.returncode == WRONG_INPUT
+    assert str(home) in refused.stderr
+    assert "--home" in refused.stderr
 
 
 def test_clean_waits_for_nobody(trained_home: Path, here: Spira, copy: Copy) -> None:

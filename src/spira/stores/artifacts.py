@@ -5,10 +5,13 @@ An artifact is a create-only manifest over content-addressed files:
     blobs/ab/abcdef…              the bytes, named by their SHA-256
     manifests/STAGE/FINGERPRINT   name -> digest and size; written last, never changed
     scratch/FINGERPRINT/NAME      checkpoints of work that is not committed yet
+    damaged/abcdef…               a blob that did not match its name when somebody read it
 
 A kill before the manifest leaves blobs that nothing names (`sweep` removes them); a kill after it
 leaves a whole artifact. Two writers of one fingerprint store the same blobs, and the first
-manifest wins. The same code runs on a folder and on S3, through obstore.
+manifest wins. Whoever reads a damaged blob sets it aside, so that it is missing for everybody and
+the command that makes it makes it again. The same code runs on a folder and on S3, through
+obstore.
 """
 
 import ctypes
@@ -32,6 +35,10 @@ from spira.domain.errors import InputError, IntegrityError, TransientError
 from spira.domain.fingerprint import canonical_json
 
 _DIGESTS_CHECKED_UP_TO_BYTES = 64 << 20  # larger files are checked when they are read
+_FORMAT = 1  # of manifests
+Names = list[str]  # inside the class, `list` is a method
+_IMPORTED = "dataset"  # the stage that cannot be made again from what is stored here
+_SETTLED_AFTER = timedelta(days=1)  # what another machine stored since may still be in its hands
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,10 @@ class Artifact:
     def path(self, name: str) -> Path:
         """A local file with the bytes of `name`, verified against its digest, fit for mmap.
 
-        raises    IntegrityError when the bytes are missing or damaged; KeyError for another name
+        raises    IntegrityError when the bytes are missing or damaged, naming what mends them;
+                  KeyError for another name
         """
-        return self._store.verified(
-            self.files[name], f"{self.stage} {self.fingerprint[:12]}/{name}"
-        )
+        return self._store.verified(self, name)
 
     def read(self, name: str) -> bytes:
         """The bytes of `name`, verified."""
@@ -78,6 +84,7 @@ class ArtifactStore:
         self._folder = folder  # set: blobs are read in place, and synced to the disk
         self._cache = cache
         self._seen: dict[str, Path] = {}  # digests verified by this process
+        self._known: set[str] = set()  # digests that this process put or fetched itself
 
     @classmethod
     def open(cls, url: str, *, cache: Path, retry_for_s: float = 60) -> "ArtifactStore":
@@ -85,7 +92,8 @@ class ArtifactStore:
 
         retry_for_s   how long a server that does not answer is asked again
         Credentials and the endpoint of an object store come from its usual environment variables.
-        raises    InputError when the folder cannot be made or written
+        raises    InputError when the folder is not there and cannot be made; one that cannot be
+                  written can be read
         """
         if "://" in url and not url.startswith("file://"):
             retries: Any = {"retry_timeout": timedelta(seconds=retry_for_s)}
@@ -102,26 +110,42 @@ class ArtifactStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"data folder {folder}: cannot be made ({error.strerror})") from error
-        if not os.access(folder, os.W_OK):
-            raise InputError(f"data folder {folder}: cannot be written; choose another with --home")
+            raise InputError(
+                f"data folder {folder}: cannot be made ({error.strerror}); "
+                "choose another with --home"
+            ) from error
         return cls(LocalStore(folder), folder=folder, cache=cache)
 
     def find(self, stage: str, fingerprint: str) -> Artifact | None:
-        """The artifact committed under this fingerprint, or None (also for a damaged manifest)."""
+        """The artifact committed under this fingerprint, or None (also for a damaged manifest).
+
+        raises    InputError for a manifest of a newer format
+        """
         raw = self._get(_manifest_key(stage, fingerprint))
         body = None if raw is None else _unsealed(raw)
         if body is None:
             return None
         manifest = json.loads(body)
+        if manifest["format"] > _FORMAT:
+            raise InputError(
+                f"{stage} {fingerprint[:12]}: made by a newer SPIRA (format {manifest['format']}, "
+                f"this one reads up to {_FORMAT}); upgrade"
+            )
         files = {name: FileEntry(*entry) for name, entry in manifest["files"].items()}
         return Artifact(stage, fingerprint, files, manifest["about"], self)
 
     def list(self, stage: str) -> list[Artifact]:
-        """Every artifact of a stage, by fingerprint."""
-        names = sorted(key.rsplit("/", 1)[-1] for key in self._keys(f"manifests/{stage}/"))
-        found = [self.find(stage, name.removesuffix(".json")) for name in names]
+        """Every artifact of a stage, by fingerprint, without those whose manifest is damaged."""
+        found = [self.find(stage, name) for name in self._fingerprints(stage)]
         return [artifact for artifact in found if artifact is not None]
+
+    def damaged(self, stage: str) -> Names:
+        """Fingerprints of the manifests of a stage that are there and cannot be read."""
+        return [name for name in self._fingerprints(stage) if self.find(stage, name) is None]
+
+    def _fingerprints(self, stage: str) -> Names:
+        keys = sorted(self._keys(f"manifests/{stage}/"))
+        return [key.rsplit("/", 1)[-1].removesuffix(".json") for key in keys]
 
     def commit(
         self,
@@ -133,7 +157,9 @@ class ArtifactStore:
         """Store files, then the manifest that makes them an artifact; the first commit wins.
 
         returns   the artifact as stored, which is another writer's where that was first
-        raises    TransientError on a full disk or an unreachable store; nothing is half-visible
+        raises    TransientError on a full disk, an unreachable store or a file that changes while
+                  it is stored; InputError where the folder cannot be written. Nothing is
+                  half-visible
         """
         doing = f"committing {stage} {fingerprint[:12]}"
         entries = {name: self._put_blob(source, doing) for name, source in sorted(files.items())}
@@ -141,7 +167,7 @@ class ArtifactStore:
             {
                 "about": dict(about),
                 "files": {name: [entry.sha256, entry.size] for name, entry in entries.items()},
-                "format": 1,
+                "format": _FORMAT,
             }
         )
         self._sync_folder()  # the files reach the disk before the manifest that names them
@@ -151,7 +177,7 @@ class ArtifactStore:
             self._delete(key)  # a damaged manifest is no manifest
         with (
             suppress(obstore.exceptions.AlreadyExistsError),
-            _translated(doing),
+            self._translated(doing),
         ):
             obstore.put(self._objects, key, _sealed(manifest), mode="create")
         self._sync_folder()
@@ -163,6 +189,9 @@ class ArtifactStore:
     def intact(self, artifact: Artifact, *, thorough: bool = False) -> bool:
         """Whether every file is there with its size, and the small ones (all, if thorough) with
         their digest.
+
+        Damage of a large file is found by its reader, who sets it aside: it is missing from then
+        on. So an answer takes no longer for gigabytes.
         """
         try:
             for name, entry in artifact.files.items():
@@ -175,64 +204,82 @@ class ArtifactStore:
         return True
 
     def discard(self, artifact: Artifact) -> None:
-        """Forget an artifact: its manifest, then those of its files that are damaged."""
+        """Forget an artifact, and set aside those of its files that are damaged."""
         self.forget(artifact)
-        for name, entry in artifact.files.items():
-            try:
+        for name in artifact.files:
+            with suppress(IntegrityError):
                 artifact.path(name)
-            except IntegrityError:
-                self._seen.pop(entry.sha256, None)
-                self._delete(_blob_key(entry.sha256))
 
     def forget(self, artifact: Artifact) -> None:
         """Delete the manifest; files that nothing else names go with the next `sweep`."""
         self._delete(_manifest_key(artifact.stage, artifact.fingerprint))
 
     def sweep(self) -> int:
-        """Delete blobs that no manifest names, and files that a kill left half-written; the caller
-        sees to it that nobody is writing.
+        """Delete what nothing names: blobs, those set aside, cached copies, damaged manifests of
+        what can be made again, and files that a kill left half-written; the caller sees to it
+        that nobody is writing.
 
         On an object store other machines may be writing: what is younger than a day stays.
 
         returns   bytes freed
-        raises    IntegrityError when a manifest is damaged: what it named is not known, and may be
-                  the only copy, so nothing is deleted
+        raises    IntegrityError when the manifest of a dataset is damaged: what it named may be
+                  the only copy. InputError for a manifest of a newer format. Nothing is deleted
+                  then
         """
+        named = self._named()
+        freed = 0
+        for item in list(self._items("blobs/")):
+            if _digest_in(item) not in named and self._settled(item):
+                freed += item["size"]
+                self._delete(item["path"])
+        for item in list(self._items("damaged/")):
+            mended = self._size(_blob_key(_digest_in(item))) is not None
+            if mended or _digest_in(item) not in named:
+                freed += item["size"]
+                self._delete(item["path"])
+        torn = [] if self._folder is None else self._folder.rglob("*#*")  # puts; obstore hides them
+        copies = [copy for copy in self._cache.glob("blobs/*/*") if copy.name not in named]
+        for path in [*torn, *copies]:
+            freed += path.stat().st_size
+            path.unlink()
+        return freed
+
+    def _named(self) -> set[str]:
+        """Digests of the files of every artifact; see `sweep`."""
         named: set[str] = set()
-        for key in list(self._keys("manifests/")):
+        damaged: list[str] = []
+        for key in self._keys("manifests/"):
             _, stage, name = key.split("/")
             artifact = self.find(stage, name.removesuffix(".json"))
             if artifact is None:
-                raise IntegrityError(
-                    f"manifest {stage} {name[:12]}: damaged, so nothing was deleted; run what made "
-                    "it again, or import that dataset again"
-                )
-            named.update(entry.sha256 for entry in artifact.files.values())
-        freed = 0
-        for key, size in list(self._unnamed(named)):
-            freed += size
+                damaged.append(key)
+            else:
+                named.update(entry.sha256 for entry in artifact.files.values())
+        lost = [key for key in damaged if key.startswith(f"manifests/{_IMPORTED}/")]
+        if lost:
+            raise IntegrityError("\n".join(map(self._lost, lost)))
+        for key in damaged:
             self._delete(key)
-        if self._folder is not None:
-            for torn in list(self._folder.rglob("*#*")):  # a put in progress; obstore hides it
-                freed += torn.stat().st_size
-                torn.unlink()
-        return freed
+        return named
 
-    def _unnamed(self, named: set[str]) -> Iterator[tuple[str, int]]:
-        oldest = None if self._folder is not None else datetime.now(UTC) - timedelta(days=1)
-        with _translated("sweeping"):
-            for page in obstore.list(self._objects, prefix="blobs/"):
-                for item in page:
-                    if item["path"].rsplit("/", 1)[-1] in named:
-                        continue
-                    if oldest is None or item["last_modified"] < oldest:
-                        yield item["path"], item["size"]
+    def _lost(self, key: str) -> str:
+        where = key if self._folder is None else self._folder / key
+        return (
+            f"{_IMPORTED} {key.rsplit('/', 1)[-1][:12]}: its manifest is damaged, so nothing was "
+            f"deleted; import that dataset again, or give up its audio and delete {where}"
+        )
+
+    def _settled(self, item: Any) -> bool:
+        """Whether no other machine can be at work with this object."""
+        return (
+            self._folder is not None or item["last_modified"] < datetime.now(UTC) - _SETTLED_AFTER
+        )
 
     # Checkpoints of unfinished work: small, atomic, checked, replaced as a whole.
 
     def save_scratch(self, fingerprint: str, name: str, data: bytes) -> None:
         """Keep `data` for a later attempt at this fingerprint."""
-        with _translated(f"saving {name}"):
+        with self._translated(f"saving {name}"):
             obstore.put(self._objects, f"scratch/{fingerprint}/{name}", _sealed(data))
 
     def load_scratch(self, fingerprint: str, name: str) -> bytes | None:
@@ -245,79 +292,123 @@ class ArtifactStore:
         for key in self._keys(f"scratch/{fingerprint}/"):
             self._delete(key)
 
-    def scratch(self) -> "set[str]":
-        """Fingerprints that have something saved."""
-        return {key.split("/")[1] for key in self._keys("scratch/")}
+    def scratch(self, *, settled: bool = False) -> "set[str]":
+        """Fingerprints that have something saved; settled: by nobody who may be at work elsewhere,
+        which on an object store is what was saved more than a day ago.
+        """
+        saved = [(item["path"].split("/")[1], item) for item in self._items("scratch/")]
+        fresh = {name for name, item in saved if settled and not self._settled(item)}
+        return {name for name, _ in saved} - fresh
 
     # Below: one object at a time.
 
-    def verified(self, entry: FileEntry, what: str) -> Path:
-        """A local path with the entry's bytes; see `Artifact.path`."""
+    def verified(self, artifact: Artifact, name: str) -> Path:
+        """A local path with the bytes of a file; see `Artifact.path`."""
+        entry = artifact.files[name]
         known = self._seen.get(entry.sha256)
         if known is not None and known.exists():
             return known
         key = _blob_key(entry.sha256)
-        if self._folder is not None:
-            path = self._folder / key
-        else:
-            path = self._cache / key
-            if not (path.exists() and _file_digest(path) == entry.sha256):
-                self._fetch(key, path, what)
-        if not path.exists():
-            raise IntegrityError(f"{what}: its bytes are gone; run the stage again to rebuild it")
-        if _file_digest(path) != entry.sha256:
-            raise IntegrityError(
-                f"{what}: its bytes do not match their digest {entry.sha256[:12]}; "
-                "run the stage again to rebuild it"
-            )
-        self._seen[entry.sha256] = path
-        return path
+        path = (self._folder or self._cache) / key
+        if self._folder is None and not (path.exists() and _file_digest(path) == entry.sha256):
+            self._fetch(key, path)
+        if path.exists():
+            if _file_digest(path) == entry.sha256:
+                self._seen[entry.sha256] = path
+                return path
+            self._set_aside(entry.sha256)
+        damaged = path.exists() or self._size(f"damaged/{entry.sha256}") is not None
+        found = f"do not match their digest {entry.sha256[:12]}" if damaged else "are gone"
+        raise IntegrityError(
+            f"{artifact.stage} {artifact.fingerprint[:12]}/{name}: its bytes {found}; "
+            f"{_mended_by(artifact.stage)}"
+        )
 
-    def _fetch(self, key: str, path: Path, what: str) -> None:
+    def _set_aside(self, sha256: str) -> None:
+        """Take a damaged blob out of the way, so that whoever looks next misses it and has it made
+        again. It is kept until then: of imported audio it may be the only copy.
+        """
+        key = _blob_key(sha256)
+        with (
+            suppress(InputError, TransientError, FileNotFoundError),  # one may not write here
+            self._translated(f"setting {key} aside"),
+        ):
+            obstore.rename(self._objects, key, f"damaged/{sha256}")
+
+    def _fetch(self, key: str, path: Path) -> None:
+        """Bring a blob into the cache; afterwards there is none where the store has none."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _translated(f"reading {what}"):
+        with self._translated(f"reading {key}"):
             try:
                 stream = obstore.get(self._objects, key).stream()
-            except FileNotFoundError as error:
-                raise IntegrityError(f"{what}: its bytes are gone from the store") from error
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                for chunk in stream:
-                    file.write(chunk)
-            Path(file.name).replace(path)
+            except FileNotFoundError:
+                path.unlink(missing_ok=True)
+                return
+            with tempfile.TemporaryDirectory(dir=self._cache, prefix="fetching-") as scratch:
+                fetched = Path(scratch, path.name)
+                with fetched.open("wb") as file:
+                    for chunk in stream:
+                        file.write(chunk)
+                fetched.replace(path)
+        self._known.add(path.name)
 
     def _put_blob(self, source: Path | bytes, doing: str) -> FileEntry:
+        before = _stamp(source)
         if isinstance(source, bytes):
             entry = FileEntry(hashlib.sha256(source).hexdigest(), len(source))
         else:
             entry = FileEntry(_file_digest(source), source.stat().st_size)
+        if self._holds(entry, source):
+            return entry
         key = _blob_key(entry.sha256)
-        if self._size(key) != entry.size:  # absent, or torn by a disk that lost power
-            with _translated(doing):
-                obstore.put(self._objects, key, source)
+        with self._translated(doing):
+            obstore.put(self._objects, key, source)
+        if _stamp(source) != before:  # what was put may not be what was hashed
+            self._delete(key)
+            raise TransientError(f"{doing}: a file changed while it was being stored; run again")
+        self._known.add(entry.sha256)
         return entry
 
+    def _holds(self, entry: FileEntry, source: Path | bytes) -> bool:
+        """Whether the blob is there with the right bytes, so that it need not be put.
+
+        In a folder its bytes are read: a flipped bit keeps the size. An object store has no digest
+        to ask for (its ETag is none where an upload came in parts), and reading costs as much as
+        putting; there only what this process has put or fetched is believed, and the rest is put
+        again.
+        """
+        key = _blob_key(entry.sha256)
+        if self._size(key) != entry.size:
+            return False
+        if self._folder is None:
+            return entry.sha256 in self._known
+        path = self._folder / key
+        return path == source or _file_digest(path) == entry.sha256
+
     def _size(self, key: str) -> int | None:
-        with _translated(f"looking for {key}"):
+        with self._translated(f"looking for {key}"):
             try:
                 return int(obstore.head(self._objects, key)["size"])
             except FileNotFoundError:
                 return None
 
     def _get(self, key: str) -> bytes | None:
-        with _translated(f"reading {key}"):
+        with self._translated(f"reading {key}"):
             try:
                 return bytes(obstore.get(self._objects, key).bytes())
             except FileNotFoundError:
                 return None
 
-    def _keys(self, prefix: str) -> Iterator[str]:
-        with _translated(f"listing {prefix}"):
+    def _items(self, prefix: str) -> Iterator[Any]:
+        with self._translated(f"listing {prefix}"):
             for page in obstore.list(self._objects, prefix=prefix):
-                for item in page:
-                    yield item["path"]
+                yield from page
+
+    def _keys(self, prefix: str) -> Names:
+        return [item["path"] for item in self._items(prefix)]
 
     def _delete(self, key: str) -> None:
-        with _translated(f"deleting {key}"), suppress(FileNotFoundError):
+        with self._translated(f"deleting {key}"), suppress(FileNotFoundError):
             obstore.delete(self._objects, key)
 
     def _sync_folder(self) -> None:
@@ -333,6 +424,29 @@ class ArtifactStore:
             libc.syncfs(descriptor)
         finally:
             os.close(descriptor)
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        """Errors of obstore and the disk, in our words: what was being done, and what to do now."""
+        try:
+            yield
+        except (FileNotFoundError, obstore.exceptions.AlreadyExistsError):
+            raise  # these are answers
+        except (obstore.exceptions.BaseError, OSError) as error:
+            text = str(error)
+            if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in text:
+                raise TransientError(
+                    f"{doing}: the disk is full; free some space and run the same command again"
+                ) from error
+            for code in (errno.EROFS, errno.EACCES, errno.EPERM):
+                if getattr(error, "errno", None) == code or f"os error {code})" in text:
+                    raise InputError(
+                        f"{doing}: data folder {self._folder or self._cache}: "
+                        f"{os.strerror(code).lower()}; choose another with --home, or mend this one"
+                    ) from error
+            raise TransientError(
+                f"{doing}: the store failed ({type(error).__name__}); run again"
+            ) from error
 
 
 def _manifest_key(stage: str, fingerprint: str) -> str:
@@ -360,21 +474,22 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    """Errors of obstore and the disk, in our words: what was being done, and what to do now."""
-    try:
-        yield
-    except (FileNotFoundError, obstore.exceptions.AlreadyExistsError):
-        raise  # these are answers
-    except (obstore.exceptions.BaseError, OSError) as error:
-        text = str(error)
-        if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in text:
-            raise TransientError(
-                f"{doing}: the disk is full; free some space and run the same command again"
-            ) from error
-        if f"os error {errno.EROFS}" in text or f"os error {errno.EACCES}" in text:
-            raise InputError(f"{doing}: the data folder cannot be written") from error
-        raise TransientError(
-            f"{doing}: the store failed ({type(error).__name__}); run again"
-        ) from error
+def _stamp(source: Path | bytes) -> tuple[int, int] | None:
+    """What tells that a file was written to."""
+    if isinstance(source, bytes):
+        return None
+    status = source.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _digest_in(item: Any) -> str:
+    """The SHA-256 at the end of a blob's key."""
+    return str(item["path"]).rsplit("/", 1)[-1]
+
+
+def _mended_by(stage: str) -> str:
+    """What makes the files of a stage again."""
+    if stage == _IMPORTED:
+        return "import that dataset again to mend it"
+    command = f"spira stage {stage.removesuffix('-shard')}"
+    return f"run the stage again to rebuild it (`{command}`, or `spira train`)"

@@ -38,11 +38,14 @@ def locked(
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock exclusively."""
-    if not path.exists():
-        return False
+    """Whether a living process holds the lock exclusively. Asking needs no right to write."""
     try:
-        with locked(path, shared=True, wait=False):
-            return False
-    except TransientError:
-        return True
+        file = path.open("rb")
+    except FileNotFoundError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -2,13 +2,14 @@
 
 With noise redrawn every epoch that is the 16 kHz waveform of each recording, and the transform
 runs in training; without noise it is also the features of each recording's windows. Both lie in
-shards of at most 64 recordings, each an artifact of its own made by an independent job, and are
+shards of 8 to 64 recordings, each an artifact of its own made by an independent job, and are
 memory-mapped by whoever reads them: memory does not grow with the corpus.
 """
 
 import json
+import math
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -34,8 +35,10 @@ from spira.training.tables import AMBIENT
 if TYPE_CHECKING:
     from spira.training.pipeline import Files, Work
 
-_RECORDINGS_PER_SHARD = 64
-_SHARD_VERSION = 1
+# A kill costs the shards that are not committed yet: a small corpus has several of them all the
+# same, and a large one no more files than it needs.
+_SHARDS, _FEWEST_RECORDINGS, _MOST_RECORDINGS = 8, 8, 64
+_SHARD_VERSION = 2
 Float = NDArray[np.float32]
 
 
@@ -46,6 +49,7 @@ class _Job:
     audio: tuple[tuple[str, str], ...]  # (sha256, local path)
     rate_hz: int
     recipe: tuple[Features, Windows] | None  # set: also the features of the windows
+    made_with: Mapping[str, Any]  # the software, and what else decides the bytes
 
     @property
     def fingerprint(self) -> str:
@@ -56,6 +60,7 @@ class _Job:
                 "audio": [digest for digest, _ in self.audio],
                 "rate_hz": self.rate_hz,
                 "recipe": [part.model_dump(mode="json") for part in self.recipe or ()],
+                "made_with": self.made_with,
             }
         )
 
@@ -98,14 +103,19 @@ def features(work: "Work") -> tuple["Files", dict[str, Any]]:
     is_spoken = ~pl.col("utterance").is_in(AMBIENT)
     spoken = recordings.filter(is_spoken)["sha256"].to_list()
     rest = [*recordings.filter(~is_spoken)["sha256"].to_list(), *noise["sha256"].to_list()]
-    rate = experiment.features.rate_hz
-    jobs = [*_jobs(dataset, spoken, rate, recipe), *_jobs(dataset, rest, rate, None)]
+    rate, named = experiment.features.rate_hz, work.plan.parameters["features"]
+    decoding = {"decoding": named["decoding"]}
+    computing = decoding | ({"host": named["host"]} if recipe else {})
+    jobs = [
+        *_jobs(dataset, spoken, rate, recipe, computing),
+        *_jobs(dataset, rest, rate, None, decoding),
+    ]
 
-    shards = _run(work, jobs)
+    made = _run(work, jobs)
     files: dict[str, Path | bytes] = {}
     index: dict[str, dict[str, tuple[str, int, int]]] = {"waveforms": {}, "windows": {}}
     for number, job in enumerate(jobs):
-        shard = shards[job.fingerprint]
+        shard = made[job.fingerprint]
         for kind, entries in shard.read_json("index.json").items():
             name = f"{kind}-{number:04d}.npy"
             files[name] = shard.path(f"{kind}.npy")
@@ -122,13 +132,20 @@ def _jobs(
     digests: Sequence[str],
     rate_hz: int,
     recipe: tuple[Features, Windows] | None,
+    made_with: Mapping[str, Any],
 ) -> Iterator[_Job]:
+    for part in shards(digests):
+        audio = tuple((digest, str(dataset.audio_path(digest))) for digest in part)
+        yield _Job(audio, rate_hz, recipe, made_with)
+
+
+def shards(digests: Iterable[str]) -> list[list[str]]:
+    """Which recordings share a shard, by their digests alone: 8 shards, of 8 to 64 recordings each
+    but the last one; more shards where there are more recordings.
+    """
     unique = sorted(set(digests))
-    for first in range(0, len(unique), _RECORDINGS_PER_SHARD):
-        part = unique[first : first + _RECORDINGS_PER_SHARD]
-        yield _Job(
-            tuple((digest, str(dataset.audio_path(digest))) for digest in part), rate_hz, recipe
-        )
+    size = min(max(math.ceil(len(unique) / _SHARDS), _FEWEST_RECORDINGS), _MOST_RECORDINGS)
+    return [unique[first : first + size] for first in range(0, len(unique), size)]
 
 
 def _run(work: "Work", jobs: Sequence[_Job]) -> dict[str, Artifact]:

@@ -37,9 +37,9 @@ STAGES: tuple[StageName, ...] = get_args(StageName)
 _VERSIONS: Mapping[StageName, int] = {
     "snapshot": 1,
     "split": 1,
-    "features": 1,
-    "train": 1,
-    "evaluate": 1,
+    "features": 2,
+    "train": 2,
+    "evaluate": 2,
     "publish": 1,
 }
 _INPUTS: Mapping[StageName, tuple[StageName, ...]] = {
@@ -131,6 +131,7 @@ def host_facts(training: TrainingSettings) -> dict[str, Any]:
     return {
         "accelerator": training.accelerator,
         "device": _gpu_kind() if training.accelerator == "cuda" else _cpu_kind(),
+        "cpu": _cpu_kind(),  # features are computed there, wherever the network is
         "threads": training.threads,
         "processes": 1,
         **_versions("torch", "lightning-fabric", "numpy", "scipy"),
@@ -159,7 +160,7 @@ def make_plan(
         "split": {"split": chosen["split"]},
         "features": {
             "rate_hz": experiment.features.rate_hz,
-            "software": _versions("av", "soundfile", "soxr"),
+            "decoding": _versions("av", "soundfile", "soxr"),
         },
         "train": {
             key: chosen[key]
@@ -172,15 +173,22 @@ def make_plan(
             "settings": evaluation.model_dump(mode="json"),
             "name": chosen["name"],  # the report tells the whole experiment
             "description": chosen["description"],
-            "software": {
+            "host": {
+                "cpu": _cpu_kind(),  # also where the network was trained on a GPU
                 "python": platform.python_version(),
-                **_versions("spira", "onnx", "onnxruntime", "scikit-learn", "scipy", "polars"),
+                **_versions("spira", "numpy", "scipy", "scikit-learn", "polars", "onnxruntime"),
+                **_versions("torch", "onnx", "onnxscript", "onnx-ir"),  # they write model.onnx
+                **_versions("silero-vad", "jinja2", "pyyaml"),
             },
         },
         "publish": {},
     }
     if stores_features(experiment):
-        parameters["features"] |= {"features": chosen["features"], "windows": chosen["windows"]}
+        parameters["features"] |= {
+            "features": chosen["features"],
+            "windows": chosen["windows"],
+            "host": {"cpu": _cpu_kind(), **_versions("numpy", "scipy")},
+        }
     names: dict[StageName, str] = {}
     for stage in STAGES:
         names[stage] = fingerprint(

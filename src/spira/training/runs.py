@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from spira.training.experiments import compose
 from spira.training.pipeline import STAGES, Done, Plan, StageName
 
 RunState = Literal["running", "complete", "failed", "interrupted"]
+_FETCHED_WITHIN_S = 3600.0  # a model, a blob, an empty database: seconds each
 
 
 @dataclass
@@ -138,39 +140,51 @@ def clean(home: Path, store: ArtifactStore, *, interrupted: bool = False) -> Cle
     """Remove what kills left behind; nothing that a run still needs.
 
     Always: working folders and locks without a process, runs without a record, checkpoints of
-    stages that are committed, files that no artifact names. With `interrupted`: also the records
-    and checkpoints of runs that were interrupted or failed, which then start such a stage from
-    its beginning.
+    stages that are committed, files that no artifact names, what was half-fetched. With
+    `interrupted`: also the records of runs that were interrupted or failed, and every checkpoint
+    that no other run needs; such a stage then starts from its beginning.
 
-    raises    TransientError while another process writes here
+    raises    TransientError while another process writes here; IntegrityError, before anything is
+              removed, where the manifest of a dataset is damaged
     """
+    # Whoever trains holds `writers`, so no lock of a stage is held, and no checkpoint is in use.
     with locked(home / "locks" / "writers", wait=False):
+        freed = store.sweep()  # first: it refuses before it deletes
         removed_runs = 0
         needed: set[str] = set()
-        given_up: set[str] = set()
         for run in list_runs(home):
             if interrupted and run.state in ("interrupted", "failed"):
                 shutil.rmtree(home / "runs" / run.run_id)
-                given_up.update(run.fingerprints.values())
                 removed_runs += 1
             else:
                 needed.update(run.fingerprints.values())
-        committed = {artifact.fingerprint for stage in STAGES for artifact in store.list(stage)}
-        checkpoints = 0
-        for name in store.scratch():
-            if name in committed or name in given_up - needed:
-                store.clear_scratch(name)
-                checkpoints += 1
-        folders = [
-            path
-            for path in (*(home / "work").glob("*"), *(home / "runs").glob("*"))
-            if path.is_dir() and not (path / "run.json").exists()
-        ]
+        unneeded = {artifact.fingerprint for stage in STAGES for artifact in store.list(stage)}
+        if interrupted:  # `spira stage` records no run: what nobody needs goes, whoever saved it
+            unneeded |= store.scratch(settled=True) - needed
+        checkpoints = store.scratch() & unneeded
+        for name in checkpoints:
+            store.clear_scratch(name)
+        folders = [*_left(home), *_half_fetched(home)]
         for path in folders:
             shutil.rmtree(path)
         for path in (home / "locks").glob("*.lock"):
             path.unlink()
-        return Cleaned(removed_runs, checkpoints, len(folders), store.sweep())
+        return Cleaned(removed_runs, len(checkpoints), len(folders), freed)
+
+
+def _left(home: Path) -> Iterator[Path]:
+    """Working folders, and folders of runs that did not live to write a record."""
+    for path in (*(home / "work").glob("*"), *(home / "runs").glob("*")):
+        if path.is_dir() and not (path / "run.json").exists():
+            yield path
+
+
+def _half_fetched(home: Path) -> Iterator[Path]:
+    """What a killed process was fetching or making; those at it now hold no lock that tells."""
+    for pattern in ("cache/fetching-*", "cache/models/fetching-*", "mlflow/making-*"):
+        for path in home.glob(pattern):
+            if path.stat().st_mtime < time.time() - _FETCHED_WITHIN_S:
+                yield path
 
 
 def stage_rows(run: Run) -> list[tuple[StageName, str, str]]:

@@ -1,11 +1,13 @@
 """The artifact store against a real S3 server (SeaweedFS), with the promises of the folder."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import obstore
 import pytest
 
-from spira.domain.errors import TransientError
-from spira.stores.artifacts import ArtifactStore
+from spira.domain.errors import IntegrityError, TransientError
+from spira.stores.artifacts import ArtifactStore, _blob_key
 
 NAME = "a" * 64
 
@@ -17,6 +19,11 @@ def open_store(
     """A store below a prefix of its own."""
     for name, value in s3.items():
         monkeypatch.setenv(name, value)
+    return reopened(tmp_path)
+
+
+def reopened(tmp_path: Path) -> ArtifactStore:
+    """The store as another process of this machine finds it."""
     return ArtifactStore.open(f"s3://spira/{tmp_path.name}", cache=tmp_path / "cache")
 
 
@@ -33,15 +40,69 @@ def test_s3_keeps_the_promises_of_the_folder(open_store: ArtifactStore, tmp_path
     assert open_store.scratch() == {NAME}
 
     open_store.forget(first)
-    assert open_store.sweep() == 0  # younger than a day: another machine may be writing them
+    assert open_store.sweep() == len(b"one")  # the copy in the cache
+    left = obstore.list(open_store._objects, prefix="blobs/").collect()
+    assert len(left) == 3  # younger than a day: another machine may be at work with them
+    assert open_store.scratch(settled=True) == set()  # another machine may be training
+
+
+def test_damage_in_the_store_is_set_aside_by_its_reader(
+    open_store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of any size: the reader is told, the next check misses it, and it is made again."""
+    monkeypatch.setattr("spira.stores.artifacts._DIGESTS_CHECKED_UP_TO_BYTES", 0)
+    artifact = open_store.commit("features", NAME, {"a": b"hello"}, {})
+    blob = _blob_key(artifact.files["a"].sha256)
+    obstore.put(open_store._objects, blob, b"hallo")
+    assert open_store.intact(artifact)
+
+    with pytest.raises(IntegrityError, match="`spira stage features`"):
+        artifact.path("a")
+
+    assert not open_store.intact(artifact)
+    open_store.discard(artifact)
+    assert reopened(tmp_path).commit("features", NAME, {"a": b"hello"}, {}).read("a") == b"hello"
+    assert open_store.sweep() == len(b"hallo")
+
+
+def test_another_content_of_the_same_size_is_replaced_by_a_commit(
+    open_store: ArtifactStore, tmp_path: Path
+) -> None:
+    """A process believes the blobs that it put or fetched itself, and no others."""
+    artifact = open_store.commit("split", NAME, {"a": b"hello"}, {})
+    obstore.put(open_store._objects, _blob_key(artifact.files["a"].sha256), b"hallo")
+
+    other = reopened(tmp_path).commit("split", "b" * 64, {"a": b"hello"}, {})
+
+    assert other.read("a") == b"hello"
+
+
+def test_a_fetch_that_fails_leaves_nothing_in_the_cache(
+    open_store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks half-way: try again, and no half file stays."""
+
+    class Broken:
+        def stream(self) -> Iterator[bytes]:
+            yield b"hal"
+            raise obstore.exceptions.GenericError("connection reset")
+
+    artifact = open_store.commit("split", NAME, {"a": b"hello"}, {})
+    with monkeypatch.context() as context:
+        context.setattr(obstore, "get", lambda *arguments: Broken())
+        with pytest.raises(TransientError, match="store failed"):
+            artifact.path("a")
+
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert not list((tmp_path / "cache").glob("fetching-*"))
+    assert artifact.read("a") == b"hello"
 
 
 def test_a_damaged_cache_is_fetched_again(open_store: ArtifactStore, tmp_path: Path) -> None:
     """The cache is verified on every reading process; the store has the truth."""
     open_store.commit("split", NAME, {"a": b"one"}, {}).path("a").write_bytes(b"eno")
 
-    later = ArtifactStore.open(f"s3://spira/{tmp_path.name}", cache=tmp_path / "cache")
-    found = later.find("split", NAME)
+    found = reopened(tmp_path).find("split", NAME)
 
     assert found is not None
     assert found.read("a") == b"one"

@@ -1,5 +1,6 @@
 """Artifacts: whole or not at all, and damage is seen."""
 
+import hashlib
 import subprocess
 import sys
 import threading
@@ -119,10 +120,148 @@ def test_sweep_deletes_nothing_where_a_manifest_is_damaged(
     manifest = tmp_path / "store" / "manifests" / "dataset" / f"{NAME}.json"
     manifest.write_bytes(manifest.read_bytes()[:-3])
 
-    with pytest.raises(IntegrityError, match="manifest dataset aaaaaaaaaaaa: damaged"):
+    unnamed = tmp_path / "store" / "blobs" / "00" / ("00" * 32)
+    unnamed.parent.mkdir()
+    unnamed.write_bytes(b"x")
+
+    with pytest.raises(
+        IntegrityError, match=r"dataset aaaaaaaaaaaa: .* nothing was deleted"
+    ) as told:
         reopened(tmp_path).sweep()
 
+    assert "import that dataset again" in str(told.value)
+    assert str(manifest) in str(told.value)
     assert audio.read_bytes() == b"precious"
+    assert unnamed.exists()
+
+
+@pytest.mark.parametrize("stage", ["split", "features-shard", "dataset-name"])
+def test_sweep_deletes_the_damaged_manifest_of_what_is_made_again(
+    store: ArtifactStore, tmp_path: Path, stage: str
+) -> None:
+    """It is told before, it stops nothing, and what it named goes too."""
+    blob = store.commit(stage, NAME, {"a": b"made"}, {}).path("a")
+    other = store.commit("split", "b" * 64, {"a": b"other"}, {})
+    manifest = tmp_path / "store" / "manifests" / stage / f"{NAME}.json"
+    manifest.write_bytes(manifest.read_bytes()[:-3])
+    assert store.damaged(stage) == [NAME]
+    assert store.damaged("dataset") == []
+
+    assert reopened(tmp_path).sweep() == len(b"made")
+
+    assert store.damaged(stage) == []
+    assert not blob.exists()
+    assert other.read("a") == b"other"
+
+
+def test_sweep_keeps_damaged_audio_until_it_is_imported_again(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    """It may be the only copy; once the right bytes are back, or nothing names it, it goes."""
+    audio = store.commit("dataset", NAME, {"audio/x": b"precious"}, {}).path("audio/x")
+    audio.write_bytes(b"pretious")
+    damaged = reopened(tmp_path).find("dataset", NAME)
+    assert damaged is not None
+    with pytest.raises(IntegrityError, match="import that dataset again"):
+        damaged.path("audio/x")
+
+    kept = reopened(tmp_path).sweep()
+    (aside,) = (tmp_path / "store" / "damaged").iterdir()
+    assert aside.read_bytes() == b"pretious"
+    store.commit("dataset", NAME, {"audio/x": b"precious"}, {})
+    freed = reopened(tmp_path).sweep()
+
+    assert (kept, freed) == (0, len(b"pretious"))
+    assert damaged.read("audio/x") == b"precious"
+
+
+def test_sweep_empties_the_cache_of_what_nothing_names(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    """Copies of artifacts that are gone do not fill the disk for ever."""
+    named = store.commit("split", NAME, {"a": b"named"}, {}).files["a"].sha256
+    for digest in (named, "00" * 32):
+        copy = tmp_path / "cache" / "blobs" / digest[:2] / digest
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(b"copy")
+
+    assert store.sweep() == len(b"copy")
+
+    assert [path.name for path in (tmp_path / "cache").glob("blobs/*/*")] == [named]
+
+
+def test_damage_that_a_reader_finds_in_a_large_file_is_seen_by_the_next_check(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No check reads large files; a reader sets the damaged one aside, and says what mends it."""
+    monkeypatch.setattr("spira.stores.artifacts._DIGESTS_CHECKED_UP_TO_BYTES", 3)
+    path = store.commit("features-shard", NAME, {"large": b"hello"}, {}).path("large")
+    path.write_bytes(b"hallo")
+    later = reopened(tmp_path)
+    found = later.find("features-shard", NAME)
+    assert found is not None
+    assert later.intact(found)
+    assert not later.intact(found, thorough=True)  # reads it
+
+    for _ in range(2):  # the second reader is told the same: damaged, not only missing
+        with pytest.raises(IntegrityError, match=r"do not match .*`spira stage features`"):
+            found.path("large")
+    assert not reopened(tmp_path).intact(found)
+
+    later.discard(found)
+    assert later.commit("features-shard", NAME, {"large": b"hello"}, {}).read("large") == b"hello"
+    assert reopened(tmp_path).intact(found, thorough=True)
+
+
+def test_no_commit_names_a_blob_that_is_damaged(store: ArtifactStore, tmp_path: Path) -> None:
+    """A blob of the right size and another content is replaced, whoever left it there."""
+    path = store.commit("split", NAME, {"a": b"hello"}, {}).path("a")
+    path.write_bytes(b"hallo")
+
+    other = reopened(tmp_path).commit("split", "b" * 64, {"a": b"hello"}, {})
+
+    assert other.read("a") == path.read_bytes() == b"hello"
+
+
+def test_a_file_that_changes_while_it_is_stored_is_not_stored(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name would be the digest of other bytes: no blob and no artifact, try again."""
+    source = tmp_path / "source"
+    source.write_bytes(b"before")
+    put = obstore.put
+
+    def changing(objects: object, key: str, data: object, **options: object) -> object:
+        source.write_bytes(b"after it was hashed")
+        return put(objects, key, data, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as context:
+        context.setattr(obstore, "put", changing)
+        with pytest.raises(TransientError, match="a file changed while it was being stored"):
+            store.commit("split", NAME, {"a": source}, {})
+
+    assert store.find("split", NAME) is None
+    assert not [path for path in (tmp_path / "store/blobs").rglob("*") if path.is_file()]
+
+
+def test_an_artifact_of_a_newer_format_is_refused(store: ArtifactStore, tmp_path: Path) -> None:
+    """One sentence that says to upgrade; nothing is taken for damaged, nothing is deleted."""
+    blob = store.commit("split", NAME, {"a": b"hello"}, {}).path("a")
+    body = b'{"about":{},"files":{"a":{"new":"shape"}},"format":2}'
+    manifest = tmp_path / "store" / "manifests" / "split" / f"{NAME}.json"
+    manifest.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
+    for use in (
+        lambda: store.find("split", NAME),
+        lambda: store.list("split"),
+        lambda: store.damaged("split"),
+        store.sweep,
+    ):
+        with pytest.raises(
+            InputError, match=r"split aaaaaaaaaaaa: made by a newer SPIRA .*upgrade"
+        ):
+            use()
+    assert blob.exists()
 
 
 def test_a_store_that_is_not_known_is_refused(tmp_path: Path) -> None:

@@ -1,28 +1,45 @@
 """Stages are named by what they are made of."""
 
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from spira.console import Console
+from spira.datasets.versions import give_name
 from spira.evaluation.settings import EvaluationSettings
+from spira.settings import read_settings
+from spira.stores.artifacts import ArtifactStore
+from spira.training import pipeline
 from spira.training.experiments import Experiment, parse_experiment
 from spira.training.pipeline import STAGES, Plan, StageName, make_plan, stores_features
 from spira.training.settings import TrainingSettings
+from spira.wiring import Application
 
 DATASET = "d" * 64
 
 
-def plan(*overrides: str, dataset: str = DATASET, threads: int = 1, limit: float = 0.65) -> Plan:
+def plan(
+    *overrides: str,
+    dataset: str = DATASET,
+    limit: float = 0.65,
+    **training: Any,
+) -> Plan:
     """The plan of an experiment that differs from the default by a few keys."""
     return make_plan(
         parse_experiment("name: x", where="test", overrides=overrides),
         dataset,
-        training=TrainingSettings(threads=threads),
+        training=TrainingSettings(**training),
         evaluation=EvaluationSettings(auroc_limit=limit),
     )
 
 
-def changed(other: Plan) -> list[StageName]:
-    """The stages that have another name than in the default plan."""
-    return [stage for stage in STAGES if plan().fingerprints[stage] != other.fingerprints[stage]]
+def changed(other: Plan, one: Plan | None = None) -> list[StageName]:
+    """The stages that have another name than in the default plan, or in `one`."""
+    one = one or plan()
+    return [stage for stage in STAGES if one.fingerprints[stage] != other.fingerprints[stage]]
 
 
 def test_the_same_plan_has_the_same_names() -> None:
@@ -50,6 +67,109 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(
 ) -> None:
     """Work that a change does not touch is shared with what was done before."""
     assert changed(other) == stages
+
+
+COMPUTED: list[StageName] = ["features", "train", "evaluate", "publish"]
+TRAINED, EVALUATED = COMPUTED[1:], COMPUTED[2:]
+SOFTWARE: dict[str, tuple[list[StageName], list[StageName]]] = {
+    # package: stages whose bytes it decides with noise, and where features are stored
+    "av": (COMPUTED, COMPUTED),
+    "soundfile": (COMPUTED, COMPUTED),
+    "soxr": (COMPUTED, COMPUTED),
+    "numpy": (TRAINED, COMPUTED),
+    "scipy": (TRAINED, COMPUTED),
+    "torch": (TRAINED, TRAINED),
+    "lightning-fabric": (TRAINED, TRAINED),
+    "spira": (EVALUATED, EVALUATED),
+    "scikit-learn": (EVALUATED, EVALUATED),
+    "polars": (EVALUATED, EVALUATED),
+    "onnxruntime": (EVALUATED, EVALUATED),
+    "onnx": (EVALUATED, EVALUATED),
+    "onnxscript": (EVALUATED, EVALUATED),
+    "onnx-ir": (EVALUATED, EVALUATED),
+    "silero-vad": (EVALUATED, EVALUATED),
+    "jinja2": (EVALUATED, EVALUATED),
+    "pyyaml": (EVALUATED, EVALUATED),
+}
+
+
+@pytest.mark.parametrize("package", SOFTWARE)
+@pytest.mark.parametrize("stored", [False, True])
+def test_another_version_of_what_computes_renames_what_it_computes(
+    package: str, stored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another library may give other bytes: the stage, and those after it, have another name."""
+    keys = ["noise={kind: none}"] if stored else []
+    before = plan(*keys)
+    monkeypatch.setattr(
+        "spira.training.pipeline.version",
+        lambda name: "0.0" if name == package else version(name),
+    )
+
+    assert changed(plan(*keys), before) == SOFTWARE[package][stored]
+
+
+@pytest.mark.parametrize(
+    ("fact", "keys", "training", "stages"),
+    [
+        ("_cpu_kind", [], {}, TRAINED),
+        ("_cpu_kind", ["noise={kind: none}"], {}, COMPUTED),
+        ("_cpu_kind", [], {"accelerator": "cuda"}, TRAINED),
+        ("_gpu_kind", [], {"accelerator": "cuda"}, TRAINED),
+        ("_gpu_kind", [], {}, []),
+    ],
+)
+def test_another_processor_renames_what_is_computed_on_it(
+    fact: str,
+    keys: list[str],
+    training: dict[str, Any],
+    stages: list[StageName],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kernels, and so last bits, are chosen by the kind of processor; decoding is not."""
+    before = plan(*keys, **training)
+    monkeypatch.setattr(pipeline, fact, lambda: "another kind")
+
+    assert changed(plan(*keys, **training), before) == stages
+
+
+def test_another_python_renames_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which says which one it was."""
+    before = plan()
+    monkeypatch.setattr("platform.python_version", lambda: "3.99")
+
+    assert changed(plan(), before) == EVALUATED
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_another_version_of_a_stage_renames_it_and_those_after_it(
+    stage: StageName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever changes a stage's bytes raises its version, and nobody reads the old ones."""
+    before = plan()
+    monkeypatch.setattr(pipeline, "_VERSIONS", {**pipeline._VERSIONS, stage: 99})
+
+    after = changed(plan(), before)
+
+    assert after[0] == stage
+    assert after[-1] == "publish"
+
+
+def test_what_decides_no_byte_is_in_no_name(tmp_path: Path, store: ArtifactStore) -> None:
+    """How many processes work, how often they save, what the dataset is called, where it lies."""
+    assert changed(plan(jobs=7, checkpoint_every_s=0)) == []
+
+    store.commit("dataset", DATASET, {}, {})
+    plans = []
+    for number, name in enumerate(("one", "two")):
+        home = tmp_path / f"home-{number}"
+        app = Application(
+            read_settings(home=home, overrides=[f"stores.artifacts={tmp_path / 'store'}"]),
+            Console(),
+        )
+        give_name(app.artifacts, name, DATASET, datetime(2026, 1, 1, tzinfo=UTC))
+        plans.append(app.plan(Experiment(name="x"), name))
+    assert changed(*plans) == []
 
 
 def test_features_are_stored_only_where_they_stay_the_same() -> None:
