@@ -169,11 +169,13 @@ def synthesize(
 @json_option
 @click.pass_obj
 def list_(app: "Application") -> None:
-    """Every dataset version, the latest first."""
-    from spira.datasets.versions import list_versions
+    """Every dataset version, the latest first. Exit code 70 when one is damaged."""
+    from spira.datasets.versions import list_versions, require_undamaged
 
     versions = list_versions(app.artifacts)
     app.emit([{"digest": v.digest, "names": v.names, **v.about} for v in versions])
+    if not versions:
+        require_undamaged(app.artifacts)
     app.table(
         (
             "dataset",
@@ -200,6 +202,7 @@ def list_(app: "Application") -> None:
         ],
         empty="No datasets yet; `spira dataset import` or `spira dataset synthesize` makes one.",
     )
+    require_undamaged(app.artifacts)
 
 
 @dataset.command(short_help="Counts, balance, levels, what was refused; a page.")

@@ -152,6 +152,12 @@ def resolve(store: ArtifactStore, reference: str) -> str:
         return found[0]
     if found:
         raise InputError(f"dataset {reference}: {len(found)} digests begin so; give more digits")
+    if store.damaged(_NAMES_STAGE):
+        raise IntegrityError(
+            f"dataset {reference!r}: not among the names that can be read, and "
+            f"{len(store.damaged(_NAMES_STAGE))} cannot: they are damaged; use the digest that "
+            "`spira dataset list` shows, or import that dataset again"
+        )
     known = f"{nearest(reference, names)}; known: {', '.join(sorted(names))}" if names else ""
     hint = known or "; there is none yet, `spira dataset import` or `synthesize` makes one"
     raise InputError(f"dataset {reference!r}: unknown{hint}")
@@ -169,6 +175,13 @@ def list_versions(store: ArtifactStore) -> list[Listing]:
         for artifact in store.list(STAGE)
     ]
     return sorted(listings, key=lambda line: str(line.about["imported_at"]), reverse=True)
+
+
+def require_undamaged(store: ArtifactStore) -> None:
+    """Raise IntegrityError naming every dataset version whose manifest cannot be read."""
+    damaged = store.damaged(STAGE)
+    if damaged:
+        raise IntegrityError("\n".join(str(_damaged(digest)) for digest in damaged))
 
 
 def check_name(name: str) -> None:

@@ -40,7 +40,7 @@ _VERSIONS: Mapping[StageName, int] = {
     "features": 2,
     "train": 2,
     "evaluate": 2,
-    "publish": 1,
+    "publish": 2,
 }
 _INPUTS: Mapping[StageName, tuple[StageName, ...]] = {
     "snapshot": (),

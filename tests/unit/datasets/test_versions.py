@@ -7,7 +7,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from spira.datasets.versions import check_name, list_versions, load, parquet, resolve, verify
+from spira.datasets.versions import (
+    check_name,
+    give_name,
+    list_versions,
+    load,
+    parquet,
+    require_undamaged,
+    resolve,
+    verify,
+)
 from spira.domain.errors import InputError, IntegrityError
 from spira.domain.fingerprint import fingerprint
 from spira.stores.artifacts import ArtifactStore
@@ -146,3 +155,21 @@ def test_the_same_table_is_the_same_bytes() -> None:
     table = pl.DataFrame({"side": ["test", None], "age": [61, 40]})
 
     assert parquet(table) == parquet(table.clone())
+
+
+def test_damage_is_told_and_not_passed_over(
+    store: ArtifactStore, make_version: Any, tmp_path: Path
+) -> None:
+    """A manifest that cannot be read is no dataset that was never there."""
+    digest = make_version("mine").fingerprint
+    give_name(store, "mine", digest, MARCH)
+    require_undamaged(store)
+    (name,) = (tmp_path / "store/manifests/dataset-name").iterdir()
+    name.write_bytes(b"damaged")
+
+    with pytest.raises(IntegrityError, match="'mine': not among the names that can be read, and 1"):
+        resolve(store, "mine")
+
+    (tmp_path / "store/manifests/dataset" / f"{digest}.json").write_bytes(b"damaged")
+    with pytest.raises(IntegrityError, match=f"{digest[:12]}: its manifest is damaged"):
+        require_undamaged(reopened(tmp_path))
