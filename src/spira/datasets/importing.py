@@ -78,7 +78,7 @@ def import_dataset(
 
     digest = fingerprint(_contents(source, spoken, noise, thresholds))
     existing = store.find(STAGE, digest)
-    if existing is not None and not (store.intact(existing) and _as_named(existing)):
+    if existing is not None and not (store.intact(existing, thorough=True) and _as_named(existing)):
         store.discard(existing)  # damaged: the files are at hand to mend it
         existing = None
     rejected = _rejected(spoken, noise)
