@@ -55,7 +55,9 @@ class Application:
         from spira.stores.artifacts import ArtifactStore
 
         url = self.settings.stores.artifacts or str(self.home / "store")
-        return ArtifactStore.open(url, cache=self.home / "cache")
+        return ArtifactStore.open(
+            url, cache=self.home / "cache", lease_s=self.settings.stores.lease_s
+        )
 
     @cached_property
     def registry(self) -> "Registry":

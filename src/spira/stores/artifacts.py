@@ -5,6 +5,7 @@ An artifact is a create-only manifest over content-addressed files:
     blobs/ab/abcdef…              the bytes, named by their SHA-256
     manifests/STAGE/FINGERPRINT   name -> digest and size; written last, never changed
     scratch/FINGERPRINT/NAME      checkpoints of work that is not committed yet
+    claims/STAGE/FINGERPRINT/N    which machine is at work (spira.stores.claims); not in a folder
     damaged/abcdef…               a blob that did not match its name when somebody read it
 
 A kill before the manifest leaves blobs that nothing names (`sweep` removes them); a kill after it
@@ -21,7 +22,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from spira.domain.errors import InputError, IntegrityError, TransientError
 from spira.domain.fingerprint import canonical_json
+from spira.stores.claims import Claim
 
 _DIGESTS_CHECKED_UP_TO_BYTES = 64 << 20  # larger files are checked when they are read
 _FORMAT = 1  # of manifests
@@ -79,18 +81,24 @@ class Artifact:
 class ArtifactStore:
     """Artifacts in a folder or an object store, read through a verified local cache."""
 
-    def __init__(self, objects: ObjectStore, *, folder: Path | None, cache: Path) -> None:
+    def __init__(
+        self, objects: ObjectStore, *, folder: Path | None, cache: Path, lease_s: float = 30
+    ) -> None:
         self._objects = objects
+        self._lease_s = lease_s
         self._folder = folder  # set: blobs are read in place, and synced to the disk
         self._cache = cache
         self._seen: dict[str, Path] = {}  # digests verified by this process
         self._known: set[str] = set()  # digests that this process put or fetched itself
 
     @classmethod
-    def open(cls, url: str, *, cache: Path, retry_for_s: float = 60) -> "ArtifactStore":
+    def open(
+        cls, url: str, *, cache: Path, retry_for_s: float = 60, lease_s: float = 30
+    ) -> "ArtifactStore":
         """The store at a folder's path or at a URL (s3://bucket/prefix, gs://, az://).
 
         retry_for_s   how long a server that does not answer is asked again
+        lease_s       how long a machine that fell silent keeps its claims on an object store
         Credentials and the endpoint of an object store come from its usual environment variables.
         raises    InputError when the folder is not there and cannot be made; one that cannot be
                   written can be read
@@ -105,7 +113,7 @@ class ArtifactStore:
                     "known, or its address or credentials are incomplete; write a folder, "
                     "s3://bucket/prefix, gs:// or az://"
                 ) from error
-            return cls(objects, folder=None, cache=cache)
+            return cls(objects, folder=None, cache=cache, lease_s=lease_s)
         folder = Path(url.removeprefix("file://")).expanduser().resolve()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -274,6 +282,28 @@ class ArtifactStore:
         return (
             self._folder is not None or item["last_modified"] < datetime.now(UTC) - _SETTLED_AFTER
         )
+
+    @contextmanager
+    def claimed(
+        self, stage: str, fingerprint: str, *, waiting: Callable[[], None] | None = None
+    ) -> Iterator[None]:
+        """Be the only machine at work on a fingerprint; others wait here.
+
+        A folder is one machine's, where a lock does this, and better (spira.stores.locks).
+
+        waiting   called once when another machine is at work and we are about to wait
+        raises    TransientError when the store does not answer
+        """
+        if self._folder is not None:
+            yield
+            return
+        with self._translated(f"claiming {stage} {fingerprint[:12]}"):
+            place = f"claims/{stage}/{fingerprint}"
+            claim = Claim.win(self._objects, place, lease_s=self._lease_s, waiting=waiting)
+        try:
+            yield
+        finally:
+            claim.release()
 
     # Checkpoints of unfinished work: small, atomic, checked, replaced as a whole.
 

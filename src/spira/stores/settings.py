@@ -1,5 +1,7 @@
 """Settings of the stores: where artifacts and models live. Secrets stay in the environment."""
 
+from pydantic import Field
+
 from spira.domain.frozen import Frozen
 
 
@@ -11,3 +13,5 @@ class StoresSettings(Frozen):
     # http(s)://… of an MLflow server, or sqlite:////folder/mlflow.db; None: MLflow on SQLite in
     # the data folder.
     registry: str | None = None
+    # Machines that share an object store take over from one that was silent for so long.
+    lease_s: float = Field(default=30.0, ge=1)

@@ -228,7 +228,10 @@ def run_stage(
 
     name = plan.fingerprints[stage]
     began = time.monotonic()
-    with locked(home / "locks" / f"{stage}-{name}.lock", waiting=waiting):
+    with (
+        locked(home / "locks" / f"{stage}-{name}.lock", waiting=waiting),
+        store.claimed(stage, name, waiting=waiting),
+    ):
         found = store.find(stage, name)
         if found is not None and store.intact(found):
             _finish(stage, found, open_registry)

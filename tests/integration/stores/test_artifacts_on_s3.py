@@ -1,5 +1,9 @@
 """The artifact store against a real S3 server (SeaweedFS), with the promises of the folder."""
 
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,3 +123,71 @@ def test_a_store_that_is_away_is_a_reason_to_try_again(
 
     with pytest.raises(TransientError, match="store failed"):
         away.find("split", NAME)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from spira.stores.artifacts import ArtifactStore
+url, cache, name = sys.argv[1:]
+store = ArtifactStore.open(url, cache=Path(cache), lease_s=1)
+with store.claimed("train", name):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_of_two_machines_one_works_and_the_other_waits(
+    open_store: ArtifactStore, tmp_path: Path
+) -> None:
+    """As long as the first is at work, though that takes longer than a lease."""
+    url = f"s3://spira/{tmp_path.name}"
+    first, second = (ArtifactStore.open(url, cache=tmp_path / "cache", lease_s=1) for _ in range(2))
+    done: list[str] = []
+    waited = threading.Event()
+
+    def work_second() -> None:
+        with second.claimed("train", NAME, waiting=waited.set):
+            done.append("second")
+
+    other = threading.Thread(target=work_second)
+    with first.claimed("train", NAME):
+        other.start()
+        assert waited.wait(10)
+        other.join(2.5)
+        done.append("first")
+    other.join()
+
+    assert done == ["first", "second"]
+    assert not obstore.list(open_store._objects, prefix="claims/").collect()
+
+
+def test_a_machine_that_was_killed_is_replaced_by_one_of_those_that_wait(
+    open_store: ArtifactStore, tmp_path: Path
+) -> None:
+    """`kill -9` of the holder: after its lease one goes on, and the next one after that."""
+    url, cache = f"s3://spira/{tmp_path.name}", tmp_path / "cache"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, url, str(cache), NAME], stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    at_work, most = [], []
+
+    def work() -> None:
+        store = ArtifactStore.open(url, cache=cache, lease_s=1)
+        with store.claimed("train", NAME):
+            at_work.append(1)
+            most.append(len(at_work))
+            time.sleep(0.3)  # long enough for another one to come in, if it could
+            at_work.pop()
+
+    waiters = [threading.Thread(target=work) for _ in range(3)]
+    for waiter in waiters:
+        waiter.start()
+    holder.kill()
+    holder.wait()
+    for waiter in waiters:
+        waiter.join(30)
+
+    assert most == [1, 1, 1]
