@@ -111,7 +111,7 @@ def _run(app: Application, command: str, *arguments: object) -> None:
 
 
 def _has_dataset(app: Application, name: str) -> bool:
-    from spira.datasets.versions import list_versions
+    from spira.datasets.names import list_versions
 
     return any(name in version.names for version in list_versions(app.artifacts))
 

@@ -80,7 +80,7 @@ class Application:
 
     def plan(self, experiment: "Experiment", data: str) -> "Plan":
         """Name every stage of an experiment on a dataset (digest, unique prefix, or name)."""
-        from spira.datasets.versions import resolve
+        from spira.datasets.names import resolve
         from spira.training.pipeline import make_plan
 
         return make_plan(

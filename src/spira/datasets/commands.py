@@ -170,7 +170,7 @@ def synthesize(
 @click.pass_obj
 def list_(app: "Application") -> None:
     """Every dataset version, the latest first. Exit code 70 when one is damaged."""
-    from spira.datasets.versions import list_versions, require_undamaged
+    from spira.datasets.names import list_versions, require_undamaged
 
     versions = list_versions(app.artifacts)
     app.emit([{"digest": v.digest, "names": v.names, **v.about} for v in versions])
@@ -218,8 +218,9 @@ def list_(app: "Application") -> None:
 @click.pass_obj
 def show(app: "Application", reference: str, html: Path | None, rejected: Path | None) -> None:
     """Counts, balance, durations, levels, findings and what was refused."""
+    from spira.datasets.names import list_versions
     from spira.datasets.pages import rejected_rows, render_page
-    from spira.datasets.versions import list_versions, load
+    from spira.datasets.versions import load
 
     _require_place(html)
     _require_place(rejected)
@@ -347,7 +348,7 @@ def _document(report: "ImportReport", rejected: Path | None) -> dict[str, Any]:
 
 def _checked_name(name: str) -> str:
     """The name, before any work for it is done."""
-    from spira.datasets.versions import check_name
+    from spira.datasets.names import check_name
 
     check_name(name)
     return name

@@ -20,9 +20,10 @@ import polars as pl
 from spira.audio.quality import Checked, QualityThresholds
 from spira.datasets.cells import printable
 from spira.datasets.examining import Outcome, Refusal, examine
+from spira.datasets.names import STAGE, check_name, give_name
 from spira.datasets.sources import Listed, ListedNoise, Source
 from spira.datasets.summary import REFUSED, DatasetSummary, summarise
-from spira.datasets.versions import NOISE, RECORDINGS, STAGE, check_name, give_name, parquet
+from spira.datasets.versions import NOISE, RECORDINGS, parquet
 from spira.domain.errors import InputError, TransientError
 from spira.domain.fingerprint import canonical_json, fingerprint
 from spira.domain.progress import Progress, no_progress

@@ -21,8 +21,9 @@ from spira.audio.quality import QualityThresholds
 from spira.datasets import importing as importing_module
 from spira.datasets.examining import examine
 from spira.datasets.importing import ImportReport
+from spira.datasets.names import list_versions
 from spira.datasets.sources import Listed, Source, read_folder
-from spira.datasets.versions import list_versions, load, verify
+from spira.datasets.versions import load, verify
 from spira.domain.errors import InputError, TransientError
 from spira.domain.recordings import Utterance
 from spira.stores.artifacts import Artifact, ArtifactStore

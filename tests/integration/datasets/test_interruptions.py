@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from spira.datasets.versions import list_versions, verify
+from spira.datasets.names import list_versions
+from spira.datasets.versions import verify
 from spira.stores.artifacts import ArtifactStore
 
 FILES = 40

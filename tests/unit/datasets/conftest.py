@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 import soundfile
 
+from spira.datasets.names import STAGE, give_name
 from spira.datasets.summary import REFUSED, summarise
-from spira.datasets.versions import NOISE, RECORDINGS, STAGE, give_name
+from spira.datasets.versions import NOISE, RECORDINGS
 from spira.domain.fingerprint import canonical_json, fingerprint
 from spira.stores.artifacts import Artifact, ArtifactStore
 

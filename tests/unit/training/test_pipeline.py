@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spira.console import Console
-from spira.datasets.versions import give_name
+from spira.datasets.names import give_name
 from spira.evaluation.settings import EvaluationSettings
 from spira.settings import read_settings
 from spira.stores.artifacts import ArtifactStore
