@@ -15,7 +15,7 @@ import click
 from spira.wiring import Application
 
 if TYPE_CHECKING:
-    from spira.training.pipeline import Plan
+    from spira.training.plan import Plan
 
 _EFFECT = 1.4  # of RI on speech; at 1.0 nothing learned in minutes (docs/decisions/0004-demo.md)
 _HELD_OUT = 2  # people of each label, of the test side, who are asked about

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from spira.stores.artifacts import ArtifactStore
     from spira.stores.registry import Registry
     from spira.training.experiments import Experiment
-    from spira.training.pipeline import Done, Plan, StageName
+    from spira.training.pipeline import Done
+    from spira.training.plan import Plan, StageName
     from spira.training.runs import Run
 
 
@@ -81,7 +82,7 @@ class Application:
     def plan(self, experiment: "Experiment", data: str) -> "Plan":
         """Name every stage of an experiment on a dataset (digest, unique prefix, or name)."""
         from spira.datasets.names import resolve
-        from spira.training.pipeline import make_plan
+        from spira.training.plan import make_plan
 
         return make_plan(
             experiment,

@@ -9,7 +9,7 @@ import pytest
 
 from spira.stores.artifacts import ArtifactStore
 from spira.training.features import FeatureSet
-from spira.training.pipeline import STAGES
+from spira.training.plan import STAGES
 
 Bytes = Callable[[Path], dict[str, dict[str, str]]]
 

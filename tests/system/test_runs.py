@@ -17,7 +17,7 @@ import torch
 from spira.domain.errors import InputError
 from spira.stores.artifacts import ArtifactStore
 from spira.stores.locks import locked
-from spira.training.pipeline import STAGES
+from spira.training.plan import STAGES
 
 Ended = subprocess.CompletedProcess[str]
 Spira = Callable[..., Ended]

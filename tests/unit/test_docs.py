@@ -33,7 +33,7 @@ from spira.settings import Settings
 from spira.synthetic.devices import DEVICE_NAMES
 from spira.synthetic.records import SHORTCUTS
 from spira.training.experiments import Experiment, parse_experiment
-from spira.training.pipeline import STAGES
+from spira.training.plan import STAGES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(

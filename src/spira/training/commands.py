@@ -66,7 +66,7 @@ def stage(
     from spira.domain.errors import InputError
     from spira.domain.suggestions import nearest
     from spira.training.experiments import read_experiment
-    from spira.training.pipeline import STAGES
+    from spira.training.plan import STAGES
 
     if name not in STAGES:
         raise InputError(

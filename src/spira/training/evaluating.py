@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -37,10 +37,8 @@ from spira.evaluation.results import Audit, Baseline, EvaluationResult
 from spira.model.scoring import Scorer, ScoringSpec
 from spira.training.examples import add_noise
 from spira.training.features import FeatureSet
+from spira.training.plan import Files, Work
 from spira.training.tables import AMBIENT, placed
-
-if TYPE_CHECKING:
-    from spira.training.pipeline import Files, Work
 
 Float = NDArray[np.float32]
 Spoken = Literal["clean", "noise"]
@@ -54,7 +52,7 @@ _GAPS_S = 1.0  # of audio without speech or breath, for everyone, where no ambie
 class _Asked:
     """Everything needed to ask about a recording under a condition, in any order."""
 
-    work: "Work"
+    work: Work
     features: FeatureSet
     noises: Mapping[Side, list[str]]
     scorer: Scorer
@@ -130,7 +128,7 @@ class _Asked:
         return done
 
 
-def evaluate(work: "Work") -> tuple["Files", dict[str, Any]]:
+def evaluate(work: Work) -> tuple[Files, dict[str, Any]]:
     """Export, choose the operating point on validation, measure and audit on test.
 
     files     model.onnx, predictions.parquet (every answer), metrics.json (EvaluationResult),
@@ -233,7 +231,7 @@ def headline(result: EvaluationResult) -> dict[str, float | str | None]:
     return figures
 
 
-def _exported(work: "Work", spec: ScoringSpec) -> bytes:
+def _exported(work: Work, spec: ScoringSpec) -> bytes:
     from spira.model.export import export
     from spira.training.weights import trained_network
 
@@ -245,7 +243,7 @@ def _rows(table: pl.DataFrame, side: Side) -> list[dict[str, Any]]:
     return table.filter(pl.col("placed") == side).to_dicts()
 
 
-def _operating_point(work: "Work", answers: pl.DataFrame) -> OperatingPoint:
+def _operating_point(work: Work, answers: pl.DataFrame) -> OperatingPoint:
     chosen = work.experiment.evaluation
     wanted = (
         ["clean", "noise"] if chosen.operating_condition == "both" else [chosen.operating_condition]
@@ -287,7 +285,7 @@ def _heard(asked: _Asked, spoken: pl.DataFrame, condition: Spoken) -> pl.DataFra
 
 
 def _audits(
-    work: "Work",
+    work: Work,
     recordings: pl.DataFrame,
     tested: pl.DataFrame,
     heard: pl.DataFrame,
@@ -350,7 +348,7 @@ def _baselines(
         )
 
 
-def _per_file(work: "Work") -> bool:
+def _per_file(work: Work) -> bool:
     known = work.input("snapshot").about.get("participants_known")
     return bool(known == "per-file")
 

@@ -67,9 +67,7 @@ class Examples:
 
     @property
     def _stored(self) -> bool:
-        from spira.training.pipeline import stores_features
-
-        return stores_features(self.experiment)
+        return self.experiment.stores_features
 
     def _noisy(
         self, example: Example, side: Side, rng: np.random.Generator, *, training: bool

@@ -150,6 +150,12 @@ class Experiment(Frozen):
         return self
 
     @property
+    def stores_features(self) -> bool:
+        """Whether windows' features stay the same between epochs, and so are computed once."""
+        redrawn = self.optimisation.random_start or self.optimisation.window_step_s is not None
+        return isinstance(self.noise, NoNoise) and not redrawn
+
+    @property
     def shortest_samples(self) -> int:
         """The fewest samples of a recording that the windows accept; shorter ones are left out."""
         if self.windows.short == "pad":

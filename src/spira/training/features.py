@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
@@ -29,11 +29,8 @@ from spira.domain.errors import TransientError
 from spira.domain.fingerprint import canonical_json, fingerprint
 from spira.stores.artifacts import Artifact
 from spira.stores.processes import end_with_parent
-from spira.training.pipeline import stores_features
+from spira.training.plan import Files, Work
 from spira.training.tables import AMBIENT
-
-if TYPE_CHECKING:
-    from spira.training.pipeline import Files, Work
 
 # A kill costs the shards that are not committed yet: a small corpus has several of them all the
 # same, and a large one no more files than it needs.
@@ -89,7 +86,7 @@ class FeatureSet:
         return self._open[name]
 
 
-def features(work: "Work") -> tuple["Files", dict[str, Any]]:
+def features(work: Work) -> tuple[Files, dict[str, Any]]:
     """Decode and resample everything the experiment uses, shard by shard, in parallel.
 
     files     waveforms-NNNN.npy [samples of all its recordings]; windows-NNNN.npy
@@ -99,7 +96,7 @@ def features(work: "Work") -> tuple["Files", dict[str, Any]]:
     noise = pl.read_parquet(work.input("snapshot").path("noise.parquet"))
     dataset = load(work.store, work.plan.dataset)
     experiment = work.experiment
-    recipe = (experiment.features, experiment.windows) if stores_features(experiment) else None
+    recipe = (experiment.features, experiment.windows) if experiment.stores_features else None
     is_spoken = ~pl.col("utterance").is_in(AMBIENT)
     spoken = recordings.filter(is_spoken)["sha256"].to_list()
     rest = [*recordings.filter(~is_spoken)["sha256"].to_list(), *noise["sha256"].to_list()]
@@ -148,7 +145,7 @@ def shards(digests: Iterable[str]) -> list[list[str]]:
     return [unique[first : first + size] for first in range(0, len(unique), size)]
 
 
-def _run(work: "Work", jobs: Sequence[_Job]) -> dict[str, Artifact]:
+def _run(work: Work, jobs: Sequence[_Job]) -> dict[str, Artifact]:
     """Run the shard jobs that are not done; each is committed by itself as it ends."""
     done: dict[str, Artifact] = {}
     for job in jobs:

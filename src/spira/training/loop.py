@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +27,9 @@ from spira.model.networks import build
 from spira.training.examples import Example, Examples, prefetched
 from spira.training.experiments import Adam, Optimisation
 from spira.training.features import FeatureSet
+from spira.training.plan import Files, Work
 from spira.training.settings import TrainingSettings
 from spira.training.tables import AMBIENT, placed
-
-if TYPE_CHECKING:
-    from spira.training.pipeline import Files, Work
 
 _NO_LOSS = float("inf")
 _WINDOWS_AT_ONCE = 32  # of one recording; SpiraConv keeps about 12 MB a window for the way back
@@ -149,7 +147,7 @@ def validation_loss(
     return float(np.mean(losses))
 
 
-def train(work: "Work") -> tuple["Files", dict[str, Any]]:
+def train(work: Work) -> tuple[Files, dict[str, Any]]:
     """Fit the network on the training side, choosing its best epoch on the validation side.
 
     files     weights.safetensors; history.json: losses by epoch

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -20,17 +20,15 @@ from spira.stores.registry import Registry
 from spira.training.evaluating import headline
 from spira.training.experiments import compose
 from spira.training.features import FeatureSet
+from spira.training.plan import Files, Work
 from spira.training.reporting import envelope, evidence_level
 from spira.training.tables import AMBIENT, placed
 from spira.training.weights import trained_network
 
-if TYPE_CHECKING:
-    from spira.training.pipeline import Files, Work
-
 _COMPARED = 8  # recordings of the test side, beside the edge cases that parity brings
 
 
-def publish(work: "Work") -> tuple["Files", dict[str, Any]]:
+def publish(work: Work) -> tuple[Files, dict[str, Any]]:
     """Put together what is registered: the network that was evaluated, and all about it.
 
     files     the bundle (model.onnx, model.json), report.html, card.md, metrics.json,
@@ -99,7 +97,7 @@ def register(published: Artifact, registry: Registry) -> None:
         )
 
 
-def _some_recordings(work: "Work", recordings: pl.DataFrame) -> dict[str, Any]:
+def _some_recordings(work: Work, recordings: pl.DataFrame) -> dict[str, Any]:
     """Real recordings of the test side, by id."""
     features = FeatureSet(work.input("features"))
     spoken = recordings.filter((pl.col("placed") == "test") & ~pl.col("utterance").is_in(AMBIENT))
@@ -110,7 +108,7 @@ def _some_recordings(work: "Work", recordings: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _lineage(work: "Work", recordings: pl.DataFrame) -> dict[str, Any]:
+def _lineage(work: Work, recordings: pl.DataFrame) -> dict[str, Any]:
     """From the model back to every recording's digest, by the side it was on."""
     return {
         "dataset": work.plan.dataset,

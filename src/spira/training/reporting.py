@@ -4,7 +4,7 @@ import platform
 from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,10 +25,8 @@ from spira.evaluation.report import (
 )
 from spira.evaluation.results import EvaluationResult
 from spira.training.experiments import compose
+from spira.training.plan import Files, Work
 from spira.training.tables import AMBIENT
-
-if TYPE_CHECKING:
-    from spira.training.pipeline import Files, Work
 
 _PACKAGES = ("torch", "lightning-fabric", "onnxruntime", "numpy", "scipy", "scikit-learn")
 _MINIMUM_SPEECH_S = 1.0  # less than one breath group; below it nothing was tested
@@ -37,8 +35,8 @@ _REPORTED = ("sex", "age band", "site", "device")
 
 
 def write_report(
-    work: "Work", result: EvaluationResult, recordings: pl.DataFrame, tested: pl.DataFrame
-) -> "Files":
+    work: Work, result: EvaluationResult, recordings: pl.DataFrame, tested: pl.DataFrame
+) -> Files:
     """report.html and card.md: the same input gives the same bytes, so no date is in them."""
     experiment = work.experiment
     history = work.input("train").read_json("history.json")
@@ -68,13 +66,13 @@ def write_report(
     return {"report.html": render_report(data).encode(), "card.md": render_card(data).encode()}
 
 
-def evidence_level(work: "Work") -> EvidenceLevel:
+def evidence_level(work: Work) -> EvidenceLevel:
     """What a model of this data may claim; higher levels are given by people, not by a run."""
     origin = work.input("snapshot").about["origin"]
     return "synthetic" if origin == "synthetic" else "research"
 
 
-def envelope(work: "Work", recordings: pl.DataFrame) -> Envelope:
+def envelope(work: Work, recordings: pl.DataFrame) -> Envelope:
     """Where the model was tested: what the test side's spoken recordings were."""
     test = recordings.filter((pl.col("placed") == "test") & ~pl.col("utterance").is_in(AMBIENT))
     language = work.input("snapshot").about.get("language")
@@ -96,7 +94,7 @@ def _values(table: pl.DataFrame, column: str) -> tuple[str, ...]:
     return tuple(sorted(table[column].drop_nulls().unique().to_list()))
 
 
-def _dataset(work: "Work") -> ReportedDataset:
+def _dataset(work: Work) -> ReportedDataset:
     """The whole dataset version as it was counted at import, refused recordings included."""
     dataset = load(work.store, work.plan.dataset)
     about = dataset.artifact.about
@@ -149,7 +147,7 @@ def _refused(counted: dict[str, Any], attribute: str) -> dict[str, LabelCounts] 
     return {value: LabelCounts(**counts) for value, counts in found.items()}
 
 
-def _split(work: "Work", recordings: pl.DataFrame) -> tuple[SplitSide, ...]:
+def _split(work: Work, recordings: pl.DataFrame) -> tuple[SplitSide, ...]:
     noise = pl.read_parquet(work.input("split").path("noise.parquet"))
     spoken = recordings.filter(~pl.col("utterance").is_in(AMBIENT))
     return tuple(
@@ -176,7 +174,7 @@ def _scores(tested: pl.DataFrame) -> ScoreHistogram:
     )
 
 
-def _environment(work: "Work") -> dict[str, str]:
+def _environment(work: Work) -> dict[str, str]:
     host = work.plan.parameters["train"]["host"]
     return {
         "spira": version("spira"),

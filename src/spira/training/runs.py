@@ -17,7 +17,8 @@ from spira.domain.errors import InputError
 from spira.stores.artifacts import ArtifactStore
 from spira.stores.locks import is_held, locked
 from spira.training.experiments import compose
-from spira.training.pipeline import STAGES, Done, Plan, StageName
+from spira.training.pipeline import Done
+from spira.training.plan import STAGES, Plan, StageName
 
 RunState = Literal["running", "complete", "failed", "interrupted"]
 _FETCHED_WITHIN_S = 3600.0  # a model, a blob, an empty database: seconds each

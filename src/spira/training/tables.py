@@ -1,7 +1,7 @@
 """The stages that decide who and what is in: `snapshot` and `split`. Tables only, no audio."""
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -11,9 +11,7 @@ from spira.domain.fingerprint import canonical_json
 from spira.domain.recordings import SIDES, Side
 from spira.domain.splits import assign_sides, side_of
 from spira.training.experiments import Experiment, Split
-
-if TYPE_CHECKING:
-    from spira.training.pipeline import Files, Work
+from spira.training.plan import Files, Work
 
 AMBIENT = ("ambient_before", "ambient_after")
 _PER_CLASS: dict[Side, int] = {
@@ -23,7 +21,7 @@ _PER_CLASS: dict[Side, int] = {
 }  # fewer people than this fit or test nothing
 
 
-def snapshot(work: "Work") -> tuple["Files", dict[str, Any]]:
+def snapshot(work: Work) -> tuple[Files, dict[str, Any]]:
     """Freeze what an experiment uses of a dataset version.
 
     files     recordings.parquet  the spoken recordings with a label, and the same people's rooms
@@ -85,7 +83,7 @@ def select(recordings: pl.DataFrame, experiment: Experiment) -> tuple[pl.DataFra
     return chosen, left_out
 
 
-def split(work: "Work") -> tuple["Files", dict[str, Any]]:
+def split(work: Work) -> tuple[Files, dict[str, Any]]:
     """Put every person, and every noise recording, on one side.
 
     files     people.parquet      participant_id, placed (its side)
@@ -159,7 +157,7 @@ def split_noise(noise: pl.DataFrame, rule: Split) -> pl.DataFrame:
     )
 
 
-def placed(work: "Work") -> tuple[pl.DataFrame, dict[Side, list[str]]]:
+def placed(work: Work) -> tuple[pl.DataFrame, dict[Side, list[str]]]:
     """Recordings with their side in `placed`, and the digests of noise recordings by side."""
     recordings = pl.read_parquet(work.input("snapshot").path("recordings.parquet"))
     people = pl.read_parquet(work.input("split").path("people.parquet"))

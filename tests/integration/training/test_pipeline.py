@@ -23,7 +23,7 @@ from spira.training.examples import Example, Examples
 from spira.training.experiments import parse_experiment
 from spira.training.features import FeatureSet
 from spira.training.loop import fit, launch
-from spira.training.pipeline import STAGES, Work
+from spira.training.plan import STAGES, Work
 from spira.wiring import Application
 
 EXPERIMENT = """

@@ -17,7 +17,7 @@ from spira.stores.artifacts import ArtifactStore
 from spira.training.evaluating import Asking, _Asked
 from spira.training.experiments import parse_experiment
 from spira.training.features import FeatureSet
-from spira.training.pipeline import Work, make_plan
+from spira.training.plan import Work, make_plan
 from spira.training.settings import TrainingSettings
 
 Float = NDArray[np.float32]

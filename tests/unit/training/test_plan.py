@@ -12,9 +12,9 @@ from spira.datasets.names import give_name
 from spira.evaluation.settings import EvaluationSettings
 from spira.settings import read_settings
 from spira.stores.artifacts import ArtifactStore
-from spira.training import pipeline
+from spira.training import plan as plans
 from spira.training.experiments import Experiment, parse_experiment
-from spira.training.pipeline import STAGES, Plan, StageName, make_plan, stores_features
+from spira.training.plan import STAGES, Plan, StageName, make_plan
 from spira.training.settings import TrainingSettings
 from spira.wiring import Application
 
@@ -102,7 +102,7 @@ def test_another_version_of_what_computes_renames_what_it_computes(
     keys = ["noise={kind: none}"] if stored else []
     before = plan(*keys)
     monkeypatch.setattr(
-        "spira.training.pipeline.version",
+        "spira.training.plan.version",
         lambda name: "0.0" if name == package else version(name),
     )
 
@@ -128,7 +128,7 @@ def test_another_processor_renames_what_is_computed_on_it(
 ) -> None:
     """Kernels, and so last bits, are chosen by the kind of processor; decoding is not."""
     before = plan(*keys, **training)
-    monkeypatch.setattr(pipeline, fact, lambda: "another kind")
+    monkeypatch.setattr(plans, fact, lambda: "another kind")
 
     assert changed(plan(*keys, **training), before) == stages
 
@@ -147,7 +147,7 @@ def test_another_version_of_a_stage_renames_it_and_those_after_it(
 ) -> None:
     """Whoever changes a stage's bytes raises its version, and nobody reads the old ones."""
     before = plan()
-    monkeypatch.setattr(pipeline, "_VERSIONS", {**pipeline._VERSIONS, stage: 99})
+    monkeypatch.setattr(plans, "VERSIONS", {**plans.VERSIONS, stage: 99})
 
     after = changed(plan(), before)
 
@@ -179,6 +179,6 @@ def test_features_are_stored_only_where_they_stay_the_same() -> None:
         update={"optimisation": still.optimisation.model_copy(update={"random_start": True})}
     )
 
-    assert stores_features(still)
-    assert not stores_features(moving)
-    assert not stores_features(Experiment(name="x"))
+    assert still.stores_features
+    assert not moving.stores_features
+    assert not Experiment(name="x").stores_features
