@@ -8,11 +8,12 @@ import polars as pl
 from spira.datasets.versions import load, parquet
 from spira.domain.errors import InputError
 from spira.domain.fingerprint import canonical_json
-from spira.domain.recordings import SIDES, Side
+from spira.domain.recordings import NOT_AVAILABLE, SIDES, Side, age_band
 from spira.domain.splits import assign_sides, side_of
 from spira.training.experiments import Experiment, Split
 from spira.training.plan import Files, Work
 
+_ATTRIBUTES = ("label", "sex", "age band", "site", "device")  # whose balance is told
 AMBIENT = ("ambient_before", "ambient_after")
 _PER_CLASS: dict[Side, int] = {
     "train": 2,
@@ -88,7 +89,8 @@ def split(work: Work) -> tuple[Files, dict[str, Any]]:
 
     files     people.parquet      participant_id, placed (its side)
               noise.parquet       sha256, placed
-              balance.json        counts by side and label, sex, site, device; nothing is forced
+              balance.json        people by side and attribute, noise recordings by side; nothing
+                                  is forced
     raises    InputError for a person on two published sides, or too few people on a side
     """
     snapshot_of = work.input("snapshot")
@@ -97,22 +99,7 @@ def split(work: Work) -> tuple[Files, dict[str, Any]]:
     people = split_people(recordings, work.experiment.split)
     sides = split_noise(noise, work.experiment.split)
     spoken = recordings.filter(~pl.col("utterance").is_in(AMBIENT)).join(people, "participant_id")
-    balance: dict[str, dict[Side, dict[str, int]]] = {
-        attribute: {
-            side: {
-                str(value): count
-                for value, count in sorted(
-                    spoken.filter(pl.col("placed") == side)
-                    .unique("participant_id")[attribute]
-                    .value_counts()
-                    .iter_rows(),
-                    key=str,
-                )
-            }
-            for side in SIDES
-        }
-        for attribute in ("label", "sex", "site", "device")
-    }
+    balance = balance_of(spoken)
     _enough(balance["label"])
     balance["noise"] = {
         side: {"recordings": sides["placed"].to_list().count(side)} for side in SIDES
@@ -166,6 +153,21 @@ def placed(work: Work) -> tuple[pl.DataFrame, dict[Side, list[str]]]:
         side: noise.filter(pl.col("placed") == side)["sha256"].sort().to_list() for side in SIDES
     }
     return recordings.join(people, "participant_id", maintain_order="left"), by_side
+
+
+def balance_of(spoken: pl.DataFrame) -> dict[str, dict[Side, dict[str, int]]]:
+    """How many people of each side have each value; who has two counts for both."""
+    bands = pl.col("age").map_elements(age_band, pl.Utf8, skip_nulls=False).alias("age band")
+    rows = spoken.with_columns(bands)
+
+    def counted(side: Side, attribute: str) -> dict[str, int]:
+        pairs = rows.filter(pl.col("placed") == side).unique(["participant_id", attribute])
+        values = Counter(value or NOT_AVAILABLE for value in pairs[attribute].to_list())
+        return dict(sorted(values.items()))
+
+    return {
+        attribute: {side: counted(side, attribute) for side in SIDES} for attribute in _ATTRIBUTES
+    }
 
 
 def _enough(labels: dict[Side, dict[str, int]]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from spira.audio.windows import Windows
 from spira.domain.recordings import SIDES
 from spira.training.experiments import Experiment, Split
-from spira.training.tables import select, split_noise, split_people
+from spira.training.tables import balance_of, select, split_noise, split_people
 
 PEOPLE = st.lists(
     st.tuples(st.sampled_from([f"p-{n}" for n in range(30)]), st.integers(0, 3)), min_size=1
@@ -91,6 +91,24 @@ def test_nothing_is_filtered_away_unless_the_experiment_names_it() -> None:
     assert left_out == {"another utterance": 1, "label unknown": 1}
     assert quiet_excluded["findings"].to_list() == [["short"]]
     assert reasons["finding quiet excluded"] == 1
+
+
+def test_the_balance_counts_people_and_not_recordings() -> None:
+    """Who has two devices counts for both; what nobody said is "not available"."""
+    table = recordings(
+        participant_id=["a", "a", "a", "b"],
+        device=["phone", "laptop", "phone", None],
+        placed=["train", "train", "train", "test"],
+        age=[70, 70, 70, 30],
+        **{name: ["x"] * 4 for name in ("sex", "site")},
+    )
+
+    found = balance_of(table)
+
+    assert found["device"]["train"] == {"laptop": 1, "phone": 1}
+    assert found["device"]["test"] == {"not available": 1}
+    assert found["age band"] == {"train": {"60-74": 1}, "validation": {}, "test": {"18-39": 1}}
+    assert found["label"]["train"] == {"present": 1}
 
 
 def test_windows_that_refuse_short_recordings_leave_them_out_and_count_them() -> None:
