@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,26 @@ _passed: set[str] = set()
 def store(tmp_path: Path) -> ArtifactStore:
     """A real artifact store in a folder of its own."""
     return ArtifactStore.open(str(tmp_path / "store"), cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[..., Path]]:
+    """Mount something at a folder until the test ends; skipped where nobody may."""
+    places: list[Path] = []
+
+    def mounted(place: Path, *words: str) -> Path:
+        place.mkdir(exist_ok=True)
+        done = subprocess.run(
+            ["mount", *words, str(place)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"mount: {done.stderr.strip()}")
+        places.append(place)
+        return place
+
+    yield mounted
+    for place in reversed(places):
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,26 +98,6 @@ def copy(tmp_path: Path) -> Callable[[Path], Path]:
         return Path(shutil.copytree(home, tmp_path / f"home-{next(numbers)}"))
 
     return copied
-
-
-@pytest.fixture
-def mount() -> Iterator[Callable[..., Path]]:
-    """Mount something at a folder until the test ends; skipped where nobody may."""
-    places: list[Path] = []
-
-    def mounted(place: Path, *words: str) -> Path:
-        place.mkdir(exist_ok=True)
-        done = subprocess.run(
-            ["mount", *words, str(place)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"mount: {done.stderr.strip()}")
-        places.append(place)
-        return place
-
-    yield mounted
-    for place in reversed(places):
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ An artifact is a create-only manifest over content-addressed files:
     scratch/FINGERPRINT/NAME      checkpoints of work that is not committed yet
     claims/STAGE/FINGERPRINT/N    which machine is at work (spira.stores.claims); not in a folder
     damaged/abcdef…               a blob that did not match its name when somebody read it
+    incoming/…                    a recording on its way in, until it is known not to have changed
 
 A kill before the manifest leaves blobs that nothing names (`sweep` removes them); a kill after it
 leaves a whole artifact. Two writers of one fingerprint store the same blobs, and the first
@@ -22,6 +23,7 @@ import json
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -170,7 +172,10 @@ class ArtifactStore:
                   half-visible
         """
         doing = f"committing {stage} {fingerprint[:12]}"
-        entries = {name: self._put_blob(source, doing) for name, source in sorted(files.items())}
+        entries = {
+            name: self._put_blob(source, doing, foreign=stage == _IMPORTED)
+            for name, source in sorted(files.items())
+        }
         manifest = canonical_json(
             {
                 "about": dict(about),
@@ -240,6 +245,10 @@ class ArtifactStore:
             if _digest_in(item) not in named and self._settled(item):
                 freed += item["size"]
                 self._delete(item["path"])
+        for item in list(self._items("incoming/")):
+            if self._settled(item):
+                freed += item["size"]
+                self._delete(item["path"])
         for item in list(self._items("damaged/")):
             mended = self._size(_blob_key(_digest_in(item))) is not None
             if mended or _digest_in(item) not in named:
@@ -278,10 +287,17 @@ class ArtifactStore:
         )
 
     def _settled(self, item: Any) -> bool:
-        """Whether no other machine can be at work with this object."""
-        return (
-            self._folder is not None or item["last_modified"] < datetime.now(UTC) - _SETTLED_AFTER
-        )
+        """Whether no other machine can be at work with this object, asked anew: a listing is old
+        when its last object's turn comes.
+        """
+        if self._folder is not None:
+            return True
+        settled = datetime.now(UTC) - _SETTLED_AFTER
+        try:
+            now = obstore.head(self._objects, item["path"])
+        except FileNotFoundError:
+            return False
+        return bool(item["last_modified"] < settled and now["last_modified"] < settled)
 
     @contextmanager
     def claimed(
@@ -345,6 +361,7 @@ class ArtifactStore:
         if path.exists():
             if _file_digest(path) == entry.sha256:
                 self._seen[entry.sha256] = path
+                self._known.add(entry.sha256)
                 return path
             self._set_aside(entry.sha256)
         damaged = path.exists() or self._size(f"damaged/{entry.sha256}") is not None
@@ -380,9 +397,9 @@ class ArtifactStore:
                     for chunk in stream:
                         file.write(chunk)
                 fetched.replace(path)
-        self._known.add(path.name)
 
-    def _put_blob(self, source: Path | bytes, doing: str) -> FileEntry:
+    def _put_blob(self, source: Path | bytes, doing: str, *, foreign: bool) -> FileEntry:
+        """Store a file under its digest; `foreign`: somebody else may be writing to it."""
         before = _stamp(source)
         if isinstance(source, bytes):
             entry = FileEntry(hashlib.sha256(source).hexdigest(), len(source))
@@ -392,12 +409,25 @@ class ArtifactStore:
             return entry
         key = _blob_key(entry.sha256)
         with self._translated(doing):
-            obstore.put(self._objects, key, source)
-        if _stamp(source) != before:  # what was put may not be what was hashed
-            self._delete(key)
-            raise TransientError(f"{doing}: a file changed while it was being stored; run again")
+            if foreign:
+                self._put_unchanged(key, source, before, doing)
+            else:
+                obstore.put(self._objects, key, source)
         self._known.add(entry.sha256)
         return entry
+
+    def _put_unchanged(
+        self, key: str, source: Path | bytes, before: tuple[int, int] | None, doing: str
+    ) -> None:
+        """Put a file under its name when it is known not to have changed since it was hashed: that
+        name may hold another dataset's good audio.
+        """
+        incoming = f"incoming/{uuid.uuid4().hex}"
+        obstore.put(self._objects, incoming, source)
+        if _stamp(source) != before:
+            self._delete(incoming)
+            raise TransientError(f"{doing}: a file changed while it was stored; run again")
+        obstore.rename(self._objects, incoming, key)
 
     def _holds(self, entry: FileEntry, source: Path | bytes) -> bool:
         """Whether the blob is there with the right bytes, so that it need not be put.

@@ -29,7 +29,6 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import yaml
 
@@ -105,20 +104,22 @@ class Registry:
                 "write sqlite:////folder/mlflow.db or the http(s) address of an MLflow server"
             )
         self._uri = uri
-        self._database = Path(uri.removeprefix("sqlite:///")) if scheme == "sqlite" else None
-        self._artifacts = artifacts
+        self._database = None
+        if scheme == "sqlite":
+            self._database = Path(uri.removeprefix("sqlite:///")).expanduser().resolve()
+            self._uri = f"sqlite:///{self._database}"
+        self._artifacts = artifacts.resolve()
         self._name = model_name
         self._lock = lock
 
     @classmethod
     def open(cls, settings: "StoresSettings", *, home: Path) -> "Registry":
         """The registry that the settings name; by default MLflow on SQLite in the data folder."""
-        folder = home / "mlflow"
-        return cls(
-            settings.registry or f"sqlite:///{folder / 'mlflow.db'}",
-            artifacts=folder / "artifacts",
-            lock=home / "locks" / "registry",
-        )
+        uri = settings.registry or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
+        # Files lie beside the database that names them, so that the two are moved together.
+        embedded = urlsplit(uri).scheme == "sqlite"
+        beside = Path(uri.removeprefix("sqlite:///")).parent if embedded else home / "mlflow"
+        return cls(uri, artifacts=beside / "artifacts", lock=home / "locks" / "registry")
 
     def register(
         self,
@@ -146,6 +147,8 @@ class Registry:
         files = _digests(bundle)
         self._prepare()
         with _translated(), locked(self._lock):
+            if self._database is not None:
+                self._follow_files(self._database)
             version = self._version_of(fingerprint)
             if version is None:
                 run = self._run_of(fingerprint)
@@ -190,7 +193,7 @@ class Registry:
         if found is None:
             return False
         run_id, files = found
-        return _damaged(self._artifacts / run_id / "artifacts" / _FOLDER, json.loads(files)) is None
+        return _damaged(self._stored(run_id), json.loads(files)) is None
 
     def versions(self) -> list[ModelVersion]:
         """Every version that SPIRA registered, newest first."""
@@ -270,9 +273,10 @@ class Registry:
             if damaged is not None:
                 raise IntegrityError(
                     f"model {version.version}/{damaged}: its bytes in the registry do not match "
-                    "their digest; it must not answer; promote or roll back to another version"
+                    "their digest; it must not answer; run `spira stage publish` of its experiment "
+                    "again, or promote another version"
                 )
-            with locked(self._lock):  # two fetchers: the second one's copy replaces the first's
+            with locked(cache / ".lock"):  # two fetchers: the second one's copy replaces the first's
                 shutil.rmtree(folder, ignore_errors=True)
                 fetched.rename(folder)
         return folder
@@ -330,32 +334,27 @@ class Registry:
             return
         if self._database is None:
             _ask_health(self._uri)
-        elif not self._database.exists():
+        elif not _has_bytes(self._database):
             with _translated(), locked(self._lock):
-                if not self._database.exists():
+                if not _has_bytes(self._database):
                     _create_database(self._database)
-        else:
-            with _translated():
-                self._follow_files(self._database)
         with _translated():
             self._client  # noqa: B018  opens the store, once
 
     def _follow_files(self, database: Path) -> None:
-        """MLflow keeps absolute paths: where the data folder was moved, tell it the new ones."""
+        """MLflow keeps absolute paths: where the data folder was moved or copied, tell it the new
+        ones before anything is written to the old.
+        """
         import sqlalchemy
 
-        here = self._artifacts.resolve()
+        place = {"name": self._name, "here": self._artifacts.as_uri()}
         engine = sqlalchemy.create_engine(f"sqlite:///{database}")
-        place = {"name": self._name}
-        with engine.connect() as connection:
-            was = connection.scalar(
+        with engine.begin() as connection:
+            place["was"] = connection.scalar(
                 sqlalchemy.text("SELECT artifact_location FROM experiments WHERE name = :name"),
                 place,
             )
-        moved = was is not None and not Path(url2pathname(urlsplit(was).path)).exists()
-        if moved and here.is_dir():
-            place |= {"was": was, "here": here.as_uri()}
-            with locked(self._lock), engine.begin() as connection:
+            if place["was"] not in (None, place["here"]):
                 for change in (
                     "UPDATE experiments SET artifact_location = :here WHERE name = :name",
                     "UPDATE runs SET artifact_uri = :here || substr(artifact_uri, length(:was) + 1)"
@@ -363,6 +362,10 @@ class Registry:
                 ):
                     connection.execute(sqlalchemy.text(change), place)
         engine.dispose()
+
+    def _stored(self, run_id: str) -> Path:
+        """Where a run's files lie on this machine, whatever path MLflow remembers."""
+        return self._artifacts / run_id / "artifacts" / _FOLDER
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -443,12 +446,16 @@ class Registry:
     def _repair(self, version: "MlflowVersion", bundle: Path, files: Mapping[str, str]) -> None:
         """Store a published bundle's files once more where the registry's folder lost them."""
         run = self._client.get_run(str(version.run_id))
-        stored = Path(url2pathname(urlsplit(run.info.artifact_uri).path), _FOLDER)
+        stored = self._stored(run.info.run_id)
         promised: dict[str, str] = json.loads(version.tags["spira.files"])
         if _damaged(stored, promised) is not None and files.items() <= promised.items():
             self._store_files(run, bundle, files)
 
     def _fetch(self, version: ModelVersion, scratch: Path) -> Path:
+        if self._database is not None:
+            if not self._stored(version.run_id).is_dir():
+                raise _gone(version)
+            return Path(shutil.copytree(self._stored(version.run_id), scratch / _FOLDER))
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
@@ -460,9 +467,7 @@ class Registry:
             gone = getattr(error, "errno", 0) in (None, errno.ENOENT)
             if not gone and getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise IntegrityError(
-                f"model {version.version}: its files are gone from the registry; publish it again"
-            ) from error
+            raise _gone(version) from error
 
     def _create_version(
         self,
@@ -513,6 +518,17 @@ class Registry:
             files=json.loads(version.tags["spira.files"]),
             run_id=version.run_id,
         )
+
+
+def _gone(version: ModelVersion) -> IntegrityError:
+    return IntegrityError(
+        f"model {version.version}: its files are gone from the registry; run `spira stage publish` "
+        "of its experiment again"
+    )
+
+
+def _has_bytes(database: Path) -> bool:
+    return database.exists() and database.stat().st_size > 0
 
 
 def _checked(fingerprint: str) -> str:

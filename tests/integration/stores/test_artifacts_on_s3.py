@@ -81,6 +81,29 @@ def test_another_content_of_the_same_size_is_replaced_by_a_commit(
     assert other.read("a") == b"hello"
 
 
+def test_an_import_of_a_changing_file_leaves_the_audio_of_other_datasets(
+    open_store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both hold the same recording, which somebody edits while the second one is stored."""
+    source = tmp_path / "source"
+    source.write_bytes(b"a recording")
+    open_store.commit("dataset", NAME, {"a": source}, {})
+    put = obstore.put
+
+    def put_after_a_change(objects: object, key: str, data: object, **options: object) -> object:
+        source.write_bytes(b"edited")
+        return put(objects, key, data, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as context:
+        context.setattr(obstore, "put", put_after_a_change)
+        with pytest.raises(TransientError, match="a file changed"):
+            reopened(tmp_path).commit("dataset", "b" * 64, {"a": source}, {})
+
+    found = reopened(tmp_path).find("dataset", NAME)
+    assert found is not None
+    assert found.read("a") == b"a recording"
+
+
 def test_a_fetch_that_fails_leaves_nothing_in_the_cache(
     open_store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper
 from spira.domain.errors import InputError, IntegrityError, TransientError
 from spira.stores import registry as registry_module
 from spira.stores.registry import ChampionChange, ModelVersion, Registry
+from spira.stores.settings import StoresSettings
 
 FIRST = hashlib.sha256(b"first").hexdigest()
 SECOND = hashlib.sha256(b"second").hexdigest()
@@ -245,7 +247,7 @@ def test_damaged_bytes_in_the_registry_never_answer_and_publishing_repairs_them(
     with pytest.raises(IntegrityError, match=r"model 1/model\.onnx"):
         registry.download(version, home / "cache")
 
-    assert list((home / "cache").iterdir()) == []
+    assert list((home / "cache").glob("*")) == []
     publish(registry, bundle)
     assert registry.download(version, home / "cache").is_dir()
 
@@ -276,6 +278,55 @@ def test_a_data_folder_may_be_moved(home: Path, bundle: Path, tmp_path: Path) ->
     assert {path.name for path in folder.iterdir()} == set(version.files)
     assert (here / "artifacts" / again.run_id).is_dir()
     assert not there.exists()
+
+
+def test_a_copied_data_folder_keeps_its_models_to_itself(
+    home: Path, bundle: Path, tmp_path: Path
+) -> None:
+    """A backup restored beside the original: what is published in the one is not in the other."""
+    publish(registry_in(home), bundle)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(home / "mlflow.db", copy)
+    shutil.copytree(home / "artifacts", copy / "artifacts")
+
+    made = publish(registry_in(copy), bundle, SECOND)
+    shutil.rmtree(home / "artifacts")
+
+    assert registry_in(copy).holds(SECOND)
+    assert (registry_in(copy).download(made, tmp_path / "cache") / "report.html").is_file()
+    assert registry_in(copy).download(registry_in(copy).get("1"), tmp_path / "cache").is_dir()
+
+
+def test_a_moved_folder_that_cannot_be_written_can_be_read(
+    home: Path, bundle: Path, tmp_path: Path, mount: Callable[..., Path]
+) -> None:
+    """A backup mounted read-only at another place."""
+    there = tmp_path / "there"
+    there.mkdir()
+    shutil.copy(home / "mlflow.db", there)
+    publish(registry_in(there), bundle)
+    here = there.rename(tmp_path / "here")
+    seen = mount(tmp_path / "seen", "--bind", str(here))
+    subprocess.run(["mount", "-o", "remount,ro,bind", str(seen)], check=True)
+
+    registry = registry_in(seen)
+
+    assert registry.holds(FIRST)
+    assert registry.download(registry.get("1"), tmp_path / "cache").is_dir()
+
+
+def test_a_relative_address_and_an_empty_database_are_taken(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sqlite:///reg.db`, where a file without tables lies."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reg.db").touch()
+    settings = StoresSettings(registry="sqlite:///reg.db")
+
+    publish(Registry.open(settings, home=tmp_path / "home"), bundle)
+
+    assert Registry.open(settings, home=tmp_path / "other").holds(FIRST)
 
 
 def test_asking_for_a_champion_before_there_is_one_says_how_to_get_one(

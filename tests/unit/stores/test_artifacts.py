@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import obstore
@@ -223,25 +224,31 @@ def test_no_commit_names_a_blob_that_is_damaged(store: ArtifactStore, tmp_path: 
     assert other.read("a") == path.read_bytes() == b"hello"
 
 
-def test_a_file_that_changes_while_it_is_stored_is_not_stored(
+def changing(source: Path) -> Callable[..., object]:
+    """A put before which somebody writes to the file."""
+    put = obstore.put
+
+    def put_after_a_change(objects: object, key: str, data: object, **options: object) -> object:
+        source.write_bytes(b"after it was hashed")
+        return put(objects, key, data, **options)  # type: ignore[arg-type]
+
+    return put_after_a_change
+
+
+def test_a_recording_that_changes_while_it_is_stored_is_not_stored(
     store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its name would be the digest of other bytes: no blob and no artifact, try again."""
     source = tmp_path / "source"
     source.write_bytes(b"before")
-    put = obstore.put
-
-    def changing(objects: object, key: str, data: object, **options: object) -> object:
-        source.write_bytes(b"after it was hashed")
-        return put(objects, key, data, **options)  # type: ignore[arg-type]
 
     with monkeypatch.context() as context:
-        context.setattr(obstore, "put", changing)
-        with pytest.raises(TransientError, match="a file changed while it was being stored"):
-            store.commit("split", NAME, {"a": source}, {})
+        context.setattr(obstore, "put", changing(source))
+        with pytest.raises(TransientError, match="a file changed while it was stored"):
+            store.commit("dataset", NAME, {"a": source}, {})
 
-    assert store.find("split", NAME) is None
-    assert not [path for path in (tmp_path / "store/blobs").rglob("*") if path.is_file()]
+    assert store.find("dataset", NAME) is None
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
 
 
 def test_an_artifact_of_a_newer_format_is_refused(store: ArtifactStore, tmp_path: Path) -> None:
