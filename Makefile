@@ -12,10 +12,12 @@ help: ## this list
 
 $(READY): pyproject.toml requirements/constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed; set PYTHON=/path/to/python3.11"; exit 2; }
-	@# An installation that was killed half-way leaves packages that pip cannot read: begin anew.
-	@[ -e $@ ] || rm -rf $(ENV)
+	@# An installation of ours that was killed half-way holds packages that pip cannot read.
+	@[ ! -e $(ENV)/.begun ] || rm -rf $(ENV)
 	$(PYTHON) -m venv $(ENV)
+	@touch $(ENV)/.begun
 	$(BIN)/pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[train,synthetic,dev]'
+	@rm $(ENV)/.begun
 	@touch $@
 
 env: $(READY) ## the virtual environment

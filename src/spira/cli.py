@@ -96,15 +96,19 @@ def spira(
     Exit codes: 0 done · 1 a defect of ours · 2 wrong input · 3 refused by a policy ·
     70 stored bytes are damaged · 75 try again later · 130 interrupted
     """
-    if ctx.meta[_HELP]:
-        return  # help needs neither settings nor a data folder
     from spira.console import Console
     from spira.logs import configure_logs
     from spira.settings import read_settings
     from spira.wiring import Application
 
     configure_logs(log_level)
-    ctx.obj = Application(read_settings(home=home, overrides=overrides), Console(as_json=as_json))
+    try:
+        settings = read_settings(home=home, overrides=overrides)
+    except SpiraError:
+        if ctx.meta[_HELP]:
+            return  # help needs no settings, and must be there when they are wrong
+        raise
+    ctx.obj = Application(settings, Console(as_json=as_json))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -26,7 +26,7 @@ _ENOUGH = 280  # people of whom 60 of each class are tested, which the policy as
 
 @click.command()
 @click.option("--seed", default=1, show_default=True, help="Another hospital, another training.")
-@click.option("--participants", default=400, show_default=True, type=click.IntRange(60, 5000))
+@click.option("--participants", default=560, show_default=True, type=click.IntRange(60, 5000))
 @click.option(
     "--experiment",
     type=click.Path(path_type=Path),

@@ -55,7 +55,7 @@ def parse_document(
     try:
         places = list(_places(yaml.compose(text, Loader=loader)))
         document = yaml.load(text, Loader=loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: 2024-13-01, 0x_
         raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         known = ", ".join(model.model_fields)
@@ -66,7 +66,9 @@ def parse_document(
         for number, (keys, line) in enumerate(places)
         if keys in (earlier for earlier, _ in places[:number])
     ]
-    overridden = {_override(document, override) for override in overrides}
+    # Kinds first: what else is overridden belongs to the kind that is chosen, in any order.
+    in_order = sorted(overrides, key=lambda override: not _chooses(override))
+    overridden = {_override(document, override) for override in in_order}
     try:
         read = model.model_validate(document)
     except ValidationError as error:
@@ -98,12 +100,17 @@ def _override(document: dict[str, Any], override: str) -> Keys:
             raise InputError(f"--set {override}: {parent} holds a value, not keys")
     try:
         wanted = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"--set {override}: the value is not YAML") from error
-    if last == "kind" and document.get("kind") != wanted:
+    if _chooses(override) and document.get("kind") != wanted:
         document.clear()
     document[last] = wanted
     return (*parents, last)
+
+
+def _chooses(override: str) -> bool:
+    """Whether an override names the kind of a strategy."""
+    return override.partition("=")[0].endswith(".kind")
 
 
 def _places(node: Any, at: Keys = ()) -> Iterator[tuple[Keys, int]]:

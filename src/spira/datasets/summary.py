@@ -85,7 +85,7 @@ class Measured(Frozen):
 
 
 class DatasetSummary(Frozen):
-    """LabelCounts of a dataset version: what is in it, what was odd, what was refused."""
+    """Counts of a dataset version: what is in it, what was odd, what was refused."""
 
     people: LabelCounts  # participants; one with two labels counts for both
     recordings: LabelCounts

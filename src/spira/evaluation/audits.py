@@ -508,7 +508,7 @@ _LEVEL = Sentence(
     en="It may be the illness, or the distance and the gain of the microphone: this figure does "
     "not tell them apart.",
 )
-_LEVEL_WARNS_ABOVE = 0.65  # AUROC; where the audits that refuse have their limit
+_LEVEL_WARNS_ABOVE = 0.65  # AUROC; as far from chance as the audits that refuse allow unless told
 
 
 def level_warns(audit: Audit) -> bool:

@@ -198,6 +198,7 @@ class Story(NamedTuple):
     audits_in_short: Sentence
     better_baselines: tuple[Baseline, ...]  # in one condition at least
     equal_baselines: tuple[Baseline, ...]  # no difference shown, in one condition at least
+    beats_baselines: bool  # shown of each of them, in every condition
     warnings: tuple[Sentence, ...]
 
 
@@ -243,6 +244,8 @@ def tell(data: ReportInput) -> Story:
         audits_in_short=_audits_in_short(gates),
         better_baselines=tuple(b for b in result.baselines if b.standing == "better"),
         equal_baselines=tuple(b for b in result.baselines if b.standing == "no difference shown"),
+        beats_baselines=bool(result.baselines)
+        and all(baseline.standing == "behind" for baseline in result.baselines),
         warnings=tuple(_warnings(data)),
     )
 
@@ -443,7 +446,9 @@ def _warnings(data: ReportInput) -> list[Sentence]:
                 n=side.noise_recordings,
             )
             for side in data.split
-            if side.noise_recordings is not None and side.noise_recordings < _FEW_NOISES
+            if side.side != "train"  # what is heard there changes the model, not the figures
+            and side.noise_recordings is not None
+            and side.noise_recordings < _FEW_NOISES
         ]
     lacking = [group for group in result.subgroups if not group.sufficient]
     if lacking:
@@ -706,34 +711,6 @@ def separates(found: ConditionResult) -> bool:
     return both and found.calibration_slope.value is None
 
 
-_PORTUGUESE = {"de", "da", "e", "em", "com", "sem", "para", "uma", "um", "os", "não", "por", "na"}
-_ENGLISH = {
-    "the",
-    "of",
-    "and",
-    "in",
-    "with",
-    "without",
-    "for",
-    "an",
-    "to",
-    "by",
-    "on",
-    "at",
-    "under",
-}
-
-
-def _language_of(text: str) -> str:
-    """The language tag of somebody's own text, by its little words; "und" where they tell none."""
-    words = [found.strip(".,;:()") for found in text.lower().split()]
-    portuguese = sum(found in _PORTUGUESE for found in words)
-    english = sum(found in _ENGLISH for found in words)
-    if portuguese == english:
-        return "und"
-    return "pt-BR" if portuguese > english else "en"
-
-
 # --- the page -------------------------------------------------------------------------------
 
 
@@ -807,7 +784,6 @@ def _environment() -> "Environment":
         epochs=_epochs,
         never_given=_never_given,
         separates=separates,
-        language_of=_language_of,
         roc=_roc,
         calibration=_calibration,
         distribution=_distribution,

@@ -65,7 +65,7 @@ def load(folder: Path) -> tuple[ModelManifest, Scorer]:
     if digest != manifest.network_sha256:
         raise IntegrityError(
             f"model {folder}: model.onnx has digest {digest[:12]}, its manifest names "
-            f"{manifest.network_sha256[:12]}; fetch the model again"
+            f"{manifest.network_sha256[:12]}; copy the model again from where it came"
         )
     return manifest, Scorer(network, manifest.scoring, manifest.operating_point)
 
@@ -77,7 +77,7 @@ def _manifest(folder: Path, text: bytes) -> ModelManifest:
         version = int(document["format_version"])
         named = document.pop("sha256", None)
         digest = fingerprint(document)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{where} is not a model's manifest") from error
     if version != FORMAT_VERSION:
         advice = "upgrade SPIRA" if version > FORMAT_VERSION else "publish the model again"
@@ -94,6 +94,6 @@ def _manifest(folder: Path, text: bytes) -> ModelManifest:
     if named != digest:
         raise IntegrityError(
             f"{where} is not as it was published: its digest is {digest[:12]}, it names "
-            f"{str(named)[:12]}; fetch the model again"
+            f"{str(named)[:12]}; copy the model again from where it came"
         )
     return manifest

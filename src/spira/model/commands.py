@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -44,12 +44,14 @@ class _Model:
     help="champion, challenger, a version's number, or a bundle's folder.",
 )
 @click.option("--language", metavar="TAG", help="Spoken language, e.g. pt-BR; else the model's.")
-@click.option("--utterance", type=click.Choice(UTTERANCES), default="sentence", show_default=True)
+@click.option("--utterance", type=click.Choice(UTTERANCES), help="What was said; else the model's.")
 @click.option("--age", type=click.IntRange(0, 130), help="In years, where known.")
 @click.option("--device", metavar="NAME", help="Capture device, where known.")
 @click.option("--site", metavar="NAME", help="Where it was recorded, where known.")
-@click.option("--tracheostomy", is_flag=True, help="The patient has one: recorded, not scored.")
-@click.option("--intubated", is_flag=True, help="The patient is intubated: recorded, not scored.")
+@click.option(
+    "--tracheostomy/--no-tracheostomy", default=None, help="With one: recorded, not scored."
+)
+@click.option("--intubated/--not-intubated", default=None, help="If so: recorded, not scored.")
 @click.option("--unfinished", is_flag=True, help="The patient could not finish the sentence.")
 @click.option("--probability", is_flag=True, help="Also the calibrated probability.")
 @click.option(
@@ -62,12 +64,12 @@ def predict(
     files: tuple[Path, ...],
     reference: str,
     language: str | None,
-    utterance: Utterance,
+    utterance: Utterance | None,
     age: int | None,
     device: str | None,
     site: str | None,
-    tracheostomy: bool,
-    intubated: bool,
+    tracheostomy: bool | None,
+    intubated: bool | None,
     unfinished: bool,
     probability: bool,
     force: bool,
@@ -194,8 +196,6 @@ def _answer(
     from spira.model import prediction
 
     manifest = model.manifest
-    unsaid = prediction.not_declared(declared)
-    assumed = {"not_declared": unsaid, "assumed": prediction.assumed(manifest.envelope, unsaid)}
     every: dict[str, Any] = {
         "file": str(file),
         "model": model.label,
@@ -209,8 +209,14 @@ def _answer(
             **every,
         )
     try:
-        checked = check(file, thresholds=thresholds, utterance=declared.utterance)
-        every["sha256"] = checked.sha256
+        utterance = declared.utterance or cast(Utterance, manifest.envelope.utterances[0])
+        checked = check(file, thresholds=thresholds, utterance=utterance)
+        unsaid = prediction.not_declared(declared)
+        every |= {
+            "sha256": checked.sha256,
+            "not_declared": unsaid,
+            "assumed": prediction.assumed(manifest.envelope, unsaid),
+        }
         findings = tuple(
             finding
             for finding in checked.findings
@@ -244,7 +250,6 @@ def _answer(
             reasons=reasons,
             findings=findings,
             probability=score.calibrated,
-            **assumed,
             **every,
         )
     share = model.shares.get(score.outcome)
@@ -255,7 +260,6 @@ def _answer(
         findings=findings,
         how_sure=None if share is None else prediction.how_sure(share),
         probability=score.calibrated if probability else None,
-        **assumed,
         **every,
     )
 

@@ -24,7 +24,7 @@ from spira.domain.recordings import (
     Utterance,
 )
 
-Undeclared = Literal["language", "age", "device", "site"]
+Undeclared = Literal["utterance", "language", "age", "device", "site", "tracheostomy", "intubated"]
 
 ADULT_YEARS = 18  # CLINICAL.md: under 18 is outside intended use, whatever a model was tested on
 
@@ -57,8 +57,8 @@ REFUSED: dict[RefusalReason, Sentence] = {
         en="Audio with invalid values. Record again.",
     ),
     "out_of_scale": Sentence(
-        pt="Áudio fora de escala. Converta o arquivo para 16 bits ou grave de novo.",
-        en="Audio out of scale. Convert the file to 16 bit or record again.",
+        pt="Áudio fora de escala. Exporte de novo do original ou grave de novo.",
+        en="Audio out of scale. Export it again from the original or record again.",
     ),
     "too_short": Sentence(
         pt="Gravação curta demais. Grave de novo.", en="Recording too short. Record again."
@@ -81,10 +81,13 @@ _UTTERANCES_PT: dict[str, str] = {
 
 
 _UNDECLARED: dict[Undeclared, Sentence] = {
+    "utterance": Sentence(pt="gravação", en="recording"),
     "language": Sentence(pt="língua", en="language"),
     "age": Sentence(pt="idade", en="age"),
     "device": Sentence(pt="aparelho", en="device"),
     "site": Sentence(pt="local", en="site"),
+    "tracheostomy": Sentence(pt="sem traqueostomia", en="no tracheostomy"),
+    "intubated": Sentence(pt="sem intubação", en="not intubated"),
 }
 
 _LAST_BIT = 6  # decimals: 1 - 0.94 is six people of a hundred, not a bit more than six
@@ -92,15 +95,15 @@ _SOME_SPEECH_S = 0.1  # the shortest stretch that the detector of speech reports
 
 
 class Declared(Frozen):
-    """What the caller says about the recordings; a file knows none of it."""
+    """What the caller says about the recordings; a file knows none of it. None: not said."""
 
-    language: str | None = None  # None: taken to be the model's
-    utterance: Utterance = "sentence"
+    language: str | None = None
+    utterance: Utterance | None = None
     age: int | None = Field(default=None, ge=0, le=130)
     device: str | None = None
     site: str | None = None
-    tracheostomy: bool = False
-    intubated: bool = False
+    tracheostomy: bool | None = None
+    intubated: bool | None = None
     unfinished: bool = False  # the patient could not finish: no rule about length applies
 
 
@@ -144,7 +147,7 @@ def outside(
     a sentence.
     """
     reasons: list[Sentence] = []
-    if declared.utterance not in envelope.utterances:
+    if declared.utterance is not None and declared.utterance not in envelope.utterances:
         tested = [_UTTERANCES_PT.get(name, name) for name in envelope.utterances]
         reasons.append(
             Sentence(
@@ -222,9 +225,22 @@ def assumed(envelope: Envelope, names: tuple[Undeclared, ...]) -> Sentence | Non
     """What was taken to be as in the test, because nobody declared it; None where all was."""
     if not names:
         return None
-    spoken = f" ({', '.join(envelope.languages)})"
-    pt = ", ".join(_UNDECLARED[name].pt + spoken * (name == "language") for name in names)
-    en = ", ".join(_UNDECLARED[name].en + spoken * (name == "language") for name in names)
+    of: dict[str, tuple[str, str]] = {
+        "language": (", ".join(envelope.languages),) * 2,
+        "utterance": (
+            ", ".join(_UTTERANCES_PT.get(name, name) for name in envelope.utterances),
+            ", ".join(envelope.utterances),
+        ),
+    }
+
+    def listed(language: Literal["pt", "en"], place: int) -> str:
+        words = []
+        for name in names:
+            which = of.get(name, ("", ""))[place]
+            words.append(getattr(_UNDECLARED[name], language) + (f" ({which})" if which else ""))
+        return ", ".join(words)
+
+    pt, en = listed("pt", 0), listed("en", 1)
     return Sentence(
         pt=f"Não declarado, suposto como no teste: {pt}.",
         en=f"Not declared, taken to be as in the test: {en}.",

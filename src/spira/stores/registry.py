@@ -276,7 +276,7 @@ class Registry:
                     "their digest; it must not answer; run `spira stage publish` of its experiment "
                     "again, or promote another version"
                 )
-            with locked(cache / ".lock"):  # two fetchers: the second one's copy replaces the first's
+            with locked(cache / ".lock"):  # of two fetchers the second one's copy stays
                 shutil.rmtree(folder, ignore_errors=True)
                 fetched.rename(folder)
         return folder

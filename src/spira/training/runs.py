@@ -7,7 +7,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,7 +167,7 @@ def clean(home: Path, store: ArtifactStore, *, interrupted: bool = False) -> Cle
             store.clear_scratch(name)
         folders = [*_left(home), *_half_fetched(home)]
         for path in folders:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # its owner may be removing it too
         for path in (home / "locks").glob("*.lock"):
             path.unlink()
         return Cleaned(removed_runs, len(checkpoints), len(folders), freed)
@@ -184,8 +184,9 @@ def _half_fetched(home: Path) -> Iterator[Path]:
     """What a killed process was fetching or making; those at it now hold no lock that tells."""
     for pattern in ("cache/fetching-*", "cache/models/fetching-*", "mlflow/making-*"):
         for path in home.glob(pattern):
-            if path.stat().st_mtime < time.time() - _FETCHED_WITHIN_S:
-                yield path
+            with suppress(FileNotFoundError):  # its owner has just removed it
+                if path.stat().st_mtime < time.time() - _FETCHED_WITHIN_S:
+                    yield path
 
 
 def stage_rows(run: Run) -> list[tuple[StageName, str, str]]:

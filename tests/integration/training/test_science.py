@@ -18,7 +18,7 @@ INJECTIONS = pytest.mark.parametrize(
 )
 SEEDS = range(1, 11)
 DEMO = Hospital(
-    participants=400, effect=1.4, utterances=("sentence", "ambient_before", "ambient_after")
+    participants=560, effect=1.4, utterances=("sentence", "ambient_before", "ambient_after")
 )
 
 
@@ -116,11 +116,12 @@ def test_the_demo_is_right_in_nine_of_ten_hospitals(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_ward_noise_shortcut_is_caught_at_the_size_of_the_demo(
+def test_a_ward_noise_shortcut_is_caught_in_a_hospital_of_400(
     seed: int, new_laboratory: Callable[[], Any], tell: Callable[..., None]
 ) -> None:
     """The injection of noise in training does not remove it, and the audits see it either way."""
-    ward = DEMO.model_copy(update={"seed": seed, "effect": 0.0, "shortcuts": {"ward-noise": 0.9}})
+    planted = {"effect": 0.0, "shortcuts": {"ward-noise": 0.9}}
+    ward = DEMO.model_copy(update={"seed": seed, "participants": 400, **planted})
     here = new_laboratory()
     for changes in (("noise={kind: none}",), ()):
         outcome = here.try_out(ward, changes=changes)
