@@ -67,6 +67,22 @@ def test_another_kind_by_override_drops_the_keys_of_the_old_one() -> None:
     assert same.sound == Loud(peak=2)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_kind_is_overridden_before_its_keys_in_any_order(order: int) -> None:
+    """No override is lost to another one."""
+    overrides = ["sound.gain_db=3", "sound.kind=soft"][::order]
+
+    changed = parse_document("sound: {kind: loud}", Step, where="step.yaml", overrides=overrides)
+
+    assert changed.sound == Soft(gain_db=3)
+    with pytest.raises(
+        InputError, match=r"\(--set\): unknown key sound.gain; did you mean gain_db"
+    ):
+        parse_document(
+            "sound: {kind: loud}", Step, where="s", overrides=["sound.gain=3", "sound.kind=soft"]
+        )
+
+
 def test_a_strategy_is_asked_for_in_words() -> None:
     """Its kinds are listed where none, a wrong one, or no mapping at all is given."""
     assert mistakes("name: x\nsteps:\n- sound: {}\n- sound: {kind: wet}\n- sound: loud\n") == [
@@ -112,7 +128,19 @@ def test_words_are_taken_as_they_are_written() -> None:
     assert read.every == ("yes", "1", "2024-03-01")
 
 
-@pytest.mark.parametrize("text", ["a: &x [*x]", "[" * 1500, "? {a: b}\n: c", "\x00", "- a", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &x [*x]",
+        "[" * 1500,
+        "? {a: b}\n: c",
+        "\x00",
+        "- a",
+        "",
+        "name: 2024-13-01",
+        "level: 0x_",
+    ],
+)
 def test_what_is_no_document_is_refused_in_words(text: str) -> None:
     """Aliases of themselves, nesting without end, keys that are no text, bytes that are none."""
     assert all(mistake.startswith("plan.yaml") for mistake in mistakes(text))

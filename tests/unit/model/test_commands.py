@@ -258,16 +258,19 @@ def test_what_is_declared_to_be_outside_is_recorded_and_not_scored(
 def test_an_answer_says_what_it_assumed(bundle: Path, tmp_path: Path) -> None:
     """For people in both languages, for programs by name; nothing where all was declared."""
     loud = sound(tmp_path / "loud.wav")
-    whole = ("--language", "pt-BR", "--age", "60", "--device", "phone", "--site", "ward-1")
+    patient = ("--age", "60", "--no-tracheostomy", "--not-intubated", "--utterance", "sentence")
+    whole = (*patient, "--language", "pt-BR", "--device", "phone", "--site", "ward-1")
 
-    text = run("--model", bundle, "--age", "60", loud).stdout
-    (row,) = answers("--model", bundle, "--age", "60", loud)
+    text = run("--model", bundle, *patient, loud).stdout
+    (row,) = answers("--model", bundle, *patient, loud)
     (told,) = answers("--model", bundle, *whole, loud)
+    (refused,) = answers("--model", bundle, "--age", "12", loud)
 
     assert "Não declarado, suposto como no teste: língua (pt-BR), aparelho, local." in text
     assert "Not declared, taken to be as in the test: language (pt-BR), device, site." in text
     assert row["not_declared"] == ["language", "device", "site"]
     assert row["assumed"]["en"].startswith("Not declared")
+    assert "tracheostomy" in refused["not_declared"]  # not scored; what nobody said is told too
     assert told["not_declared"] == []
     assert "assumed" not in told
 

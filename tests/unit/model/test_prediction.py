@@ -1,6 +1,6 @@
 """Where a model may answer, and in which words."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -11,6 +11,7 @@ from spira.model import prediction
 from spira.model.prediction import (
     Declared,
     PresentShare,
+    Undeclared,
     assumed,
     forced_sentence,
     how_sure,
@@ -130,24 +131,35 @@ def test_an_envelope_that_knows_little_excludes_little() -> None:
 def test_what_nobody_declared_is_said_to_be_assumed() -> None:
     """Short, in both languages; the language that is assumed is named."""
     nothing = not_declared(Declared())
-    some = not_declared(Declared(language="pt-BR", age=60))
+    known = {"utterance": "sentence", "tracheostomy": False, "intubated": False}
+    some = not_declared(Declared(language="pt-BR", age=60, **known))
     said, less = assumed(ENVELOPE, nothing), assumed(ENVELOPE, some)
 
-    assert nothing == ("language", "age", "device", "site")
+    assert set(nothing) == set(get_args(Undeclared))
     assert said is not None
     assert less is not None
     assert said.pt == (
-        "Não declarado, suposto como no teste: língua (pt-BR), idade, aparelho, local."
+        "Não declarado, suposto como no teste: gravação (frase), língua (pt-BR), idade, aparelho, "
+        "local, sem traqueostomia, sem intubação."
     )
     assert said.en == (
-        "Not declared, taken to be as in the test: language (pt-BR), age, device, site."
+        "Not declared, taken to be as in the test: recording (sentence), language (pt-BR), age, "
+        "device, site, no tracheostomy, not intubated."
     )
     assert less.en == "Not declared, taken to be as in the test: device, site."
 
 
 def test_where_everything_was_declared_nothing_is_assumed() -> None:
     """No sentence."""
-    whole = Declared(language="pt-BR", age=60, device="phone-a", site="s1")
+    whole = Declared(
+        utterance="sentence",
+        language="pt-BR",
+        age=60,
+        device="phone-a",
+        site="s1",
+        tracheostomy=False,
+        intubated=False,
+    )
 
     assert assumed(ENVELOPE, not_declared(whole)) is None
 
