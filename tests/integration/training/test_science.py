@@ -71,8 +71,8 @@ def test_a_planted_ward_noise_shortcut_is_caught(
 def test_nothing_to_find_is_not_found(laboratory: Any) -> None:
     """Without effect and shortcut the AUROC is chance.
 
-    The bound is three standard errors of the mean of two AUROCs of 25 + 25 people whose labels
-    mean nothing (Mann-Whitney): 3 sqrt((25 + 25 + 1) / (12 x 25 x 25) / 2).
+    The bound is three standard errors of the mean of two AUROCs of 20 + 20 people whose labels
+    mean nothing (Mann-Whitney): 3 sqrt((20 + 20 + 1) / (12 x 20 x 20) / 2).
     """
     changes = (
         "optimisation.epochs=8",
@@ -82,7 +82,7 @@ def test_nothing_to_find_is_not_found(laboratory: Any) -> None:
         laboratory.try_out(
             Hospital(
                 seed=seed,
-                participants=84,
+                participants=68,
                 effect=0,
                 duration_s=(6, 7),
                 utterances=("sentence",),
@@ -92,7 +92,7 @@ def test_nothing_to_find_is_not_found(laboratory: Any) -> None:
         for seed in (1, 2)
     ]
 
-    assert np.mean([found.auroc("clean") for found in outcomes]) == pytest.approx(0.5, abs=0.175)
+    assert np.mean([found.auroc("clean") for found in outcomes]) == pytest.approx(0.5, abs=0.196)
     assert {found.exit_code for found in outcomes} == {3}
 
 

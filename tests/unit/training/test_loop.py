@@ -19,7 +19,6 @@ from spira.training.experiments import parse_experiment
 from spira.training.features import FeatureSet
 from spira.training.loop import fit, launch, validation_loss
 from spira.training.settings import TrainingSettings
-from spira.training.smoke import overfit
 
 SMALL = """
 name: small
@@ -365,13 +364,6 @@ def test_a_device_that_is_not_there_is_said_at_start() -> None:
         return
     with pytest.raises(InputError, match="no CUDA device"):
         launch(TrainingSettings(accelerator="cuda"))
-
-
-def test_eight_recordings_are_overfitted() -> None:
-    """Loss under 0.05 without dropout."""
-    losses = overfit(TrainingSettings())
-
-    assert losses[-1] < 0.05 < losses[0]
 
 
 def test_prefetching_keeps_order_and_passes_errors_on() -> None:
