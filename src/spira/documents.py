@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from spira.domain.errors import InputError
 from spira.domain.frozen import Frozen
-from spira.domain.suggestions import nearest
+from spira.domain.suggestions import nearest, nearest_name
 
 Document = TypeVar("Document", bound=Frozen)
 Keys = tuple[str, ...]  # where something stands in a document, outermost key first
@@ -187,8 +187,8 @@ def _nearest_key(keys: Keys, model: type[BaseModel]) -> str:
         return f"; did you mean {elsewhere[leaf]}?"
     if hint := nearest(leaf, beside):
         return hint
-    if hint := nearest(leaf, elsewhere):
-        return f"; did you mean {elsewhere[hint.removeprefix('; did you mean ')[:-1]]}?"
+    if found := nearest_name(leaf, elsewhere):
+        return f"; did you mean {elsewhere[found]}?"
     return f"; known: {', '.join(dict.fromkeys(beside))}" if beside else ""
 
 

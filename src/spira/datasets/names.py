@@ -58,10 +58,10 @@ def resolve(store: ArtifactStore, reference: str) -> str:
         return found[0]
     if found:
         raise InputError(f"dataset {reference}: {len(found)} digests begin so; give more digits")
-    if store.damaged(_NAMES_STAGE):
+    if damaged := store.damaged(_NAMES_STAGE):
         raise IntegrityError(
             f"dataset {reference!r}: not among the names that can be read, and "
-            f"{len(store.damaged(_NAMES_STAGE))} cannot: they are damaged; use the digest that "
+            f"{len(damaged)} cannot: they are damaged; use the digest that "
             "`spira dataset list` shows, or import that dataset again"
         )
     known = f"{nearest(reference, names)}; known: {', '.join(sorted(names))}" if names else ""

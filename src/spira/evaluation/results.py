@@ -205,7 +205,7 @@ def _document(file: Path) -> Any:
         raise InputError(f"{file}: cannot be read ({error.strerror}); publish again") from error
     except ValueError as error:
         raise IntegrityError(
-            f"{file}: damaged, it is no whole JSON; fetch the model again"
+            f"{file}: damaged, it is no whole JSON; copy the model again from where it came"
         ) from error
 
 
