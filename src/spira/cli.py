@@ -19,6 +19,10 @@ _COMMANDS = {
     "train": ("spira.training.commands:train", "Run the pipeline of an experiment."),
     "stage": ("spira.training.commands:stage", "Run one stage alone, in its own process."),
     "runs": ("spira.training.commands:runs", "List, show and clean runs."),
+    "schedule": (
+        "spira.scheduling.commands:schedule",
+        "Run the pipeline as a service: requests, runs, sweeps.",
+    ),
     "predict": ("spira.model.commands:predict", "Ask a model about recordings."),
     "model": ("spira.delivery.commands:model", "List, show, promote and roll back models."),
     "about": ("spira.delivery.commands:about", "Intended use, version, warnings."),
@@ -93,7 +97,7 @@ def spira(
     An indication is never a diagnosis; the physician decides.
 
     \b
-    Exit codes: 0 done · 1 a defect of ours · 2 wrong input · 3 refused by a policy ·
+    Exit codes: 0 done · 1 a defect of ours · 2 wrong input · 3 refused by an audit or policy ·
     70 stored bytes are damaged · 75 try again later · 130 interrupted
     """
     from spira.console import Console

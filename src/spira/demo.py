@@ -44,8 +44,8 @@ _ENOUGH = 280  # people of whom 60 of each class are tested, which the policy as
 def demo(app: Application, seed: int, participants: int, experiment: Path, real: Path) -> None:
     """Make a synthetic hospital, train, audit, publish, promote and predict.
 
-    Nothing that it says has clinical meaning: the voices are synthetic. Exit code 3 when the
-    policy refuses the model; the summary then says why.
+    Nothing that it says has clinical meaning: the voices are synthetic. Exit code 3 when an audit
+    or the policy refuses the model; the summary then says why.
     """
     from spira.domain.errors import PolicyRefused
     from spira.training.experiments import read_experiment
@@ -70,16 +70,29 @@ def demo(app: Application, seed: int, participants: int, experiment: Path, real:
         for utterance in _UTTERANCES:
             synthesis += ["--utterance", utterance]
         _run(app, "dataset synthesize", *synthesis, "--output", hospital, "--name", name)
-    _run(app, "train", experiment, "--data", name, "--set", f"seed={seed}")
-    plan = app.plan(chosen, name)
-    version = _version(app, plan)
-    refused = ""
+    version, refused = None, ""
     try:
+        _run(app, "train", experiment, "--data", name, "--set", f"seed={seed}")
+        version = _version(app, app.plan(chosen, name))
         _run(app, "model promote", version, "--policy", "demo")
     except PolicyRefused as refusal:
         refused = str(refusal)
-        app.say(f"\n{refused}\nThis is the policy at work; the demo goes on without a champion.")
+        missing = "champion" if version else "model"
+        app.say(f"\n{refused}\nThese are the rules at work; the demo goes on without a {missing}.")
+    plan = app.plan(chosen, name)
+    if version is not None:
+        _ask(app, plan, hospital, real, version)
 
+    summary = _summary(app, plan, version) | {"refused": refused}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    temporary = kept.with_suffix(".new")
+    temporary.write_text(json.dumps(summary, ensure_ascii=False, indent=2), encoding="utf-8")
+    temporary.replace(kept)
+    _tell(app, summary)
+
+
+def _ask(app: Application, plan: "Plan", hospital: Path, real: Path, version: int) -> None:
+    """Ask the model about people whom training never met, and about real voices."""
     planted = dict(_held_out(app, plan, hospital))
     app.say("\nPeople of the test side, whom training never met; the hospital planted:")
     for file, label in planted.items():
@@ -90,13 +103,6 @@ def demo(app: Application, seed: int, participants: int, experiment: Path, real:
         app.say("\nReal voices: English digits by healthy men, outside the model's intended use.")
         _run(app, "predict", *digits, "--language", "en", "--model", version)
         _run(app, "predict", digits[0], "--language", "en", "--force", "--model", version)
-
-    summary = _summary(app, plan, version) | {"refused": refused}
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    temporary = kept.with_suffix(".new")
-    temporary.write_text(json.dumps(summary, ensure_ascii=False, indent=2), encoding="utf-8")
-    temporary.replace(kept)
-    _tell(app, summary)
 
 
 def _run(app: Application, command: str, *arguments: object) -> None:
@@ -121,17 +127,22 @@ def _fingerprints(app: Application, chosen: Any, name: str) -> dict[str, str] | 
 
 
 def _finished(app: Application, kept: Path) -> dict[str, Any] | None:
-    """The summary of a complete demo whose model is still there, undamaged."""
+    """The summary of a complete demo whose model is still there, undamaged; where it was refused,
+    its evaluation.
+    """
     if not kept.exists():
         return None
     summary: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-    fingerprint = summary["plan"]["publish"]
-    published = app.artifacts.find("publish", fingerprint)
-    whole = published is not None and app.artifacts.intact(published)
-    registered = app.registry.holds(fingerprint) or any(
-        version.fingerprint == fingerprint for version in app.registry.versions()
+    last = "publish" if summary["model"] else "evaluate"
+    fingerprint = summary["plan"][last]
+    artifact = app.artifacts.find(last, fingerprint)
+    whole = artifact is not None and app.artifacts.intact(artifact)
+    there = (
+        not summary["model"]
+        or app.registry.holds(fingerprint)
+        or any(version.fingerprint == fingerprint for version in app.registry.versions())
     )
-    return summary if whole and registered and Path(summary["report"]).exists() else None
+    return summary if whole and there and Path(summary["report"]).exists() else None
 
 
 def _version(app: Application, plan: "Plan") -> int:
@@ -155,7 +166,7 @@ def _held_out(app: Application, plan: "Plan", hospital: Path) -> Iterator[tuple[
             yield str(hospital / file), label
 
 
-def _summary(app: Application, plan: "Plan", version: int) -> dict[str, Any]:
+def _summary(app: Application, plan: "Plan", version: int | None) -> dict[str, Any]:
     from spira.evaluation.results import EvaluationResult
     from spira.training.runs import list_runs
 
@@ -166,7 +177,7 @@ def _summary(app: Application, plan: "Plan", version: int) -> dict[str, Any]:
     people = {c.condition: c for c in result.conditions if c.level == "participant"}
     return {
         "plan": dict(plan.fingerprints.items()),
-        "model": version,
+        "model": version,  # none where an audit failed
         "report": str(app.home / "runs" / run.run_id / "report.html"),
         "people": people["clean"].n_present + people["clean"].n_absent,
         "figures": {
@@ -185,9 +196,8 @@ def _tell(app: Application, summary: dict[str, Any]) -> None:
     from spira.domain.errors import PolicyRefused
 
     app.emit(summary)
-    app.say(
-        f"\nModel {summary['model']}, on {summary['people']} simulated people of the test side:"
-    )
+    model = f"Model {summary['model']}" if summary["model"] else "A model that was not published"
+    app.say(f"\n{model}, on {summary['people']} simulated people of the test side:")
     rows = [
         (condition, *(f"{value:.3f} (at least {low:.3f})" for value, low in figures.values()))
         for condition, figures in summary["figures"].items()

@@ -8,6 +8,7 @@ variables that obstore and MLflow define.
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,9 +28,11 @@ from spira.delivery.settings import DeliverySettings
 from spira.domain.errors import InputError
 from spira.domain.suggestions import nearest
 from spira.evaluation.settings import EvaluationSettings
+from spira.scheduling.settings import SchedulingSettings
 from spira.stores.settings import StoresSettings
 from spira.training.settings import TrainingSettings
 
+_SECRET = re.compile(r"//[^/@\s]*:[^/@\s]*@")  # a password in an address
 _NEARLY = 0.8  # of a variable's letters are those of a known one: SPIRA_HOM, SPIRA_TRAINING_THREADS
 
 
@@ -46,6 +49,7 @@ class Settings(BaseSettings):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     delivery: DeliverySettings = DeliverySettings()
+    scheduling: SchedulingSettings = SchedulingSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -150,4 +154,5 @@ def _mistake(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         known = [*_names_in_rooms(), *Settings.model_fields]
         return f"setting {where}: unknown{nearest(where, known)}"
-    return f"setting {where}: {fault['msg'].lower()}, it is {fault['input']!r}"
+    given = _SECRET.sub("//…@", repr(fault["input"]))
+    return f"setting {where}: {fault['msg'].lower()}, it is {given}"

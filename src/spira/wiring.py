@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from spira.console import Console
+from spira.domain.errors import PolicyRefused
 from spira.settings import Settings
 
 if TYPE_CHECKING:
-    from spira.stores.artifacts import ArtifactStore
-    from spira.stores.registry import Registry
+    from spira.scheduling.asking import Desk
+    from spira.scheduling.requests import Requests
+    from spira.stores.artifacts import Artifact, ArtifactStore
+    from spira.stores.registry import Alias, Registry
     from spira.training.experiments import Experiment
     from spira.training.pipeline import Done
     from spira.training.plan import Plan, StageName
@@ -67,6 +70,20 @@ class Application:
 
         return Registry.open(self.settings.stores, home=self.home)
 
+    @cached_property
+    def requests(self) -> "Requests":
+        """The table of requests."""
+        from spira.scheduling.instance import open_requests
+
+        return open_requests(self.home, self.settings.scheduling)
+
+    @cached_property
+    def desk(self) -> "Desk":
+        """Where requests are made."""
+        from spira.scheduling.asking import Desk
+
+        return Desk(self.artifacts, self.requests, self.settings.scheduling)
+
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str = "") -> None:
         """Show a table to a person."""
         self.console.table(head, rows, empty=empty)
@@ -91,23 +108,68 @@ class Application:
             evaluation=self.settings.evaluation,
         )
 
-    def run_stage(self, stage: "StageName", experiment: "Experiment", data: str) -> "Done":
-        """Run one stage alone."""
+    def find_done(
+        self, stage: "StageName", plan: "Plan", alias: "Alias | None" = "challenger"
+    ) -> "Artifact | None":
+        """What a stage left, if it is done (spira.training.pipeline.find_done)."""
+        from spira.training.pipeline import find_done
+
+        return find_done(
+            plan,
+            stage,
+            store=self.artifacts,
+            open_registry=lambda: self.registry,
+            alias=alias,
+        )
+
+    def run_stage(
+        self,
+        stage: "StageName",
+        experiment: "Experiment",
+        data: str,
+        *,
+        alias: "Alias | None" = "challenger",
+    ) -> "Done":
+        """Run one stage alone.
+
+        alias     what `publish` gives the model it registers
+        raises    PolicyRefused when `publish` refuses; where the report is has been said then
+        """
         from spira.training.pipeline import run_stage
 
         with self.writing():
-            return run_stage(
-                self.plan(experiment, data),
-                stage,
-                store=self.artifacts,
-                home=self.home,
-                open_registry=lambda: self.registry,
-                progress=self.progress,
-                waiting=lambda: self.say(f"{stage}: another process is at it; waiting"),
-            )
+            plan = self.plan(experiment, data)
+            try:
+                return run_stage(
+                    plan,
+                    stage,
+                    store=self.artifacts,
+                    home=self.home,
+                    open_registry=lambda: self.registry,
+                    alias=alias,
+                    progress=self.progress,
+                    waiting=lambda: self.say(f"{stage}: another process is at it; waiting"),
+                )
+            except PolicyRefused:
+                self.say(f"Report: {self._kept_report(plan)}")
+                raise
+
+    def _kept_report(self, plan: "Plan") -> Path:
+        """A copy of an evaluation's report where no run keeps one, for a browser to open."""
+        import shutil
+
+        evaluated = self.artifacts.find("evaluate", plan.fingerprints["evaluate"])
+        assert evaluated is not None  # it was what the refusal rests on
+        kept = self.home / "reports" / f"{evaluated.fingerprint[:12]}.html"
+        kept.parent.mkdir(exist_ok=True)
+        shutil.copyfile(evaluated.path("report.html"), kept)
+        return kept
 
     def run_pipeline(self, experiment: "Experiment", data: str) -> "Run":
-        """Run every stage that is not done, telling how far it is; returns the finished run."""
+        """Run every stage that is not done, telling how far it is; returns the finished run.
+
+        raises    PolicyRefused when `publish` refuses; run and report have been told then
+        """
         from dataclasses import asdict
 
         from spira.training.pipeline import run_pipeline
@@ -120,21 +182,27 @@ class Application:
         with self.writing():
             plan = self.plan(experiment, data)
             self.say(f"{experiment.name}, seed {experiment.seed}, on dataset {plan.dataset[:12]}")
-            with recorded(self.home, plan) as recorder:
-                for done in run_pipeline(
-                    plan,
-                    store=self.artifacts,
-                    home=self.home,
-                    open_registry=lambda: self.registry,
-                    progress=self.progress,
-                    waiting=lambda: self.say("  another process is at this stage; waiting"),
-                ):
-                    recorder.add(done)
-                    took = "already done" if done.already else f"{done.seconds:6.1f} s"
-                    self.say(f"  {done.stage:<9} {done.artifact.fingerprint[:12]}  {took}")
-                    if done.stage == "evaluate":
-                        for name in ("report.html", "card.md"):
-                            recorder.keep(name, done.artifact.path(name))
+            refused: PolicyRefused | None = None
+            try:
+                with recorded(self.home, plan) as recorder:
+                    for done in run_pipeline(
+                        plan,
+                        store=self.artifacts,
+                        home=self.home,
+                        open_registry=lambda: self.registry,
+                        progress=self.progress,
+                        waiting=lambda: self.say("  another process is at this stage; waiting"),
+                    ):
+                        recorder.add(done)
+                        took = "already done" if done.already else f"{done.seconds:6.1f} s"
+                        self.say(f"  {done.stage:<9} {done.artifact.fingerprint[:12]}  {took}")
+                        if done.stage == "evaluate":
+                            for name in ("report.html", "card.md"):
+                                recorder.keep(name, done.artifact.path(name))
+            except PolicyRefused as refusal:
+                refused = refusal
             self.say(f"Report: {recorder.folder / 'report.html'}")
         self.emit(asdict(recorder.run))
+        if refused is not None:
+            raise refused
         return recorder.run

@@ -4,11 +4,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from services import TINY_SPIRA, Service
+
+from spira.domain.fingerprint import canonical_json
+from spira.stores.artifacts import ArtifactStore
 
 Spira = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -136,6 +140,69 @@ def trained_home(
     shutil.copytree(tiny_home, home)
     spira(home, "train", str(tiny_experiment), "--data", "tiny")
     return home
+
+
+@pytest.fixture(scope="module")
+def start_service(
+    tmp_path_factory: pytest.TempPathFactory, tiny_home: Path, tiny_table: Path
+) -> Iterator[Callable[..., Service]]:
+    """Start the Scheduler Service on a folder with the tiny corpus; its stages are tiny ones."""
+    started: list[Service] = []
+
+    def start(
+        *,
+        tiny: bool = True,
+        wait: bool = True,
+        imported: bool = True,
+        source: Path = tiny_home,
+        **settings: str,
+    ) -> Service:
+        """On a copy of the source; another store than the folder's has the corpus imported."""
+        folder = tmp_path_factory.mktemp("service")
+        if imported:
+            shutil.copytree(source, folder / "home")
+        else:
+            (folder / "home").mkdir()
+        (folder / "experiments").mkdir()
+        if tiny:
+            settings["SPIRA_SCHEDULING__COMMAND"] = json.dumps([sys.executable, str(TINY_SPIRA)])
+        service = Service(folder / "home", folder / "experiments", settings)
+        service.write("tiny")
+        started.append(service)
+        if not imported:
+            service.import_csv(tiny_table)
+        service.start(wait=wait)
+        return service
+
+    yield start
+    for service in started:
+        service.kill("everything")
+
+
+@pytest.fixture(scope="session")
+def evaluated_as() -> Callable[..., None]:
+    """Give the only evaluation of a data folder these verdicts by audit, as if it had found them;
+    its model was not published then."""
+
+    def changed(home: Path, **verdicts: str) -> None:
+        store = ArtifactStore.open(str(home / "store"), cache=home / "cache")
+        (evaluated,) = store.list("evaluate")
+        result = evaluated.read_json("metrics.json")
+        found = {audit["name"]: audit for audit in result["audits"]}
+        for name, verdict in verdicts.items():
+            found[name]["verdict"] = verdict
+        files = {name: evaluated.read(name) for name in evaluated.files}
+        for artifact in (evaluated, *store.list("publish")):
+            store.forget(artifact)
+        store.commit(
+            "evaluate",
+            evaluated.fingerprint,
+            files | {"metrics.json": canonical_json(result)},
+            evaluated.about,
+        )
+        shutil.rmtree(home / "mlflow", ignore_errors=True)
+
+    return changed
 
 
 def stage_bytes(home: Path) -> dict[str, dict[str, str]]:

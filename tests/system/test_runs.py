@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -436,6 +437,106 @@ def test_six_stages_alone_are_the_pipeline(
     assert bytes_of_stages(home) == bytes_of_stages(trained_home)
     again = json.loads(spira(home, "--json", "stage", "train", *words).stdout)
     assert again == done[STAGES.index("train")] | {"already": True}
+
+
+def test_a_model_may_be_published_without_becoming_challenger(
+    trained_home: Path, tiny_experiment: Path, here: Spira, copy: Copy
+) -> None:
+    """With --no-alias it stands in the registry only; without, it becomes challenger then."""
+    home = copy(trained_home)
+    shutil.rmtree(home / "mlflow")
+    words = ("stage", "publish", str(tiny_experiment), "--data", "tiny")
+
+    def aliases_after(*options: str) -> list[list[str]]:
+        ended = here(home, *words, *options)
+        assert "publish: already done" in ended.stdout, ended.stderr
+        models = json.loads(here(home, "--json", "model", "list").stdout)
+        return [model["aliases"] for model in models]
+
+    assert aliases_after("--no-alias") == [[]]
+    assert aliases_after("--no-alias") == [[]]
+    assert aliases_after() == [["challenger"]]
+    assert aliases_after("--no-alias") == [["challenger"]]
+
+
+def test_only_publish_takes_no_alias(
+    trained_home: Path, tiny_experiment: Path, here: Spira, copy: Copy
+) -> None:
+    """Another stage says so, exits 2 and does nothing."""
+    home = copy(trained_home)
+
+    ended = here(home, "stage", "train", str(tiny_experiment), "--data", "tiny", "--no-alias")
+
+    assert ended.returncode == WRONG_INPUT
+    assert "stage train: only publish gives an alias; leave --no-alias out" in ended.stderr
+    assert not ended.stdout
+
+
+ASKING = """
+import json, sys
+from pathlib import Path
+
+sys.modules["torch"] = sys.modules["mlflow"] = None
+from spira.console import Console
+from spira.settings import read_settings
+from spira.training.experiments import read_experiment
+from spira.training.plan import STAGES
+from spira.wiring import Application
+
+home, experiment = sys.argv[1:]
+quick = ["training.checkpoint_every_s=0", "evaluation.resamples=200"]
+app = Application(read_settings(home=Path(home), overrides=quick), Console())
+plan = app.plan(read_experiment(Path(experiment)), "tiny")
+found = [app.find_done(stage, plan) for stage in STAGES]
+found.append(app.find_done("publish", plan, alias=None))
+print(json.dumps([one and [one.stage, one.fingerprint] for one in found]))
+"""
+
+
+def found_done(home: Path, experiment: Path) -> list[list[str] | None]:
+    """Stage and fingerprint of what is found done of each stage, and of `publish` without alias."""
+    words = [sys.executable, "-c", ASKING, str(home), str(experiment)]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found: list[list[str] | None] = json.loads(ended.stdout)
+    return found
+
+
+def test_what_is_done_can_be_asked_without_torch_or_mlflow(
+    trained_home: Path, tiny_experiment: Path, here: Spira, copy: Copy
+) -> None:
+    """Every stage's artifact is found, and nothing is written by asking."""
+    home = copy(trained_home)
+    (run,) = runs_of(home, here)
+    before = files_below(home)
+
+    found = found_done(home, tiny_experiment)
+
+    done = [[stage, run["fingerprints"][stage]] for stage in STAGES]
+    assert found == [*done, done[-1]]
+    assert files_below(home) == before
+
+
+def test_what_is_missing_damaged_or_not_registered_is_not_done(
+    trained_home: Path, tiny_experiment: Path, here: Spira, copy: Copy
+) -> None:
+    """So that the stage runs: a stage never run, one with a damaged file, a registry that lost the
+    model, or that has it without the alias asked for."""
+    home, without = copy(trained_home), copy(trained_home)
+    shutil.rmtree(home / "mlflow")
+    shutil.rmtree(home / "store" / "manifests" / "split")
+    (trained,) = store_of(home).list("train")
+    trained.path("history.json").write_bytes(b"[]")
+    shutil.rmtree(without / "mlflow")
+    here(without, "stage", "publish", str(tiny_experiment), "--data", "tiny", "--no-alias")
+
+    found = found_done(home, tiny_experiment)
+    *_, asked, without_alias = found_done(without, tiny_experiment)
+
+    names = [None if one is None else one[0] for one in found]
+    assert names == ["snapshot", None, "features", None, "evaluate", None, None]
+    assert asked is None
+    assert without_alias is not None
 
 
 @pytest.mark.parametrize(

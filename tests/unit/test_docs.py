@@ -10,6 +10,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, get_args, get_origin
@@ -29,6 +30,10 @@ from spira.domain.recordings import FINDINGS, LABELS, SIDES, UTTERANCES, Evidenc
 from spira.evaluation.results import Verdict
 from spira.model.bundle import ModelManifest
 from spira.model.prediction import NOT_SCORED, REFUSED
+from spira.scheduling.asking import Body, Desk
+from spira.scheduling.requests import STATES, Requests
+from spira.scheduling.settings import SchedulingSettings
+from spira.scheduling.stages import Cause
 from spira.settings import Settings
 from spira.synthetic.devices import DEVICE_NAMES
 from spira.synthetic.records import SHORTCUTS
@@ -102,8 +107,8 @@ COMMANDS = dict(every_command(cli.spira, ("spira",)))
 
 def test_every_command_is_found() -> None:
     """The search sees the whole tree."""
-    assert len(COMMANDS) >= 22
-    assert sum(len(command.params) for command in COMMANDS.values()) >= 60
+    assert len(COMMANDS) >= 32
+    assert sum(len(command.params) for command in COMMANDS.values()) >= 90
 
 
 @pytest.mark.parametrize("path", COMMANDS)
@@ -121,7 +126,7 @@ def test_every_command_and_option_is_listed(path: str) -> None:
 
 
 def test_the_page_says_which_commands_speak_json() -> None:
-    """All that do something, but one."""
+    """All that do something, but those that tell their story while they are at it."""
     silent = {
         path
         for path, command in COMMANDS.items()
@@ -129,8 +134,9 @@ def test_the_page_says_which_commands_speak_json() -> None:
         and all("--json" not in parameter.opts for parameter in command.params)
     }
 
-    assert silent == {"spira demo"}
-    assert "after every command but `spira demo`" in section("Commands")
+    assert silent == {"spira demo", "spira schedule up", "spira schedule endpoint"}
+    (sentence,) = re.findall(r"after every command but (.*)\.", section("Commands"))
+    assert set(re.findall(r"`([^`]+)`", sentence)) == silent
 
 
 def leaves(
@@ -161,7 +167,9 @@ def shown(field: FieldInfo) -> str | None:
         return "(empty)"
     if isinstance(field.default, BaseModel):
         return f"kind `{field.default.kind}"  # type: ignore[attr-defined]
-    return field.default if isinstance(field.default, str) else json.dumps(field.default)
+    return (
+        str(field.default) if isinstance(field.default, str | Path) else json.dumps(field.default)
+    )
 
 
 def test_every_setting_is_listed_with_its_default() -> None:
@@ -169,7 +177,7 @@ def test_every_setting_is_listed_with_its_default() -> None:
     rows = table("Settings")
     known = dict(leaves(Settings))
 
-    assert len(known) >= 18
+    assert len(known) >= 40
     assert set(rows) == set(known)
     for name, field in known.items():
         default, _, reason = rows[name]
@@ -321,6 +329,39 @@ def test_stages_are_named_as_they_are() -> None:
 
     assert all(f"`{stage}`" in section("spira stage") for stage in STAGES)
     assert artifacts == {"dataset", "features-shard", *STAGES}
+
+
+def test_every_state_of_a_request_and_every_cause_is_listed() -> None:
+    """A request's end is told in these words, and a stage's in those."""
+    assert list(table("States of a request")) == list(STATES)
+    assert set(table("What a stage's end means")) == set(get_args(Cause))
+
+
+def test_the_endpoint_is_listed_with_all_it_asks_and_answers(tmp_path: Path) -> None:
+    """Routes, keys of a body, keys of a request as it is answered; tags and notices of one."""
+    from spira.scheduling.endpoint import create_endpoint
+    from spira.scheduling.notices import notice
+    from spira.scheduling.runs import BY, tags
+
+    requests = Requests.open(f"sqlite:///{tmp_path / 'requests.db'}")
+    requests.create()
+    asked = requests.ask(
+        key="k", body={}, by="b", reason="r", dataset="d", experiment="e", seed=1, document="e"
+    ).request
+    desk = Desk(store=None, requests=requests, settings=SchedulingSettings())  # type: ignore[arg-type]
+    endpoint = create_endpoint(desk, "token", SimpleNamespace(instance=None))  # type: ignore[arg-type]
+    paths = endpoint.openapi()["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    (follow,) = [r.endpoint for r in endpoint.routes if getattr(r, "name", "") == "run"]  # type: ignore[attr-defined]
+    answer = follow(asked.id)
+    failed = replace(asked, state="failed")
+
+    assert len(routes) >= 4
+    assert set(table("The endpoint")) == routes
+    assert list(table("The body of a request")) == list(Body.model_fields)
+    assert list(table("A request as it is answered")) == [*answer, "joined"]
+    assert list(table("Notices")) == list(notice(failed))
+    assert list(table("Tags of a run")) == [*tags(asked), BY]
 
 
 def test_words_have_the_values_that_the_code_knows() -> None:

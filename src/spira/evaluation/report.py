@@ -193,7 +193,7 @@ class Story(NamedTuple):
     conditions: tuple[ConditionResult, ...]  # by person first, clean first
     given: tuple[GivenAnswers, ...]
     answers: tuple[PersonAnswer, ...]
-    gates: tuple[Audit, ...]  # audits that can refuse a promotion
+    gates: tuple[Audit, ...]  # audits that can refuse a model
     informative: tuple[Audit, ...]
     audits_in_short: Sentence
     better_baselines: tuple[Baseline, ...]  # in one condition at least

@@ -1,9 +1,21 @@
-"""Worker processes that end with the process that gives them work."""
+"""Processes that end with the one that gives them work."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def end_with_starter() -> None:
+    """In a process about to become another program (`preexec_fn`): the kernel kills it when the
+    thread that started it ends, however it ends. Linux only; elsewhere it lives on."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def end_with_parent() -> None:

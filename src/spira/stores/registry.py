@@ -5,7 +5,8 @@ A publish is three steps, each found again by the fingerprint that it carries:
     run       metrics, parameters and the bundle's files; its report first
     version   one entry of the registry, made when everything of the run is stored; its tags hold
               the digest of every file
-    alias     `challenger` moves to the new version, once
+    alias     `challenger` moves to the new version, once; or none is asked for, which is noted,
+              and whoever asks for it later moves it then
 
 A kill between any two is completed by the next attempt: a version exists only with its report,
 and never twice. MLflow is imported when it is first needed (about 1.4 s), never before.
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 
     from spira.stores.settings import StoresSettings
 
+Alias = Literal["challenger"]  # that a publish may ask for; only a decision moves `champion`
+
+_NO_ALIAS = "none"  # value of the tag spira.alias of a version that was published without one
 _NEEDED_FILES = ("model.onnx", "model.json", "report.html")
 _FIRST_FILES = ("report.html", "card.md")  # a run that holds anything holds its report
 _FOLDER = "model"  # of the run's artifacts
@@ -130,7 +134,7 @@ class Registry:
         metrics: Mapping[str, float],
         parameters: Mapping[str, str],
         tags: Mapping[str, str] | None = None,
-        alias: str | None = "challenger",
+        alias: Alias | None = "challenger",
     ) -> ModelVersion:
         """Publish a bundle: once for one fingerprint, however often this is called or killed.
 
@@ -140,7 +144,7 @@ class Registry:
         bundle        folder with at least model.onnx, model.json and report.html
         metrics       finite figures; others are left out, the report says why they are missing
         tags          kept with the version; names may not begin with "spira."
-        alias         moves to the version when it is new, and never again by this call
+        alias         moves to the version when it is first asked for, and never again by this call
         raises        InputError for a bundle without its files, TransientError when the registry
                       does not answer
         """
@@ -159,41 +163,58 @@ class Registry:
                 )
             elif self._database is not None:
                 self._repair(version, bundle, files)
-            if alias is not None and "spira.alias" not in version.tags:
-                self._client.set_registered_model_alias(self._name, alias, version.version)
+            given = version.tags.get("spira.alias")  # None: not complete yet
+            if given is None or (given == _NO_ALIAS and alias is not None):
+                if alias is not None:
+                    self._client.set_registered_model_alias(self._name, alias, version.version)
                 self._client.set_model_version_tag(
-                    self._name, version.version, "spira.alias", alias
+                    self._name, version.version, "spira.alias", alias or _NO_ALIAS
                 )
         return self.get(str(version.version))
 
-    def holds(self, fingerprint: str) -> bool:
+    def holds(self, fingerprint: str, *, alias: Alias | None = "challenger") -> bool:
         """Whether this publish is complete here, its files undamaged; MLflow is not imported.
+
+        alias     None: complete with or without one; else this alias has been given to it, though
+                  it may be another version's by now
 
         Only a SQLite registry can tell so quickly. False also means that nobody knows: `register`
         finds out, and does what is left to do.
         """
-        if self._database is None or not self._database.exists():
+        found = self._published(fingerprint, alias)
+        if found is None:
             return False
+        _, run_id, files = found
+        return _damaged(self._stored(run_id), json.loads(files)) is None
+
+    def number(self, fingerprint: str) -> int | None:
+        """The version that this publish is; None where there is none, or only MLflow could tell."""
+        found = self._published(fingerprint, None)
+        return None if found is None else found[0]
+
+    def _published(self, fingerprint: str, alias: Alias | None) -> tuple[int, str, str] | None:
+        """(version, run, its files as JSON) of a publish in a SQLite registry, without MLflow."""
+        if self._database is None or not self._database.exists():
+            return None
         import sqlite3
 
         question = """
-            SELECT version.run_id, files.value
+            SELECT version, version.run_id, files.value
             FROM model_versions AS version
             JOIN model_version_tags AS mark USING (name, version)
             JOIN model_version_tags AS files USING (name, version)
             JOIN model_version_tags AS alias USING (name, version)
             WHERE name = ? AND mark.key = 'spira.fingerprint' AND mark.value = ?
               AND files.key = 'spira.files' AND alias.key = 'spira.alias'
+              AND alias.value = coalesce(?, alias.value)
         """
+        values = (self._name, _checked(fingerprint), alias)
         try:
             with closing(sqlite3.connect(f"{self._database.as_uri()}?mode=ro", uri=True)) as tables:
-                found = tables.execute(question, (self._name, _checked(fingerprint))).fetchone()
+                row = tables.execute(question, values).fetchone()
         except sqlite3.Error:
-            return False
-        if found is None:
-            return False
-        run_id, files = found
-        return _damaged(self._stored(run_id), json.loads(files)) is None
+            return None
+        return None if row is None else (int(row[0]), str(row[1]), str(row[2]))
 
     def versions(self) -> list[ModelVersion]:
         """Every version that SPIRA registered, newest first."""

@@ -33,7 +33,8 @@ def train(
     \b
     snapshot -> split -> features -> train -> evaluate -> publish
 
-    What is done is not done again: after an interruption the same command continues.
+    What is done is not done again: after an interruption the same command continues. Exit code 3
+    where an audit failed: the model is not registered, and the report says why.
     """
     from spira.training.experiments import read_experiment
 
@@ -54,14 +55,25 @@ def train(
 @_experiment
 @_data
 @_set
+@click.option(
+    "--alias/--no-alias",
+    default=True,
+    help="For publish: whether the model becomes challenger, which it does unless told.",
+)
 @json_option
 @click.pass_obj
 def stage(
-    app: Application, name: str, experiment: Path, data: str, overrides: tuple[str, ...]
+    app: Application,
+    name: str,
+    experiment: Path,
+    data: str,
+    overrides: tuple[str, ...],
+    alias: bool,
 ) -> None:
     """Run one stage alone: snapshot, split, features, train, evaluate or publish.
 
-    Its inputs must be there. This is what a scheduler or a container calls.
+    Its inputs must be there. This is what a scheduler or a container calls. Exit code 3 where
+    `publish` refuses a model that failed an audit.
     """
     from spira.domain.errors import InputError
     from spira.domain.suggestions import nearest
@@ -72,7 +84,14 @@ def stage(
         raise InputError(
             f"stage {name}: unknown{nearest(name, STAGES)}; known: {', '.join(STAGES)}"
         )
-    done = app.run_stage(name, read_experiment(experiment, overrides=overrides), data)
+    if not alias and name != "publish":
+        raise InputError(f"stage {name}: only publish gives an alias; leave --no-alias out")
+    done = app.run_stage(
+        name,
+        read_experiment(experiment, overrides=overrides),
+        data,
+        alias="challenger" if alias else None,
+    )
     state = "already done" if done.already else f"done in {done.seconds:.1f} s"
     app.say(f"{name}: {state} ({done.artifact.fingerprint[:12]})")
     app.emit(

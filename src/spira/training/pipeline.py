@@ -21,7 +21,7 @@ from spira.stores.locks import locked
 from spira.training.plan import INPUTS, STAGES, VERSIONS, Files, Plan, StageName, Work
 
 if TYPE_CHECKING:
-    from spira.stores.registry import Registry
+    from spira.stores.registry import Alias, Registry
 
 _FUNCTIONS: Mapping[StageName, str] = {
     "snapshot": "spira.training.tables:snapshot",
@@ -52,6 +52,29 @@ class Done:
     seconds: float = field(compare=False, default=0.0)
 
 
+def find_done(
+    plan: Plan,
+    stage: StageName,
+    *,
+    store: ArtifactStore,
+    open_registry: "Callable[[], Registry]",
+    alias: "Alias | None" = "challenger",
+) -> Artifact | None:
+    """What a stage left, if it is done; asks only, and imports neither torch nor MLflow.
+
+    alias     for publish: what the registry must have given the model, too
+    returns   the committed artifact, intact; None where `run_stage` has something left to do, or
+              where only MLflow could tell (a model on a server)
+    raises    InputError for an artifact of a newer format; TransientError where the store is away
+    """
+    found = store.find(stage, plan.fingerprints[stage])
+    if found is None or not store.intact(found):
+        return None
+    if stage == "publish" and not open_registry().holds(found.fingerprint, alias=alias):
+        return None
+    return found
+
+
 def run_stage(
     plan: Plan,
     stage: StageName,
@@ -59,11 +82,13 @@ def run_stage(
     store: ArtifactStore,
     home: Path,
     open_registry: "Callable[[], Registry]",
+    alias: "Alias | None" = "challenger",
     progress: Progress = no_progress,
     waiting: Callable[[], None] | None = None,
 ) -> Done:
     """Run one stage unless it is done; of two processes at one fingerprint, one works, one waits.
 
+    alias     what `publish` gives the model it registers; it is in no fingerprint
     raises    InputError when an input is missing; IntegrityError when one is damaged
     """
     import shutil
@@ -77,7 +102,7 @@ def run_stage(
     ):
         found = store.find(stage, name)
         if found is not None and store.intact(found):
-            _finish(stage, found, open_registry)
+            _finish(stage, found, open_registry, alias)
             return Done(stage, found, already=True, seconds=time.monotonic() - began)
         if found is not None:
             _log.warning("damaged artifact discarded", stage=stage, fingerprint=name)
@@ -98,7 +123,7 @@ def run_stage(
             }
             artifact = store.commit(stage, name, files, about)
             store.clear_scratch(name)
-            _finish(stage, artifact, open_registry)
+            _finish(stage, artifact, open_registry, alias)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - began
@@ -158,15 +183,20 @@ def _damaged(plan: Plan, stage: StageName, store: ArtifactStore) -> list[Artifac
     return damaged
 
 
-def _finish(stage: StageName, artifact: Artifact, open_registry: "Callable[[], Registry]") -> None:
+def _finish(
+    stage: StageName,
+    artifact: Artifact,
+    open_registry: "Callable[[], Registry]",
+    alias: "Alias | None",
+) -> None:
     """A published model is in the registry, also when the registry was lost or is another one."""
     if stage != "publish":
         return
     registry = open_registry()
-    if not registry.holds(artifact.fingerprint):
+    if not registry.holds(artifact.fingerprint, alias=alias):
         from spira.training.publishing import register
 
-        register(artifact, registry)
+        register(artifact, registry, alias=alias)
 
 
 def _function(stage: StageName) -> StageFunction:

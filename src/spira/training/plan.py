@@ -31,7 +31,7 @@ VERSIONS: Mapping[StageName, int] = {
     "features": 2,
     "train": 2,
     "evaluate": 2,
-    "publish": 2,
+    "publish": 3,
 }
 INPUTS: Mapping[StageName, tuple[StageName, ...]] = {
     "snapshot": (),

@@ -1,4 +1,8 @@
-"""Stage `publish`: prove that the exported network is the trained one, and register it."""
+"""Stage `publish`: prove that the exported network is the trained one, and register it.
+
+A model whose evaluation failed a shortcut audit is not published, whoever asks for it
+(docs/decisions/0006-publish-refuses.md).
+"""
 
 import json
 import math
@@ -10,13 +14,15 @@ from typing import Any
 
 import polars as pl
 
+from spira.domain.errors import PolicyRefused
 from spira.domain.fingerprint import canonical_json
 from spira.domain.recordings import SIDES
-from spira.evaluation.results import EvaluationResult
+from spira.evaluation.results import Audit, EvaluationResult
+from spira.evaluation.wording import at_most, decimal
 from spira.model.bundle import ModelManifest, bundle_files
 from spira.model.scoring import Scorer, ScoringSpec
 from spira.stores.artifacts import Artifact
-from spira.stores.registry import Registry
+from spira.stores.registry import Alias, Registry
 from spira.training.evaluating import headline
 from spira.training.experiments import compose
 from spira.training.features import FeatureSet
@@ -33,16 +39,18 @@ def publish(work: Work) -> tuple[Files, dict[str, Any]]:
 
     files     the bundle (model.onnx, model.json), report.html, card.md, metrics.json,
               predictions.parquet, experiment.yaml, lineage.json, parity.json
-    raises    IntegrityError when score() and the trained network disagree
+    raises    PolicyRefused when an audit failed, before anything is done; IntegrityError when
+              score() and the trained network disagree
     """
+    evaluated = work.input("evaluate")
+    result = EvaluationResult.model_validate(evaluated.read_json("metrics.json"))
+    _refuse_if_failed(result)
     import torch
 
     from spira.model.export import prove_parity
 
     torch.set_num_threads(work.plan.training.threads)  # the last bits of parity.json
-    evaluated = work.input("evaluate")
     recordings, _ = placed(work)
-    result = EvaluationResult.model_validate(evaluated.read_json("metrics.json"))
     network = evaluated.read("model.onnx")
     spec = ScoringSpec.model_validate(evaluated.read_json("scoring.json"))
     parity = prove_parity(
@@ -78,8 +86,33 @@ def publish(work: Work) -> tuple[Files, dict[str, Any]]:
     }
 
 
-def register(published: Artifact, registry: Registry) -> None:
-    """See to it that the registry has the published model, once.
+def _refuse_if_failed(result: EvaluationResult) -> None:
+    """Too few people to tell is no failure: such a model may be looked at, and not promoted."""
+    failed = [audit for audit in result.audits if audit.refuses and audit.verdict == "fail"]
+    if failed:
+        raise PolicyRefused(
+            "\n".join(
+                [
+                    *map(_told, failed),
+                    "stage publish: refused, nothing is registered; the model may hear the ward "
+                    "instead of the voice: read its report, then try another experiment or other "
+                    "data",
+                ]
+            )
+        )
+
+
+def _told(audit: Audit) -> str:
+    bound = None if audit.bound is None else at_most(audit.bound, 3)
+    return (
+        f"stage publish: audit {audit.name} failed: {audit.statistic} "
+        f"{decimal(audit.estimate.value).en}, one-sided 95 % bound {decimal(bound).en}, "
+        f"limit {decimal(audit.limit, 2).en}"
+    )
+
+
+def register(published: Artifact, registry: Registry, *, alias: Alias | None) -> None:
+    """See to it that the registry has the published model, once, with the alias asked for.
 
     raises    TransientError when the registry is away: nothing is registered by halves
     """
@@ -94,6 +127,7 @@ def register(published: Artifact, registry: Registry) -> None:
             metrics=about["metrics"],
             parameters=about["parameters_of_experiment"],
             tags={"experiment": about["experiment"], "dataset": about["dataset"]},
+            alias=alias,
         )
 
 

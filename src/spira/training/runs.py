@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from spira.domain.errors import InputError
+from spira.domain.errors import InputError, PolicyRefused
 from spira.stores.artifacts import ArtifactStore
 from spira.stores.locks import is_held, locked
 from spira.training.experiments import compose
 from spira.training.pipeline import Done
 from spira.training.plan import STAGES, Plan, StageName
 
-RunState = Literal["running", "complete", "failed", "interrupted"]
+RunState = Literal["running", "complete", "refused", "failed", "interrupted"]
 _FETCHED_WITHIN_S = 3600.0  # a model, a blob, an empty database: seconds each
 
 
@@ -37,7 +37,7 @@ class Run:
     host: dict[str, str]
     ended_at: str | None = None
     state: RunState = "running"
-    reason: str | None = None  # of a failure, in one sentence
+    reason: str | None = None  # of a refusal, a failure or an interruption
     stages: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -66,6 +66,9 @@ def recorded(home: Path, plan: Plan) -> Iterator["Recorder"]:
             run.state = "complete"
         except KeyboardInterrupt:
             run.state, run.reason = "interrupted", "interrupted from the keyboard"
+            raise
+        except PolicyRefused as refusal:
+            run.state, run.reason = "refused", str(refusal)
             raise
         except Exception as error:
             run.state, run.reason = "failed", str(error) or type(error).__name__

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from spira.domain.errors import InputError, IntegrityError, TransientError
 from spira.stores import registry as registry_module
-from spira.stores.registry import ChampionChange, ModelVersion, Registry
+from spira.stores.registry import Alias, ChampionChange, ModelVersion, Registry
 from spira.stores.settings import StoresSettings
 
 FIRST = hashlib.sha256(b"first").hexdigest()
@@ -66,7 +66,12 @@ def registry_in(folder: Path) -> Registry:
     )
 
 
-def publish(registry: Registry, bundle: Path, fingerprint: str = FIRST) -> ModelVersion:
+def publish(
+    registry: Registry,
+    bundle: Path,
+    fingerprint: str = FIRST,
+    alias: Alias | None = "challenger",
+) -> ModelVersion:
     """Publish with figures and parameters that MLflow would not take as they are."""
     return registry.register(
         fingerprint,
@@ -75,6 +80,7 @@ def publish(registry: Registry, bundle: Path, fingerprint: str = FIRST) -> Model
         metrics={"auroc": 0.97, "slope": float("nan")},
         parameters={"train.epochs": "40", "description": "", "long": "x" * 7000},
         tags={"experiment": "demo"},
+        alias=alias,
     )
 
 
@@ -109,6 +115,48 @@ def test_publishing_twice_makes_one_version(home: Path, bundle: Path) -> None:
     assert again.version == 1
     assert [version.version for version in registry.versions()] == [2, 1]
     assert registry.get("challenger").version == 2
+
+
+def test_a_version_without_alias_becomes_challenger_when_that_is_asked_for_once(
+    home: Path, bundle: Path
+) -> None:
+    """Not before, not a second time, and no call without an alias takes it away."""
+    registry = registry_in(home)
+    publish(registry, bundle, SECOND)
+
+    first = publish(registry, bundle, alias=None)
+    again = publish(registry, bundle, alias=None)
+    before = registry.get("challenger").fingerprint
+    asked = publish(registry, bundle)
+    third = publish(registry, bundle, "3" * 64)
+    later = [publish(registry, bundle), publish(registry, bundle, alias=None)]
+
+    assert first == again
+    assert first.aliases == ()
+    assert before == SECOND
+    assert asked.aliases == ("challenger",)
+    assert (asked.version, asked.tags) == (first.version, first.tags)
+    assert [version.aliases for version in later] == [(), ()]
+    assert registry.get("challenger").version == third.version
+
+
+def test_a_publish_without_alias_is_complete_for_who_asks_for_none(
+    home: Path, bundle: Path
+) -> None:
+    """And incomplete for who asks for one, until it has been given."""
+    registry = registry_in(home)
+
+    def complete() -> tuple[bool, bool]:
+        return registry.holds(FIRST, alias=None), registry.holds(FIRST, alias="challenger")
+
+    nothing = complete()
+    publish(registry, bundle, alias=None)
+    without = complete()
+    publish(registry, bundle)
+
+    assert nothing == (False, False)
+    assert without == (True, False)
+    assert complete() == (True, True)
 
 
 def test_a_complete_publish_is_known_without_mlflow(home: Path, bundle: Path) -> None:
@@ -148,7 +196,7 @@ PUBLISHER = textwrap.dedent(
     import importlib.util, os, signal, sys
     from pathlib import Path
 
-    tests, home, bundle, method, nth = sys.argv[1:]
+    tests, home, bundle, method, nth, alias = sys.argv[1:]
     spec = importlib.util.spec_from_file_location("test_registry", tests)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -166,14 +214,16 @@ PUBLISHER = textwrap.dedent(
         return original(*arguments, **named)
 
     setattr(MlflowClient, method, dying)
-    module.publish(registry, Path(bundle))
+    module.publish(registry, Path(bundle), alias=alias or None)
     """
 )
 
 
-def publisher(home: Path, bundle: Path, method: str, nth: int) -> "subprocess.Popen[bytes]":
+def publisher(
+    home: Path, bundle: Path, method: str, nth: int, alias: Alias | None = "challenger"
+) -> "subprocess.Popen[bytes]":
     """Publish in a process that dies just before the n-th call of an MLflow method."""
-    arguments = [__file__, str(home), str(bundle), method, str(nth)]
+    arguments = [__file__, str(home), str(bundle), method, str(nth), alias or ""]
     return subprocess.Popen([sys.executable, "-c", PUBLISHER, *arguments])
 
 
@@ -206,6 +256,38 @@ def test_a_kill_between_register_and_alias_leaves_one_version_with_its_report(
     assert version.aliases == ("challenger",)
     assert (registry.download(version, home / "cache") / "report.html").is_file()
     assert len(list((home / "artifacts").iterdir())) == 1, "one run, not two"
+
+
+@pytest.mark.parametrize("method", ["set_registered_model_alias", "set_model_version_tag"])
+def test_a_kill_while_an_alias_is_given_later_is_completed(
+    home: Path, bundle: Path, method: str
+) -> None:
+    """A version that stood without one: it is not taken for challenger before it is marked so."""
+    publish(registry_in(home), bundle, alias=None)
+    killed = publisher(home, bundle, method, 1)
+    assert killed.wait() == -signal.SIGKILL
+    known = registry_in(home).holds(FIRST, alias=None), registry_in(home).holds(FIRST)
+
+    publish(registry_in(home), bundle)
+
+    assert known == (True, False)
+    (version,) = registry_in(home).versions()
+    assert version.aliases == ("challenger",)
+    assert registry_in(home).holds(FIRST)
+
+
+def test_a_kill_of_a_publish_without_alias_is_completed(home: Path, bundle: Path) -> None:
+    """Before it is marked it is not complete; afterwards it stands, without an alias."""
+    killed = publisher(home, bundle, "set_model_version_tag", 1, alias=None)
+    assert killed.wait() == -signal.SIGKILL
+    known = registry_in(home).holds(FIRST, alias=None)
+
+    publish(registry_in(home), bundle, alias=None)
+
+    assert not known
+    (version,) = registry_in(home).versions()
+    assert version.aliases == ()
+    assert registry_in(home).holds(FIRST, alias=None)
 
 
 def test_two_publishers_at_once_make_one_version(home: Path, bundle: Path) -> None:

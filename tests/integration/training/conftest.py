@@ -19,6 +19,7 @@ from spira.settings import read_settings
 from spira.synthetic.hospital import synthesize
 from spira.synthetic.records import Hospital
 from spira.training.experiments import read_experiment
+from spira.training.plan import Plan
 from spira.wiring import Application
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
@@ -30,8 +31,9 @@ class Outcome:
 
     result: EvaluationResult
     predictions: pl.DataFrame
-    exit_code: int  # of `spira model promote VERSION --policy demo --dry-run`
-    refusal: str  # its sentence; empty where it would have promoted
+    published: bool  # registered as a version
+    exit_code: int  # of `spira model promote VERSION --policy demo --dry-run`, or of publishing
+    refusal: str  # its sentences; empty where it would have promoted
 
     def people(self, condition: str) -> ConditionResult:
         """Figures per participant of the test side, "clean" or under "noise"."""
@@ -70,7 +72,8 @@ class Outcome:
         figures += [
             f"{audit.bound:.3f} {audit.verdict}" for audit in self.result.audits if audit.refuses
         ]
-        return (*figures, "refused" if self.exit_code else "promoted")
+        ended = "refused" if self.published else "not published"
+        return (*figures, ended if self.exit_code else "promoted")
 
 
 FIGURES = (
@@ -108,14 +111,19 @@ class Laboratory:
         experiment = read_experiment(
             EXPERIMENTS / f"{recipe}.yaml", overrides=[f"seed={hospital.seed}", *changes]
         )
-        app.run_pipeline(experiment, dataset)
         plan = app.plan(experiment, dataset)
+        exit_code, refusal = 0, ""
+        try:
+            app.run_pipeline(experiment, dataset)
+            self._promote(plan)
+        except PolicyRefused as refused:
+            exit_code, refusal = refused.exit_code, str(refused)
         evaluated = app.artifacts.find("evaluate", plan.fingerprints["evaluate"])
         assert evaluated is not None
-        exit_code, refusal = self._promote(plan.fingerprints["publish"])
         return Outcome(
             EvaluationResult.model_validate(evaluated.read_json("metrics.json")),
             pl.read_parquet(evaluated.path("predictions.parquet")),
+            self._version(plan) is not None,
             exit_code,
             refusal,
         )
@@ -137,19 +145,17 @@ class Laboratory:
             self._datasets.add(name)
         return name
 
-    def _promote(self, publication: str) -> tuple[int, str]:
-        """Exit code and sentence of the command, which decides and moves nothing."""
-        version = next(
-            found.version
-            for found in self._app.registry.versions()
-            if found.fingerprint == publication
+    def _promote(self, plan: Plan) -> None:
+        """The command, which decides and moves nothing."""
+        words = [str(self._version(plan)), "--policy", "demo", "--dry-run"]
+        find_command("model", "promote").main(words, standalone_mode=False, obj=self._app)
+
+    def _version(self, plan: Plan) -> int | None:
+        """The version that was registered of a plan."""
+        name = plan.fingerprints["publish"]
+        return next(
+            (v.version for v in self._app.registry.versions() if v.fingerprint == name), None
         )
-        words = [str(version), "--policy", "demo", "--dry-run"]
-        try:
-            find_command("model", "promote").main(words, standalone_mode=False, obj=self._app)
-        except PolicyRefused as refused:
-            return refused.exit_code, str(refused)
-        return 0, ""
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def test_a_planted_effect_is_found(laboratory: Any) -> None:
 def test_a_planted_ward_noise_shortcut_is_caught(
     laboratory: Any, injection: tuple[str, ...]
 ) -> None:
-    """A model that hears the ward instead of the voice looks good, and is not promoted."""
+    """A model that hears the ward instead of the voice looks good, and is not published."""
     hospital = Hospital(
         seed=1,
         participants=120,
@@ -155,9 +155,10 @@ def test_chance_is_chance_on_average(
 
 
 def _is_caught(outcome: Any) -> None:
-    """An audit of the model itself is sure, and promotion is refused for it."""
+    """An audit of the model itself is sure, and publishing is refused for it."""
     caught = outcome.convicted_by & {"noise", "background"}
 
     assert caught
     assert outcome.exit_code == 3
-    assert all(f"audit: {name}" in outcome.refusal for name in caught)
+    assert not outcome.published
+    assert all(f"audit {name} failed" in outcome.refusal for name in caught)
