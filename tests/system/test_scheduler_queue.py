@@ -15,7 +15,7 @@ RUNS = 200
 @pytest.mark.slow
 def test_two_hundred_requests_are_run_in_order(start_service: Callable[..., Service]) -> None:
     """The daemon grows by less than 30 MB, and the page lists the runs in less than a second."""
-    service = start_service(SPIRA_SCHEDULING__CONCURRENT_RUNS="2")
+    service = start_service(SPIRA_SCHEDULING__CONCURRENT_RUNS="2", SPIRA_SCHEDULING__CPU_SLOTS="2")
     service.ended(service.ask(seed=10_000), 120)  # everything is loaded
     (daemon,) = service.processes("daemon")
     before = psutil.Process(daemon).memory_info().rss
