@@ -19,7 +19,7 @@ def test_a_short_crash_of_the_database_goes_unnoticed(service: Service, postgres
     """Under five seconds, in the middle of a stage: the same attempt completes."""
     service.write("crash", train={"s": 6.0})
     request = service.ask("crash")
-    wait_for(lambda: at_train(service), 60, "train is at work")
+    wait_for(lambda: at_train(service, request), 60, "train is at work")
 
     postgres.kill()
     time.sleep(4.0)
@@ -37,7 +37,7 @@ def test_after_a_minute_without_database_the_request_completes(
     """The service waits for its lock, and goes on by itself when the database is back."""
     service.write("outage", train={"s": 6.0}, evaluate={"s": 1.0})
     request = service.ask("outage")
-    wait_for(lambda: at_train(service), 60, "train is at work")
+    wait_for(lambda: at_train(service, request), 60, "train is at work")
 
     postgres.kill()
     time.sleep(60.0)
@@ -73,7 +73,7 @@ def test_an_s3_server_that_comes_back_is_waited_for(
     service = start_service(imported=False, SPIRA_STORES__LEASE_S="2", **place)
     service.write("away", train={"s": 3.0})
     request = service.ask("away")
-    wait_for(lambda: at_train(service), 60, "train is at work")
+    wait_for(lambda: at_train(service, request), 60, "train is at work")
 
     weed.kill()
     time.sleep(8.0)
@@ -83,6 +83,8 @@ def test_an_s3_server_that_comes_back_is_waited_for(
     service.assert_nothing_was_done_twice()
 
 
-def at_train(service: Service) -> bool:
-    """Whether a stage `train` is at work."""
-    return any(event == "stage started" for event, _ in service.stage_log("train"))
+def at_train(service: Service, request: str) -> bool:
+    """Whether the stage `train` of a request is at work."""
+    run_id = service.requests.get(request).run_id
+    log = service.home / "scheduler" / "stages" / str(run_id) / "train.log"
+    return log.exists() and "stage started" in log.read_text()

@@ -341,7 +341,7 @@ def test_the_endpoint_is_listed_with_all_it_asks_and_answers(tmp_path: Path) -> 
     """Routes, keys of a body, keys of a request as it is answered; tags and notices of one."""
     from spira.scheduling.endpoint import create_endpoint
     from spira.scheduling.notices import notice
-    from spira.scheduling.runs import BY, tags
+    from spira.scheduling.runs import BY, RUN, tags
 
     requests = Requests.open(f"sqlite:///{tmp_path / 'requests.db'}")
     requests.create()
@@ -361,7 +361,7 @@ def test_the_endpoint_is_listed_with_all_it_asks_and_answers(tmp_path: Path) -> 
     assert list(table("The body of a request")) == list(Body.model_fields)
     assert list(table("A request as it is answered")) == [*answer, "joined"]
     assert list(table("Notices")) == list(notice(failed))
-    assert list(table("Tags of a run")) == [*tags(asked), BY]
+    assert list(table("Tags of a run")) == [*tags(asked), BY, RUN]
 
 
 def test_words_have_the_values_that_the_code_knows() -> None:

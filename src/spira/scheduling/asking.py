@@ -62,11 +62,7 @@ class Desk:
         else:
             experiment = self._catalogued(body.experiment)
         if body.seed is not None:
-            if not 0 <= body.seed < 2**31:
-                raise InputError(
-                    f"seed {body.seed}: a whole number from 0 to {2**31 - 1} is needed"
-                )
-            experiment = experiment.model_copy(update={"seed": body.seed})
+            experiment = with_seed(experiment, body.seed)
         return self.requests.ask(
             key=key,
             body=asked,
@@ -98,3 +94,13 @@ class Desk:
                 "experiment: none is given, and setting scheduling.experiment names none"
             )
         return read_catalogue(self.settings.experiments).find(wanted)
+
+
+def with_seed(experiment: Experiment, seed: int) -> Experiment:
+    """The experiment with another seed.
+
+    raises    InputError for what is no seed
+    """
+    if not 0 <= seed < 2**31:
+        raise InputError(f"seed {seed}: a whole number from 0 to {2**31 - 1} is needed")
+    return experiment.model_copy(update={"seed": seed})

@@ -5,6 +5,7 @@ trains, and no experiment file is read while it is loaded: an asset starts `spir
 process of its own and tells what came of it.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -166,11 +167,10 @@ def _words() -> tuple[str, ...]:
 def _written(request: Request) -> Path:
     """The experiment of a request as a file for the stage."""
     path = folder(app.home) / "experiments" / f"{request.digest}.yaml"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(f".{request.id}.new")
-        new.write_text(request.document, encoding="utf-8")
-        new.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(f".{os.getpid()}.new")
+    new.write_text(request.document, encoding="utf-8")  # anew: a power cut may have emptied it
+    new.replace(path)
     return path
 
 
@@ -178,7 +178,7 @@ def _failure(name: StageName, trouble: Trouble) -> dg.Failure:
     return dg.Failure(
         trouble.reason,
         metadata={"stage": name, "cause": trouble.cause, "reason": trouble.reason},
-        allow_retries=trouble.cause == "transient",
+        allow_retries=trouble.cause in ("transient", "killed"),
     )
 
 

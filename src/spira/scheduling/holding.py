@@ -1,9 +1,8 @@
 """One service at a time: on a data folder by `flock`, on PostgreSQL by an advisory lock as well."""
 
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,17 +23,18 @@ def held_folder(folder: Path) -> Iterator[None]:
     raises    InputError naming the process that holds it
     """
     holder = folder / "holder"
-    try:
-        with locked(folder / "lock", wait=False):
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            holder.write_text(f"process {os.getpid()}, since {now}", encoding="utf-8")
-            yield
-    except TransientError as error:
-        who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-        raise InputError(
-            f"{folder}: the scheduler of this data folder is running already ({who}); "
-            "stop that one first"
-        ) from error
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder / "lock", wait=False))
+        except TransientError as error:
+            who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+            raise InputError(
+                f"{folder}: the scheduler of this data folder is running already ({who}); "
+                "stop that one first"
+            ) from error
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        holder.write_text(f"process {os.getpid()}, since {now}", encoding="utf-8")
+        yield
 
 
 class HeldDatabase:
@@ -47,15 +47,18 @@ class HeldDatabase:
             connect_args={
                 "connect_timeout": 5,
                 "application_name": f"{_HOLDER}, process {os.getpid()}",
-                # A server that is gone without a word is noticed within seconds.
+                # A server that is gone without a word is noticed within seconds, and so are we by
+                # the server: whoever comes after us is not kept out.
                 "keepalives_idle": 5,
                 "keepalives_interval": 2,
                 "keepalives_count": 3,
+                "tcp_user_timeout": 10_000,
+                "options": "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 "
+                "-c tcp_keepalives_count=3 -c tcp_user_timeout=10000",
             },
             isolation_level="AUTOCOMMIT",
         )
         self._connection: sa.Connection | None = None
-        self._lock = threading.Lock()
 
     def take(self) -> None:
         """Take the lock.

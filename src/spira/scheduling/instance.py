@@ -34,6 +34,11 @@ _TRIED: dict[str, Any] = {
     },
     # A sensor that found nothing to do is written down every second.
     "retention": {"sensor": {"purge_after_days": {"skipped": 1, "failure": 30, "success": 30}}},
+    "scheduler": {  # a tick of cron that met trouble is tried again; its key makes it one request
+        "module": "dagster._core.scheduler",
+        "class": "DagsterDaemonScheduler",
+        "config": {"max_tick_retries": 5},
+    },
     "telemetry": {"enabled": False},
     "nux": {"enabled": False},
 }

@@ -132,20 +132,20 @@ class DetachedRunLauncher(RunLauncher, ConfigurableClass):
         ):
             if not _taken(lock):
                 return
+            lock.truncate(0)  # whose number it held is dead
             # A worker that was killed at a stage holds the slot of it in the name of this run; the
             # next one begins with the first stage, and would wait for itself for ever.
             self._instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            lock.truncate(0)
-            worker = subprocess.Popen(
+            subprocess.Popen(
                 words,
                 pass_fds=[lock.fileno()],  # and with it the lock
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                # The worker itself: its starter may be killed in the next moment.
+                preexec_fn=lambda: os.write(lock.fileno(), str(os.getpid()).encode()),
             )
-            lock.write(str(worker.pid))
-            lock.flush()
 
     def _process(self, run_id: str) -> int | None:
         """The worker's process, also when it was started a moment ago; None where none lives."""

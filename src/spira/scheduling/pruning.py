@@ -42,18 +42,18 @@ def prune(home: Path, requests: Requests, older_than: timedelta) -> Pruned:
     """Forget requests and runs that ended before that; never one that is open or under way."""
     before = datetime.now(UTC) - older_than
     place = folder(home)
-    needed = {request.run_id for request in requests.list(state="open")}
+    needed = {request.run_id for request in requests.list(state="open", limit=100_000)}
     runs = files = freed = 0
     with open_instance(home) as instance:
         for run in instance.get_runs(RunsFilter(statuses=FINISHED_STATUSES, updated_before=before)):
             if run.run_id in needed:
                 continue
-            instance.delete_run(run.run_id)
             runs += 1
-            for path in _left(place, run.run_id):
+            for path in _left(place, run.run_id):  # first: what is not listed is not looked for
                 files += 1
                 freed += _size(path)
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+            instance.delete_run(run.run_id)
     return Pruned(len(requests.prune(before)), runs, files, freed)
 
 

@@ -10,8 +10,10 @@ Each step can be repeated, by two at once or after a kill: the table takes the f
 """
 
 import random
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import cast
@@ -37,8 +39,11 @@ _STARTED_AGAIN_AT = frozenset(2**n for n in range(1, 12))
 _LONGEST_WAIT_S = 600.0  # between two attempts
 _TELL_AGAIN_AFTER_S = 60.0
 _LOOK_BACK = timedelta(minutes=1)  # for a run whose end was written while the last pass looked
-# A run that fails without a stage's word met a defect of ours, or a database that was away.
-_UNEXPLAINED_ATTEMPTS = 5
+# Of what may help and may not: what is damaged is made again, but not a dataset; a stage that is
+# killed may want more memory than there is; a run that fails without a stage's word met a defect of
+# ours, or a database that was away.
+_FEW_TRIES = 5
+_MOST_OPEN = 100_000
 
 _log = structlog.get_logger()
 
@@ -51,48 +56,87 @@ class Reconciler:
     desk: Desk
     _starting: dict[str, int] = field(default_factory=dict)  # runs -> passes that saw them so
     _since: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(days=1))
+    _stopping: dict[str, threading.Thread] = field(default_factory=dict)
     _tell_at: float = 0.0
 
     def reconcile(self) -> None:
-        """One pass.
+        """One pass. What is wrong with one run or request keeps no other from its end.
 
         raises    TransientError, or Dagster's errors, when a database is away; the next pass sees
                   to what this one left
         """
         began = datetime.now(UTC)
         runs = list(self.instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES)))
+        ended = RunsFilter(statuses=FINISHED_STATUSES, updated_after=self._since)
+        strangers = [
+            run
+            for run in self.instance.get_runs(ended)
+            if REQUEST not in run.tags or run.parent_run_id is not None
+        ]
         self._starting = {
             run.run_id: self._starting.get(run.run_id, 0) + 1
             for run in runs
             if run.status == DagsterRunStatus.STARTING
         }
-        for run in runs:
-            request = self._request_of(run)
-            if request is not None and request.state == "cancelled":
-                self.instance.run_coordinator.cancel_run(run.run_id)
-            elif self._starting.get(run.run_id, 0) in _STARTED_AGAIN_AT:
-                self._start_again(run)
-        ended = RunsFilter(statuses=FINISHED_STATUSES, updated_after=self._since)
-        for run in self.instance.get_runs(ended):
-            if REQUEST not in run.tags or run.parent_run_id is not None:
-                self._request_of(run)
-        self._settle({run.run_id for run in runs})
+        opened = self.desk.requests.list(state="open", limit=_MOST_OPEN)
+        by_id = {request.id: request for request in opened}
+        for run in [*runs, *strangers]:
+            with _alone(run=run.run_id):
+                self._look_after(run, by_id)
+        self._note_runs([request for request in opened if request.run_id is None])
+        unfinished = {run.run_id for run in runs}
+        for request in self.desk.requests.list(state="open", limit=_MOST_OPEN):
+            if request.run_id is not None and request.run_id not in unfinished:
+                with _alone(request=request.id):
+                    self._settle(request, request.run_id)
         self._tell()
         self._since = began - _LOOK_BACK
 
+    def _look_after(self, run: dg.DagsterRun, opened: Mapping[str, Request]) -> None:
+        """Give a run its request, stop it with its request, start it again."""
+        named = run.tags.get(REQUEST, "")
+        if named in opened and run.parent_run_id is None:
+            request: Request | None = opened[named]
+        else:
+            request = self._request_of(run)
+        if run.is_finished:
+            return
+        if request is not None and request.state == "cancelled":
+            self._stop(run.run_id)
+        elif self._starting.get(run.run_id, 0) in _STARTED_AGAIN_AT:
+            self._start_again(run)
+
     def _request_of(self, run: dg.DagsterRun) -> Request | None:
-        """The request of a run, which learns that the run is there."""
         try:
-            request = adopt(run, self.instance, self.desk)
+            return adopt(run, self.instance, self.desk)
         except InputError as error:
             if REQUEST not in run.tags:
                 self.instance.add_run_tags(run.run_id, {REQUEST: "none"})
                 _log.warning("a run without a request", run=run.run_id, reason=str(error))
             return None
-        attempt = run.tags.get(ATTEMPT)
-        if request.run_id is None and attempt == str(request.attempt):
-            self.desk.requests.on_its_way(request.id, request.attempt, run.run_id)
-        return request
+
+    def _note_runs(self, waiting: Sequence[Request]) -> None:
+        """Let requests that wait know the runs that were made for them, ended or not."""
+        if not waiting:
+            return
+        made_for = RunsFilter(tags={REQUEST: [request.id for request in waiting]})
+        made = {
+            (run.tags[REQUEST], run.tags.get(ATTEMPT)): run.run_id
+            for run in self.instance.get_runs(made_for)
+        }
+        for request in waiting:
+            run_id = made.get((request.id, str(request.attempt)))
+            if run_id is not None:
+                self.desk.requests.on_its_way(request.id, request.attempt, run_id)
+
+    def _stop(self, run_id: str) -> None:
+        """Stop a run beside the others: it may take seconds."""
+        thread = self._stopping.get(run_id)
+        if thread is None or not thread.is_alive():
+            stop = self.instance.run_coordinator.cancel_run
+            thread = threading.Thread(target=stop, args=(run_id,), daemon=True)
+            self._stopping[run_id] = thread
+            thread.start()
 
     def _start_again(self, run: dg.DagsterRun) -> None:
         launcher = self.instance.run_launcher
@@ -100,16 +144,12 @@ class Reconciler:
             _log.info("a run left on its way is started again", run=run.run_id)
             launcher.launch_run(LaunchRunContext(run, workspace=None))
 
-    def _settle(self, unfinished: Iterable[str]) -> None:
-        unfinished = set(unfinished)
-        for request in self.desk.requests.list(state="open"):
-            if request.run_id is None or request.run_id in unfinished:
-                continue
-            run = self.instance.get_run_by_id(request.run_id)
-            if run is None:
-                self._again(request, "its run is not there any more")
-            elif run.is_finished:
-                self._settle_one(request, run)
+    def _settle(self, request: Request, run_id: str) -> None:
+        run = self.instance.get_run_by_id(run_id)
+        if run is None:
+            self._again(request, "its run is not there any more")
+        elif run.is_finished:
+            self._settle_one(request, run)
 
     def _settle_one(self, request: Request, run: dg.DagsterRun) -> None:
         requests = self.desk.requests
@@ -134,42 +174,37 @@ class Reconciler:
 
     def _is_worth_another(self, request: Request, trouble: Trouble) -> bool:
         """Whether another attempt may end otherwise."""
-        if trouble.cause == "damaged":  # its stages make again what is damaged, but not a dataset
-            return not any(
-                event.what == "next attempt" and event.detail.startswith("damaged")
-                for event in self.desk.requests.events(request.id)
-            )
-        if trouble.cause == "unexplained":
-            return request.attempt < _UNEXPLAINED_ATTEMPTS
+        if trouble.cause in ("damaged", "killed", "unexplained"):
+            return request.tries < _FEW_TRIES
         return trouble.cause == "transient"
 
     def _again(self, request: Request, why: str, stage: str | None = None) -> None:
         """The next attempt, later and later; after too many the request has failed."""
         settings = self.desk.settings
-        if request.attempt >= settings.attempts:
+        if request.tries >= settings.attempts:
             self.desk.requests.end(
                 request.id,
                 request.attempt,
                 "failed",
-                f"{why} ({request.attempt} attempts)",
+                f"{why} ({request.tries} attempts)",
                 stage=stage,
             )
             return
-        wait_s = min(_LONGEST_WAIT_S, settings.retry_delay_s * 2.0 ** min(request.attempt - 1, 10))
+        wait_s = min(_LONGEST_WAIT_S, settings.retry_delay_s * 2.0 ** min(request.tries - 1, 10))
         jitter = random.uniform(0.75, 1.25)
         self.desk.requests.again(request.id, request.attempt, why, after_s=wait_s * jitter)
 
     def _trouble(self, run: dg.DagsterRun) -> tuple[str | None, Trouble]:
         """At which stage a run failed, and why."""
         said = None
-        for event in self._events(run, DagsterEventType.STEP_FAILURE):
+        for event in reversed(self._events(run, DagsterEventType.STEP_FAILURE)):
             failure = event.step_failure_data
             told = failure.user_failure_data
             if told is not None and "cause" in told.metadata:
                 facts = {name: str(value.value) for name, value in told.metadata.items()}
                 cause = cast(Cause, facts["cause"])
                 return facts["stage"], Trouble(cause, facts["reason"])
-            said = failure.error
+            said = said or failure.error
         reason = said.message.strip().splitlines()[0] if said else "the run ended without a word"
         return None, Trouble("unexplained", reason)
 
@@ -185,6 +220,7 @@ class Reconciler:
                 self.desk.requests.told(request.id)
             else:
                 self._tell_at = time.monotonic() + _TELL_AGAIN_AFTER_S
+                return
 
 
 def _whole(run: dg.DagsterRun) -> bool:
@@ -194,3 +230,12 @@ def _whole(run: dg.DagsterRun) -> bool:
 
 def _selected(run: dg.DagsterRun) -> str:
     return ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ()))
+
+
+@contextmanager
+def _alone(**which: str) -> Iterator[None]:
+    """Whatever happens in here is told and happens to this one only."""
+    try:
+        yield
+    except Exception as error:
+        _log.warning("not reconciled", error=f"{type(error).__name__}: {error}", **which)

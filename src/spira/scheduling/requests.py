@@ -45,6 +45,7 @@ _requests = sa.Table(
     sa.Column("registering", sa.Boolean),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("first_attempt", sa.Integer, nullable=False),
     sa.Column("run_id", sa.Text),
     sa.Column("asked_at", sa.Text, nullable=False),
     sa.Column("not_before", sa.Text, nullable=False),
@@ -103,6 +104,7 @@ class Request:
     registering: bool | None  # what the run took `challenger` to be when it registered the model
     state: State
     attempt: int  # counted from 1
+    first_attempt: int  # since it was asked for, or resumed
     run_id: str | None  # of this attempt, once the courier has it
     asked_at: str
     not_before: str
@@ -110,6 +112,11 @@ class Request:
     outcome: str | None  # in one sentence
     stage: str | None  # that it failed at
     told_at: str | None  # when the notice of a permanent failure went out
+
+    @property
+    def tries(self) -> int:
+        """Attempts since it was asked for, or resumed."""
+        return self.attempt - self.first_attempt + 1
 
 
 @dataclass(frozen=True)
@@ -198,11 +205,13 @@ class Requests:
                     if known is not None:
                         return known
                     found = tables.execute(
-                        sa.select(_requests).where(
+                        sa.select(_requests)
+                        .where(
                             _requests.c.dataset == dataset,
                             _requests.c.digest == digest,
                             _requests.c.state == "open",
                         )
+                        .with_for_update()  # nobody may end it while we join
                     ).first()
                     now = _now()
                     if found is None:
@@ -219,9 +228,10 @@ class Requests:
                                 challenger=challenger,
                                 state="open",
                                 attempt=1,
+                                first_attempt=1,
                                 run_id=run_id,
                                 asked_at=now,
-                                not_before=now,
+                                not_before="",
                             )
                         )
                     else:
@@ -272,10 +282,10 @@ class Requests:
             return [_request(row) for row in tables.execute(query)]
 
     def latest(self, experiment: str) -> Request | None:
-        """The latest request for an experiment of this name, however it stands."""
+        """The latest request for an experiment of this name, however it stands; no sweep's."""
         query = (
             sa.select(_requests)
-            .where(_requests.c.experiment == experiment)
+            .where(_requests.c.experiment == experiment, _requests.c.challenger)
             .order_by(_requests.c.asked_at.desc())
         )
         with self._reading() as tables:
@@ -298,9 +308,12 @@ class Requests:
     def due(self, limit: int = 100) -> Sequence[Request]:
         """Open requests that wait for a run, in the order they were asked for."""
         waiting = (_requests.c.state == "open") & _requests.c.run_id.is_(None)
+        now, time = datetime.now(UTC), _requests.c.not_before
+        # Nobody waits for an hour: such a time was written while the clock was wrong.
+        come = (time <= _iso(now)) | (time > _iso(now + timedelta(hours=1)))
         query = (
             sa.select(_requests)
-            .where(waiting, _requests.c.not_before <= _now())
+            .where(waiting, come)
             .order_by(_requests.c.asked_at, _requests.c.id)
             .limit(limit)
         )
@@ -403,17 +416,18 @@ class Requests:
         raises    InputError when it is open or complete, or another one is open for the same
         """
         _check_words(by=by)
-        request = self.get(request_id)
+        request, following = self.get(request_id), _requests.c.attempt + 1
         try:
             changed = self._change(
                 request_id,
                 _requests.c.state.in_(("failed", "refused", "cancelled")),
                 {
                     "state": "open",
-                    "attempt": request.attempt + 1,
+                    "attempt": following,
+                    "first_attempt": following,
                     "run_id": None,
                     "registering": None,
-                    "not_before": _now(),
+                    "not_before": "",
                     "ended_at": None,
                     "outcome": None,
                     "stage": None,
@@ -545,6 +559,11 @@ def _check_words(**words: str) -> None:
         f"{name}: 1 to {_LONGEST} characters are needed, these are {len(text.strip())}"
         for name, text in words.items()
         if not 1 <= len(text.strip()) <= _LONGEST
+    ]
+    mistakes += [
+        f"{name}: holds a control character; write it on one line"
+        for name, text in words.items()
+        if text.strip() and not text.isprintable()
     ]
     if mistakes:
         raise InputError(*mistakes)

@@ -11,9 +11,10 @@ from spira.scheduling.requests import Request
 PIPELINE = "pipeline"  # the job
 EXPERIMENT, SEED = "experiment", "seed"  # the dimensions of partitions
 # Tags of a run.
-REQUEST, ATTEMPT, DATASET, KIND, BY = (
-    f"spira/{name}" for name in ("request", "attempt", "dataset", "kind", "by")
+REQUEST, ATTEMPT, DATASET, KIND, BY, RUN = (
+    f"spira/{name}" for name in ("request", "attempt", "dataset", "kind", "by", "run")
 )
+_JOINED = "joined"  # in place of an attempt: a run of one's own beside that of the request
 
 
 def run_request(request: Request) -> dg.RunRequest:
@@ -44,13 +45,17 @@ def adopt(run: dg.DagsterRun, instance: dg.DagsterInstance, desk: Desk) -> Reque
     raises    InputError when what it asks for is unknown
     """
     named = run.tags.get(REQUEST)
-    if run.parent_run_id is not None and named is not None:  # run again, with its parent's tags
-        made = _again(run, desk, desk.requests.get(named))
-    elif named is not None:
+    adopted = run.tags.get(RUN) == run.run_id
+    if named is not None and (adopted or run.parent_run_id is None):
         return desk.requests.get(named)
+    if named is not None:  # run again, with its parent's tags
+        made = _again(run, desk, desk.requests.get(named))
     else:
         made = desk.ask(_body(run), key=f"run:{run.run_id}", run_id=run.run_id).request
-    instance.add_run_tags(run.run_id, tags(made) | {BY: "web page"})
+    own = made.run_id == run.run_id
+    attempt = {} if own else {ATTEMPT: _JOINED}
+    about = tags(made) | {BY: "web page", RUN: run.run_id} | attempt
+    instance.add_run_tags(run.run_id, about)
     return made
 
 
@@ -65,6 +70,7 @@ def _again(run: dg.DagsterRun, desk: Desk, before: Request) -> Request:
         experiment=before.experiment,
         seed=before.seed,
         document=before.document,
+        challenger=before.challenger,
         run_id=run.run_id,
     ).request
 

@@ -64,6 +64,7 @@ class Process:
     pause_s: float = _PAUSE_S
     needs_database: bool = False  # may only run while the lock on the database is held
     _running: "subprocess.Popen[bytes] | None" = None
+    started_at: float = 0.0  # by the wall clock
     _started: float = 0.0
     _answered: float | None = None
     _not_before: float = 0.0
@@ -131,7 +132,7 @@ class Process:
                 stderr=said,
                 preexec_fn=end_with_starter,
             )
-        self._started = time.monotonic()
+        self._started, self.started_at = time.monotonic(), time.time()
         self._answered = None
 
 
@@ -151,7 +152,10 @@ def up(app: "Application") -> None:
             try:
                 _watch(app, processes, database)
             except KeyboardInterrupt:
-                app.say(_farewell(app, instance))
+                try:
+                    app.say(_farewell(app, instance))
+                except Exception:  # the database is away: then there is nothing more to say
+                    app.say("Stopped; runs under way go on in processes of their own.")
             finally:
                 _stop(processes)
                 (place / "addresses.json").unlink(missing_ok=True)
@@ -229,7 +233,7 @@ def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]
                 "--log-level",
                 "warning",
             ],
-            lambda: _daemon_beats(instance),
+            lambda: _daemon_beats(instance, since=found[1].started_at),
         ),
         process(
             "web",
@@ -304,14 +308,15 @@ def _code_answers(port: int) -> bool:
     return bool(answer["echo"] == "well")
 
 
-def _daemon_beats(instance: "DagsterInstance") -> bool:
-    """Whether the daemon has written a heartbeat lately; a database that is away says nothing."""
+def _daemon_beats(instance: "DagsterInstance", *, since: float) -> bool:
+    """Whether the daemon, started then, has written a heartbeat lately; a database that is away
+    says nothing."""
     try:
         beats = instance.get_daemon_heartbeats().values()
     except Exception:  # whatever the database raises: it is not the daemon that hangs
         return True
     newest = max((beat.timestamp for beat in beats), default=0.0)
-    return time.time() - newest < _DAEMON_SILENT_S
+    return newest > since and time.time() - newest < _DAEMON_SILENT_S
 
 
 def _stop(processes: Sequence[Process]) -> None:

@@ -3,7 +3,8 @@
 What its exit code means for the run is decided here, once:
 
     0                   done
-    75, or a signal     transient: tried again, with back-off
+    75                  transient: tried again, with back-off
+    a signal            killed: tried again, a few times
     3                   refused by an audit or a policy: for good
     2, 1                wrong input, a defect: for good
     70                  stored bytes are damaged: the next attempt makes them again
@@ -26,10 +27,18 @@ from spira.domain.errors import (
     SpiraError,
     TransientError,
 )
+from spira.scheduling.tokens import TOKEN
 from spira.stores.processes import end_with_starter
 
 Cause = Literal[
-    "transient", "refused", "wrong input", "damaged", "time limit", "defect", "unexplained"
+    "transient",
+    "killed",
+    "refused",
+    "wrong input",
+    "damaged",
+    "time limit",
+    "defect",
+    "unexplained",
 ]
 
 _STOPPED_WITHIN_S = 5.0
@@ -77,6 +86,7 @@ def run_process(
         began = read.tell()
         process = subprocess.Popen(
             words,
+            env={name: value for name, value in os.environ.items() if name != TOKEN},
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,
@@ -103,7 +113,7 @@ def run_process(
         return None
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name
-        return Trouble("transient", f"killed by {name}, maybe for want of memory")
+        return Trouble("killed", f"killed by {name}, maybe for want of memory")
     return Trouble(_CAUSES.get(process.returncode, "defect"), _sentence(lines))
 
 

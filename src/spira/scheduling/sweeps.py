@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spira.datasets.names import resolve
 from spira.domain.errors import InputError
 from spira.domain.fingerprint import fingerprint
-from spira.scheduling.asking import Body, Desk
+from spira.scheduling.asking import Body, Desk, with_seed
 from spira.scheduling.requests import Request
 from spira.training.experiments import Experiment, compose, parse_experiment, read_experiment
 
@@ -53,6 +53,11 @@ def ask_for_sweep(
         if experiment.name in (other.name for other in experiments.values()):
             mistakes.append(f"{file}: its name, {experiment.name}, is that of another file here")
         experiments[file] = experiment
+        for seed in seeds:
+            try:
+                with_seed(experiment, seed)
+            except InputError as error:
+                mistakes += [one for one in error.mistakes if one not in mistakes]
     if mistakes:
         raise InputError(*mistakes)
     dataset = resolve(desk.store, desk.dataset(dataset))

@@ -8,15 +8,19 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from spira.domain.errors import InputError
 from spira.scheduling.settings import SchedulingSettings
 
 TOKEN = "SPIRA_SCHEDULER_TOKEN"  # variable of the environment
+_SHORTEST = 16
 
 
 def read_token(home: Path) -> str:
     """The token that callers show: from the environment, else from a file made on first use."""
     given = os.environ.get(TOKEN)
     if given:
+        if len(given) < _SHORTEST:
+            raise InputError(f"{TOKEN}: shorter than {_SHORTEST} characters; it could be guessed")
         return given
     path = home / "scheduler" / "token"
     path.parent.mkdir(parents=True, exist_ok=True)

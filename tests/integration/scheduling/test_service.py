@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from spira.domain.errors import InputError
+from spira.domain.errors import InputError, TransientError
+from spira.scheduling.holding import held_folder
 from spira.scheduling.service import Process, free_or_wanted
 
 
@@ -75,6 +76,15 @@ def test_what_does_not_answer_any_more_is_killed_and_started_again(
     one = process(lambda: next(answers), silent_s=0.3)
 
     watch_until(one, lambda: starts(tmp_path) == 2)
+
+
+def test_what_is_away_is_not_told_as_a_second_service(tmp_path: Path) -> None:
+    """A database that is away when the service starts, or stops, is transient."""
+    with pytest.raises(TransientError, match="away"), held_folder(tmp_path):
+        raise TransientError("the database is away")
+    holder = f"process {os.getpid()}, since"
+    with held_folder(tmp_path), pytest.raises(InputError, match=holder), held_folder(tmp_path):
+        pass
 
 
 def test_a_port_that_is_taken_is_named_with_its_setting() -> None:

@@ -61,7 +61,7 @@ def test_a_killed_stage_is_tried_again(tmp_path: Path) -> None:
     trouble = run_process(shell("kill -9 $$"), log=tmp_path / "log", limit_s=10)
 
     assert trouble is not None
-    assert trouble.cause == "transient"
+    assert trouble.cause == "killed"
     assert "SIGKILL" in trouble.reason
 
 
