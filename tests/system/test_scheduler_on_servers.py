@@ -77,7 +77,7 @@ def test_an_s3_server_that_comes_back_is_waited_for(
 
     weed.kill()
     time.sleep(8.0)
-    weed.start()
+    assert weed.start()
 
     assert service.ended(request, 150).state == "complete"
     service.assert_nothing_was_done_twice()

@@ -49,12 +49,21 @@ def prune(home: Path, requests: Requests, older_than: timedelta) -> Pruned:
             if run.run_id in needed:
                 continue
             runs += 1
-            for path in _left(place, run.run_id):  # first: what is not listed is not looked for
+            # Files first: what is not listed any more is not looked for. And again, as Dagster
+            # opens the file of a run to delete what is in it.
+            for removed in _removed(place, run.run_id):
                 files += 1
-                freed += _size(path)
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                freed += removed
             instance.delete_run(run.run_id)
+            list(_removed(place, run.run_id))
     return Pruned(len(requests.prune(before)), runs, files, freed)
+
+
+def _removed(place: Path, run_id: str) -> Iterator[int]:
+    """Remove what a run left; yields the bytes of each file or folder."""
+    for path in _left(place, run_id):
+        yield _size(path)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _left(place: Path, run_id: str) -> Iterator[Path]:
