@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_REPEATS = 5
+_REPEATS = 3
 _TESTS = Path(__file__).parents[1] / "tests"
 
 
