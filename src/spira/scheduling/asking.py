@@ -12,7 +12,7 @@ from spira.scheduling.catalogue import read_catalogue
 from spira.scheduling.requests import Asked, Requests
 from spira.scheduling.settings import SchedulingSettings
 from spira.stores.artifacts import ArtifactStore
-from spira.training.experiments import Experiment, compose
+from spira.training.experiments import Experiment, compose, read_experiment
 
 
 class Body(Frozen):
@@ -50,8 +50,6 @@ class Desk:
         run_id    of the run that it is the request of, where that is there already
         raises    InputError for what is unknown, missing or broken, KeyUsed; nothing is queued
         """
-        from spira.training.experiments import read_experiment
-
         key = key or uuid.uuid4().hex
         asked: dict[str, Any] = body.model_dump(mode="json") | {"sweep": sweep}
         known = self.requests.known(key, asked)

@@ -135,7 +135,7 @@ def runs(app: Application, state: Any, limit: int) -> None:
                 one.state,
                 str(one.attempt),
                 one.asked_at[:19],
-                (f"{one.stage}: " if one.stage else "") + (one.outcome or ""),
+                one.ending,
             )
             for one in found
         ],
@@ -157,7 +157,7 @@ def status(app: Application, request_id: str | None) -> None:
         app.say(f"{found.id}: {found.experiment}, seed {found.seed}, on {found.dataset[:12]}")
         app.say(f"{found.state}, attempt {found.attempt}, {found.kind}")
         if found.outcome:
-            app.say((f"{found.stage}: " if found.stage else "") + found.outcome)
+            app.say(found.ending)
         for asking in app.requests.askings(found.id):
             app.say(f"  {asking.at[:19]}  asked by {asking.by}: {asking.reason}")
         for event in app.requests.events(found.id):
@@ -282,10 +282,7 @@ def _numbers(seeds: str) -> list[int]:
 def _shown(app: Application, found: "Request") -> dict[str, Any]:
     from dataclasses import asdict
 
-    return asdict(found) | {
-        "asked": [asdict(asking) for asking in app.requests.askings(found.id)],
-        "events": [asdict(event) for event in app.requests.events(found.id)],
-    }
+    return asdict(found) | app.requests.history(found.id)
 
 
 def _followed(app: Application, requests: "Sequence[Request]") -> "list[Request]":

@@ -99,7 +99,7 @@ def _stage(name: StageName) -> dg.AssetsDefinition:
             end_with_starter()  # a step's process would outlive the worker, and its stage with it
         began = time.monotonic()
         try:
-            request = _request(context)
+            request = adopt(context.run, context.instance, app.desk)
             artifact, already = _done(context, name, request)
             told, checked = describe(artifact, app), check_results(artifact, app)
         except SpiraError as error:
@@ -121,11 +121,6 @@ def _stage(name: StageName) -> dg.AssetsDefinition:
         )
 
     return asset
-
-
-def _request(context: dg.AssetExecutionContext) -> Request:
-    """The request of the run; one that was started from the web page gets it now."""
-    return adopt(context.run, context.instance, app.desk)
 
 
 def _done(

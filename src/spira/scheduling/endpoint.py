@@ -204,8 +204,7 @@ def _told(desk: Desk, request: Asked, instance: DagsterInstance) -> dict[str, An
     stages = instance.get_run_step_stats(request.run_id) if request.run_id else []
     return _summary(request) | {
         "stages": {one.step_key: one.status.value.lower() for one in stages if one.status},
-        "asked": [asdict(asking) for asking in desk.requests.askings(request.id)],
-        "events": [asdict(event) for event in desk.requests.events(request.id)],
+        **desk.requests.history(request.id),
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from spira.domain.errors import InputError, TransientError
+from spira.scheduling.requests import with_driver
 from spira.scheduling.settings import SchedulingSettings
 from spira.stores.locks import locked
 
@@ -42,7 +43,7 @@ class HeldDatabase:
 
     def __init__(self, url: str) -> None:
         self._engine = sa.create_engine(
-            url.replace("postgresql://", "postgresql+psycopg://", 1),
+            with_driver(url),
             poolclass=sa.NullPool,
             connect_args={
                 "connect_timeout": 5,

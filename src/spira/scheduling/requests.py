@@ -15,7 +15,7 @@ gets the same request, so that a client that heard nothing may repeat itself.
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
 
@@ -118,6 +118,11 @@ class Request:
         """Attempts since it was asked for, or resumed."""
         return self.attempt - self.first_attempt + 1
 
+    @property
+    def ending(self) -> str:
+        """How it ended, and at which stage it failed; empty while it is open."""
+        return (f"{self.stage}: " if self.stage else "") + (self.outcome or "")
+
 
 @dataclass(frozen=True)
 class Asking:
@@ -159,7 +164,7 @@ class Requests:
         """The table at `sqlite:////folder/file.db` or `postgresql://user@host/database`."""
         if url.startswith("postgresql://"):
             engine = sa.create_engine(
-                url.replace("postgresql://", "postgresql+psycopg://", 1),
+                with_driver(url),
                 pool_pre_ping=True,
                 connect_args={"connect_timeout": 5},
             )
@@ -304,6 +309,13 @@ class Requests:
         query = sa.select(_events).where(_events.c.request == request_id).order_by(_events.c.number)
         with self._reading() as tables:
             return [Event(row.at, row.what, row.detail) for row in tables.execute(query)]
+
+    def history(self, request_id: str) -> dict[str, Any]:
+        """Who asked and what happened, as a document."""
+        return {
+            "asked": [asdict(asking) for asking in self.askings(request_id)],
+            "events": [asdict(event) for event in self.events(request_id)],
+        }
 
     def due(self, limit: int = 100) -> Sequence[Request]:
         """Open requests that wait for a run, in the order they were asked for."""
@@ -520,6 +532,11 @@ class Requests:
                 "requests: the database does not answer, or is not there yet; see to it that it "
                 "runs and `spira schedule up` has been started once, then try again"
             ) from error
+
+
+def with_driver(url: str) -> str:
+    """The address of a PostgreSQL, as SQLAlchemy wants it for psycopg 3."""
+    return url.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
 def _on_sqlite(connection: Any, _record: Any) -> None:

@@ -24,6 +24,7 @@ from spira.domain.recordings import SIDES
 from spira.evaluation import figures
 from spira.evaluation.results import Audit, Condition, ConditionResult, Estimate, EvaluationResult
 from spira.evaluation.wording import at_most, decimal, interval, word
+from spira.scheduling.tokens import report_address
 from spira.stores.artifacts import Artifact
 from spira.training.plan import StageName
 
@@ -312,8 +313,6 @@ def _result(artifact: Artifact) -> EvaluationResult:
 
 def _report(artifact: Artifact, app: "Application") -> dict[str, Any]:
     """The address at which the endpoint shows the report; nothing where it has none."""
-    from spira.scheduling.tokens import report_address
-
     address = report_address(app.home, app.settings.scheduling, artifact.fingerprint)
     return {} if address is None else {"report": dg.MetadataValue.url(address)}
 
