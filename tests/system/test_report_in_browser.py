@@ -1,40 +1,15 @@
 """The report in a real browser: what readers see, on a screen, a phone and paper."""
 
-import importlib.util
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from chromium import ARGUMENTS, CHROMIUM
+from samples import samples
 
 from spira.evaluation.report import ReportInput, render_report
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-def samples() -> ModuleType:
-    """The sample evaluation of the unit tests."""
-    path = Path(__file__).parents[1] / "unit" / "evaluation" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("sample_evaluations", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

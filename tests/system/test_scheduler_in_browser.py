@@ -6,24 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import ARGUMENTS, CHROMIUM
 from services import Service, wait_for
 
 from spira.scheduling.instance import open_instance
 from spira.training.plan import STAGES
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PLOTS = ("ROC", "calibration", "scores")
 PATIENCE_MS = 60_000  # of a page on a busy machine
 

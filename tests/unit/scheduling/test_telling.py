@@ -1,13 +1,11 @@
 """What the web page tells: counts, figures, sketches, links, and the checks."""
 
 import base64
-import importlib.util
 import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
@@ -15,6 +13,7 @@ from xml.etree import ElementTree
 import dagster as dg
 import polars as pl
 import pytest
+from samples import samples
 
 from spira.console import Console
 from spira.domain.errors import IntegrityError
@@ -268,13 +267,7 @@ def sketch_of(told: Mapping[str, Any], name: str) -> list[ElementTree.Element]:
 @pytest.fixture(scope="module")
 def sample() -> EvaluationResult:
     """The sample evaluation of the report's tests: 160 people."""
-    path = Path(__file__).parents[1] / "evaluation" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("sample_evaluations", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    result: EvaluationResult = module.make_result()
+    result: EvaluationResult = samples().make_result()
     return result
 
 
