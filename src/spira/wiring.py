@@ -14,7 +14,7 @@ from spira.settings import Settings
 
 if TYPE_CHECKING:
     from spira.scheduling.asking import Desk
-    from spira.scheduling.requests import Requests
+    from spira.scheduling.requests import Request, Requests
     from spira.stores.artifacts import Artifact, ArtifactStore
     from spira.stores.registry import Alias, Registry
     from spira.training.experiments import Experiment
@@ -107,6 +107,12 @@ class Application:
             training=self.settings.training,
             evaluation=self.settings.evaluation,
         )
+
+    def plan_of(self, request: "Request") -> "Plan":
+        """The stages of what was asked for."""
+        from spira.training.experiments import parse_experiment
+
+        return self.plan(parse_experiment(request.document, where=request.id), request.dataset)
 
     def find_done(
         self, stage: "StageName", plan: "Plan", alias: "Alias | None" = "challenger"

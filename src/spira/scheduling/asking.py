@@ -2,7 +2,6 @@
 
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from spira.datasets.names import resolve
@@ -12,7 +11,7 @@ from spira.scheduling.catalogue import read_catalogue
 from spira.scheduling.requests import Asked, Requests
 from spira.scheduling.settings import SchedulingSettings
 from spira.stores.artifacts import ArtifactStore
-from spira.training.experiments import Experiment, compose, read_experiment
+from spira.training.experiments import Experiment, compose
 
 
 class Body(Frozen):
@@ -38,26 +37,24 @@ class Desk:
         body: Body,
         *,
         key: str | None = None,
-        file: Path | None = None,
+        experiment: Experiment | None = None,
         sweep: str | None = None,
         run_id: str | None = None,
     ) -> Asked:
         """Open a request, or join the one that is open for the same.
 
-        key       None: one of its own, so that it is never taken for another
-        file      an experiment file to read instead of looking for a name
-        sweep     what it belongs to; its model does not become challenger
-        run_id    of the run that it is the request of, where that is there already
-        raises    InputError for what is unknown, missing or broken, KeyUsed; nothing is queued
+        key           None: one of its own, so that it is never taken for another
+        experiment    one that was read already; None: its name is looked for
+        sweep         what it belongs to; its model does not become challenger
+        run_id        of the run that it is the request of, where that is there already
+        raises        InputError for what is unknown, missing or broken, KeyUsed; nothing is queued
         """
         key = key or uuid.uuid4().hex
         asked: dict[str, Any] = body.model_dump(mode="json") | {"sweep": sweep}
         known = self.requests.known(key, asked)
         if known is not None:
             return known
-        if file is not None:
-            experiment = read_experiment(file)
-        else:
+        if experiment is None:
             experiment = self._catalogued(body.experiment)
         if body.seed is not None:
             experiment = with_seed(experiment, body.seed)

@@ -88,10 +88,11 @@ def request(
     for already, this joins it.
     """
     from spira.scheduling.asking import Body
+    from spira.training.experiments import read_experiment
 
-    file = Path(experiment) if experiment and _is_file(experiment) else None
+    read = read_experiment(Path(experiment)) if experiment and _is_file(experiment) else None
     body = Body(experiment=experiment, dataset=data, seed=seed, by=by or _account(), reason=reason)
-    asked = app.desk.ask(body, key=key, file=file)
+    asked = app.desk.ask(body, key=key, experiment=read)
     how = "joined: it is open already" if asked.joined else "asked for"
     app.say(f"{asked.request.id}: {asked.request.experiment}, seed {asked.request.seed}, {how}")
     if follow:

@@ -24,6 +24,7 @@ from spira.scheduling.catalogue import read_catalogue
 from spira.scheduling.growth import worth_training
 from spira.scheduling.instance import folder
 from spira.scheduling.kubernetes import RUN_TAGS, ends_with_its_run, stage_tags
+from spira.scheduling.notices import tell_not_asked
 from spira.scheduling.requests import Request
 from spira.scheduling.runs import (
     EXPERIMENT,
@@ -38,7 +39,6 @@ from spira.settings import read_settings
 from spira.stores.artifacts import Artifact
 from spira.stores.processes import end_with_starter
 from spira.stores.registry import Alias
-from spira.training.experiments import parse_experiment
 from spira.training.plan import INPUTS, STAGES, VERSIONS, StageName
 from spira.wiring import Application
 
@@ -127,8 +127,7 @@ def _done(
     context: dg.AssetExecutionContext, name: StageName, request: Request
 ) -> tuple[Artifact, bool]:
     """The artifact of a stage, and whether it was there before; runs the stage unless it was."""
-    experiment = parse_experiment(request.document, where=request.id)
-    plan = app.plan(experiment, request.dataset)
+    plan = app.plan_of(request)
     alias: Alias | None = "challenger"
     if name == "publish" and not app.requests.register_as(request.id):
         alias = None
@@ -247,23 +246,27 @@ def _missing(
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Asks for the experiment in operation when its dataset has grown enough.",
 )
-def new_data(_context: dg.SensorEvaluationContext) -> dg.SkipReason:
+def new_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """N new participants of each class, or any new data after M days."""
     if settings.new_participants is None and settings.new_after_days is None:
         return dg.SkipReason("settings scheduling.new_participants and new_after_days are not set")
     why = worth_training(app.artifacts, app.requests, settings, now=datetime.now(UTC))
     if why is None:
         return dg.SkipReason("not enough is new")
-    return _asked("new data", why)
+    said, failed = _asked("new data", why)
+    if failed and said != context.cursor:  # told once, not every minute
+        tell_not_asked("new data", said, settings.webhook)
+    context.update_cursor(said if failed else "")
+    return dg.SkipReason(said)
 
 
-def _asked(by: str, reason: str, key: str | None = None) -> dg.SkipReason:
+def _asked(by: str, reason: str, key: str | None = None) -> tuple[str, bool]:
+    """Ask for the experiment in operation; what came of it, and whether it failed."""
     try:
         asked = app.desk.ask(Body(by=by, reason=reason), key=key)
     except InputError as error:
-        app.log.warning("a request could not be made", by=by, reason=str(error))
-        return dg.SkipReason(str(error))
-    return dg.SkipReason(f"request {asked.request.id}: {reason}")
+        return str(error), True
+    return f"request {asked.request.id}: {reason}", False
 
 
 def _schedules() -> list[dg.ScheduleDefinition]:
@@ -280,7 +283,10 @@ def _schedules() -> list[dg.ScheduleDefinition]:
     )
     def cron(context: dg.ScheduleEvaluationContext) -> dg.SkipReason:
         at = context.scheduled_execution_time.astimezone(UTC).isoformat()
-        return _asked("cron", f"scheduled for {at}", key=f"cron:{settings.experiment}:{at}")
+        said, failed = _asked("cron", f"scheduled for {at}", key=f"cron:{settings.experiment}:{at}")
+        if failed:
+            tell_not_asked("cron", said, settings.webhook)
+        return dg.SkipReason(said)
 
     return [cron]
 

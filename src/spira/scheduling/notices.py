@@ -1,5 +1,6 @@
-"""Notices of permanent failures: a line in the log, and a webhook where one is set."""
+"""Notices of what failed for good: a line in the log, and a webhook where one is set."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import requests as http
@@ -32,13 +33,30 @@ def notice(request: Request) -> dict[str, Any]:
 def tell(request: Request, webhook: str | None) -> bool:
     """Send the notice; False when the webhook did not take it and it is to be sent again."""
     told = notice(request)
-    if webhook is not None:
-        try:
-            http.post(webhook, json=told, timeout=_ANSWER_WITHIN_S).raise_for_status()
-        except http.RequestException as error:
-            _log.warning(
-                "the webhook took no notice", request=request.id, error=type(error).__name__
-            )
-            return False
+    if not _sent(told, webhook):
+        return False
     _log.error("request ended without a model", **told)
+    return True
+
+
+def tell_not_asked(by: str, reason: str, webhook: str | None) -> None:
+    """Send a notice that a request could not be made, of which nobody would hear otherwise.
+
+    by        what wanted to ask: `cron`, `new data`
+    """
+    told = {"request": None, "state": "not asked", "by": by, "reason": reason}
+    _log.error("a request could not be made", **told)
+    _sent(told, webhook)
+
+
+def _sent(told: Mapping[str, Any], webhook: str | None) -> bool:
+    if webhook is None:
+        return True
+    try:
+        http.post(webhook, json=told, timeout=_ANSWER_WITHIN_S).raise_for_status()
+    except http.RequestException as error:
+        _log.warning(
+            "the webhook took no notice", request=told["request"], error=type(error).__name__
+        )
+        return False
     return True

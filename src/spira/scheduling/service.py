@@ -164,26 +164,32 @@ def up(app: "Application") -> None:
 def _watch(app: "Application", processes: Sequence[Process], database: HeldDatabase | None) -> None:
     told = False
     while True:
-        if database is not None and not database.is_held():
-            _log.error("the lock on the database is lost; the daemon stops until it is back")
-            _stop([process for process in processes if process.needs_database])
-            _take_again(database)
+        held = database is None or _held(database, processes)
         for process in processes:
-            process.watch()
+            if held or not process.needs_database:
+                process.watch()
         if not told and all(process.well for process in processes):
             told = True
             app.say("The service is up.")
         time.sleep(_LOOK_EVERY_S)
 
 
-def _take_again(database: HeldDatabase) -> None:
-    while True:
-        try:
-            database.take()
-        except TransientError:
-            time.sleep(_LOOK_EVERY_S)
-        else:
-            return
+def _held(database: HeldDatabase, processes: Sequence[Process]) -> bool:
+    """Whether the lock on the database is ours; what needs it stops until it is again.
+
+    raises    InputError when another service has it by now
+    """
+    if database.is_held():
+        return True
+    bound = [process for process in processes if process.needs_database and process.pid]
+    if bound:
+        _log.error("the lock on the database is lost; the daemon stops until it is back")
+        _stop(bound)
+    try:
+        database.take()
+    except TransientError:
+        return False
+    return True
 
 
 def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]:

@@ -11,7 +11,7 @@ from spira.domain.errors import InputError
 from spira.domain.fingerprint import fingerprint
 from spira.scheduling.asking import Body, Desk, with_seed
 from spira.scheduling.requests import Request
-from spira.training.experiments import Experiment, compose, parse_experiment, read_experiment
+from spira.training.experiments import Experiment, compose, read_experiment
 
 if TYPE_CHECKING:
     from spira.wiring import Application
@@ -67,14 +67,12 @@ def ask_for_sweep(
     who = fingerprint([dataset, by, reason])[:8]
     asked = [
         desk.ask(
-            Body(
-                experiment=experiments[file].name, dataset=dataset, seed=seed, by=by, reason=reason
-            ),
+            Body(experiment=experiment.name, dataset=dataset, seed=seed, by=by, reason=reason),
             key=f"{name}:{digests[file][:16]}:{seed}:{who}",
-            file=file,
+            experiment=experiment,
             sweep=name,
         )
-        for file in experiments
+        for file, experiment in experiments.items()
         for seed in seeds
     ]
     return Sweep(name, [one.request for one in asked])
@@ -168,8 +166,7 @@ def _figures(headlines: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list
 
 def _headline(app: "Application", request: Request) -> Mapping[str, Any] | None:
     """The figures of a request's evaluation; a refused model has them too."""
-    experiment = parse_experiment(request.document, where=request.id)
-    plan = app.plan(experiment, request.dataset)
+    plan = app.plan_of(request)
     evaluated = app.artifacts.find("evaluate", plan.fingerprints["evaluate"])
     return None if evaluated is None else evaluated.about["headline"]
 

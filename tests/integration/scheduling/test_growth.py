@@ -1,9 +1,12 @@
-"""When new data are worth a training."""
+"""When new data are worth a training, and what the service asks for by itself."""
 
+import importlib.util
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
 import pytest
 
 from spira.datasets.names import STAGE, give_name
@@ -22,7 +25,8 @@ SETTINGS = SchedulingSettings(
 @pytest.fixture
 def requests(tmp_path: Path) -> Requests:
     """An empty table."""
-    table = Requests.open(f"sqlite:///{tmp_path / 'requests.db'}")
+    (tmp_path / "scheduler").mkdir()
+    table = Requests.open(f"sqlite:///{tmp_path / 'scheduler' / 'requests.db'}")
     table.create()
     return table
 
@@ -103,3 +107,95 @@ def test_nothing_is_asked_for_where_nothing_is_in_operation(
     for name in ("experiment", "dataset"):
         without = SETTINGS.model_copy(update={name: None})
         assert worth_training(store, requests, without, now=NOW) is None
+
+
+@pytest.fixture
+def definitions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> Callable[..., Any]:
+    """Load the definitions with settings of their own, as the code server does."""
+    place = importlib.util.find_spec("spira.scheduling.definitions")
+    assert place is not None
+    assert place.origin is not None
+
+    def load(**settings: object) -> Any:
+        values = {"HOME": tmp_path, "SCHEDULING__EXPERIMENTS": tmp_path}
+        values |= {f"SCHEDULING__{name.upper()}": value for name, value in settings.items()}
+        for name, value in values.items():
+            monkeypatch.setenv(f"SPIRA_{name}", str(value))
+        spec = importlib.util.spec_from_file_location("definitions_of_a_test", place.origin)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_new_data_are_asked_for(
+    version: Callable[[int, int], str], definitions: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Once, by the sensor, with the reason."""
+    (tmp_path / "tiny.yaml").write_text("name: tiny\nseed: 1\n")
+    module = definitions(experiment="tiny", dataset="ward", new_participants=10)
+    digest = version(50, 50)
+
+    for _ in range(2):
+        module.new_data(dg.build_sensor_context())
+
+    (asked,) = module.app.requests.list()
+    assert (asked.experiment, asked.dataset, asked.state) == ("tiny", digest, "open")
+    asks = module.app.requests.askings(asked.id)
+    assert [(one.by, one.reason) for one in asks] == [("new data", "first data")]
+
+
+def test_the_clock_asks_once_a_tick(
+    version: Callable[[int, int], str], definitions: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A tick that is told twice, as after a crash, is one request."""
+    (tmp_path / "tiny.yaml").write_text("name: tiny\nseed: 1\n")
+    module = definitions(experiment="tiny", dataset="ward", cron="0 3 * * 1")
+    version(50, 50)
+    (clock,) = module.definitions.schedules
+    assert (clock.cron_schedule, clock.execution_timezone) == ("0 3 * * 1", "UTC")
+
+    for day in (9, 9, 16):
+        at = datetime(2026, 11, day, 3, tzinfo=UTC)
+        clock.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=at))
+        for asked in module.app.requests.list(state="open"):
+            module.app.requests.end(asked.id, 1, "complete", "complete")
+
+    assert len(module.app.requests.list()) == 2
+
+
+@pytest.mark.parametrize("asks", ["cron", "new data"])
+def test_what_cannot_be_asked_for_is_told(
+    asks: str,
+    version: Callable[[int, int], str],
+    definitions: Callable[..., Any],
+    server: tuple[str, list[Any], list[int]],
+    tmp_path: Path,
+) -> None:
+    """To the webhook, with the reason; the sensor tells it once, not every minute."""
+    (tmp_path / "tiny.yaml").write_text("name: [broken")
+    url, told, codes = server
+    codes += [204, 204]
+    module = definitions(
+        experiment="tiny", dataset="ward", cron="0 3 * * 1", new_participants=10, webhook=url
+    )
+    version(50, 50)
+
+    if asks == "cron":
+        (clock,) = module.definitions.schedules
+        clock.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=NOW))
+    else:
+        context = dg.build_sensor_context()
+        module.new_data(context)
+        module.new_data(context)
+
+    assert [(one["state"], one["by"], one["request"]) for one in told] == [
+        ("not asked", asks, None)
+    ]
+    assert "tiny" in told[0]["reason"]
+    assert module.app.requests.list() == []
