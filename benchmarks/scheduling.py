@@ -46,7 +46,7 @@ def measured() -> Iterator[tuple[str, str, str, str]]:
             try:
                 service.write("warm")
                 service.ended(service.ask("warm"), 120)
-                started, whole, again, by_hand = [], [], [], []
+                started, whole, again, by_hand, cancelled = [], [], [], [], []
                 for number in range(_REPEATS):
                     name = f"bench-{number}"
                     service.write(name)
@@ -61,6 +61,14 @@ def measured() -> Iterator[tuple[str, str, str, str]]:
                     asked = time.perf_counter()
                     service.ended(service.ask(f"{name}-served"), 120)
                     again.append(time.perf_counter() - asked)
+                    service.write(f"{name}-endless", train={"s": 600})
+                    request = service.ask(f"{name}-endless")
+                    wait_for(lambda: _training(service), 60, "train at work")  # noqa: B023
+                    asked = time.perf_counter()
+                    assert service.spira("cancel", request).returncode == 0
+                    wait_for(lambda: not service.processes("stage"), 60, "no stage")  # noqa: B023
+                    cancelled.append(time.perf_counter() - asked)
+                    wait_for(lambda: not service.processes("worker"), 60, "no worker")  # noqa: B023
             finally:
                 service.kill("everything")
         ours, other = (statistics.median(one) / len(STAGES) for one in (whole, by_hand))
@@ -72,6 +80,13 @@ def measured() -> Iterator[tuple[str, str, str, str]]:
         )
         yield f"scheduler, {executor}: from asking to a worker", _spread(started), "", ""
         yield f"scheduler, {executor}: asking for what is up to date", _spread(again), "", ""
+        yield f"scheduler, {executor}: from `cancel` to no stage", _spread(cancelled), "", ""
+
+
+def _training(service: Any) -> bool:
+    return any(
+        "tiny_spira.py" in words and " stage train " in words for _, words in service.alive()
+    )
 
 
 def _by_hand(service: Any, name: str) -> float:

@@ -146,9 +146,9 @@ class Service:
             "endpoint": ["schedule endpoint"],
             "up": ["schedule up"],
         }[what]
-        return [pid for pid, words in self._alive() if all(mark in words for mark in marks)]
+        return [pid for pid, words in self.alive() if all(mark in words for mark in marks)]
 
-    def _alive(self) -> Iterator[tuple[int, str]]:
+    def alive(self) -> Iterator[tuple[int, str]]:
         """(process, its words) of everything started with this data folder."""
         mark = f"SPIRA_HOME={self.home}".encode()
         for place in Path("/proc").iterdir():
@@ -163,7 +163,7 @@ class Service:
     def kill(self, what: str) -> bool:
         """`kill -9`; "everything" is what a reboot does. False when there was none."""
         if what == "everything":
-            while alive := [pid for pid, _ in self._alive()]:
+            while alive := [pid for pid, _ in self.alive()]:
                 for pid in alive:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)

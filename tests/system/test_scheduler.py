@@ -336,11 +336,11 @@ def _at(service: Service, request: str, stage: str) -> list[int]:
     digest = service.requests.get(request).digest
     return [
         pid
-        for pid, words in service._alive()
+        for pid, words in service.alive()
         if f" stage {stage} " in words and digest in words and "api " not in words
     ]
 
 
 def _workers_of(service: Service, request: str) -> list[int]:
     run_id = service.requests.get(request).run_id or "none"
-    return [pid for pid, words in service._alive() if run_id in words]
+    return [pid for pid, words in service.alive() if run_id in words]
