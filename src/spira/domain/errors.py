@@ -6,6 +6,7 @@ SpiraError
 ├── PolicyRefused         a rule said no; nothing is broken (exit 3)
 ├── IntegrityError        stored bytes are not what was stored (exit 70)
 └── TransientError        nothing wrong with the input: try again later (exit 75)
+    └── StorageFull       a disk or a store has no space left
 
 Exit codes follow sysexits(3) where it has one. A message says where, what was wrong, the value,
 and what would be right. It never holds a person's data.
@@ -71,3 +72,7 @@ class TransientError(SpiraError):
     """A disk is full, a server is away: the same command may succeed later."""
 
     exit_code = 75
+
+
+class StorageFull(TransientError):
+    """A disk or a store has no space left; nothing is half-stored."""

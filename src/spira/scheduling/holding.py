@@ -9,8 +9,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from spira.domain.errors import InputError, TransientError
-from spira.scheduling.requests import with_driver
 from spira.scheduling.settings import SchedulingSettings
+from spira.stores.database import with_driver
 from spira.stores.locks import locked
 
 _KEY = 0x5350495241  # "SPIRA"

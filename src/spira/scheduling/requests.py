@@ -13,8 +13,7 @@ gets the same request, so that a client that heard nothing may repeat itself.
 """
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
@@ -23,12 +22,12 @@ import sqlalchemy as sa
 
 from spira.domain.errors import InputError, TransientError
 from spira.domain.fingerprint import fingerprint
+from spira.stores.database import Database
 
 State = Literal["open", "complete", "refused", "failed", "cancelled"]
 STATES: tuple[State, ...] = get_args(State)
 Kind = Literal["retrain", "redesign"]
 _LONGEST = 500  # characters of what a person writes
-_BUSY_S = 30.0  # SQLite waits so long for another writer
 
 _tables = sa.MetaData()
 _requests = sa.Table(
@@ -156,27 +155,23 @@ class Asked:
 class Requests:
     """The table of requests on SQLite or PostgreSQL."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     @classmethod
     def open(cls, url: str) -> "Requests":
         """The table at `sqlite:////folder/file.db` or `postgresql://user@host/database`."""
-        if url.startswith("postgresql://"):
-            engine = sa.create_engine(
-                with_driver(url),
-                pool_pre_ping=True,
-                connect_args={"connect_timeout": 5},
+        return cls(
+            Database.open(
+                url,
+                what="requests: the database does not answer, or is not there yet; see to it that "
+                "it runs and `spira schedule up` has been started once, then try again",
             )
-        else:
-            engine = sa.create_engine(url, connect_args={"timeout": _BUSY_S})
-            sa.event.listen(engine, "connect", _on_sqlite)
-        return cls(engine)
+        )
 
     def create(self) -> None:
         """Make the tables where they are not there."""
-        with self._translated():
-            _tables.create_all(self._engine)
+        self._database.create(_tables)
 
     def ask(
         self,
@@ -205,7 +200,7 @@ class Requests:
         digest = fingerprint({"document": document})
         for _ in range(10):  # of two that open the same at once, the second one joins
             try:
-                with self._writing() as tables:
+                with self._database.writing() as tables:
                     known = self._known(tables, key, body)
                     if known is not None:
                         return known
@@ -265,7 +260,7 @@ class Requests:
 
         raises    KeyUsed when it was for something else
         """
-        with self._reading() as tables:
+        with self._database.reading() as tables:
             return self._known(tables, key, body)
 
     def get(self, request_id: str) -> Request:
@@ -273,7 +268,7 @@ class Requests:
 
         raises    InputError when there is none
         """
-        with self._reading() as tables:
+        with self._database.reading() as tables:
             return _get(tables, request_id)
 
     def list(self, *, state: State | None = None, limit: int = 1000) -> Sequence[Request]:
@@ -283,7 +278,7 @@ class Requests:
             query = query.where(_requests.c.state == state)
         by_time = _requests.c.asked_at
         query = query.order_by(by_time if state == "open" else by_time.desc(), _requests.c.id)
-        with self._reading() as tables:
+        with self._database.reading() as tables:
             return [_request(row) for row in tables.execute(query)]
 
     def latest(self, experiment: str) -> Request | None:
@@ -293,21 +288,21 @@ class Requests:
             .where(_requests.c.experiment == experiment, _requests.c.challenger)
             .order_by(_requests.c.asked_at.desc())
         )
-        with self._reading() as tables:
+        with self._database.reading() as tables:
             row = tables.execute(query).first()
             return None if row is None else _request(row)
 
     def askings(self, request_id: str) -> Sequence[Asking]:
         """Who asked, when and why; the first opened the request, the others joined it."""
         query = sa.select(_askings).where(_askings.c.request == request_id).order_by(_askings.c.at)
-        with self._reading() as tables:
+        with self._database.reading() as tables:
             rows = tables.execute(query).all()
         return [Asking(row.key, row.by, row.reason, row.at, row.sweep) for row in rows]
 
     def events(self, request_id: str) -> Sequence[Event]:
         """What happened to a request, in order."""
         query = sa.select(_events).where(_events.c.request == request_id).order_by(_events.c.number)
-        with self._reading() as tables:
+        with self._database.reading() as tables:
             return [Event(row.at, row.what, row.detail) for row in tables.execute(query)]
 
     def history(self, request_id: str) -> dict[str, Any]:
@@ -329,13 +324,13 @@ class Requests:
             .order_by(_requests.c.asked_at, _requests.c.id)
             .limit(limit)
         )
-        with self._reading() as tables:
+        with self._database.reading() as tables:
             return [_request(row) for row in tables.execute(query)]
 
     def counts(self) -> Mapping[State, int]:
         """How many requests are in which state."""
         query = sa.select(_requests.c.state, sa.func.count()).group_by(_requests.c.state)
-        with self._reading() as tables:
+        with self._database.reading() as tables:
             return {row[0]: row[1] for row in tables.execute(query)}
 
     def on_its_way(self, request_id: str, attempt: int, run_id: str) -> bool:
@@ -351,7 +346,7 @@ class Requests:
 
     def register_as(self, request_id: str) -> bool:
         """Ask, as a run about to register its model, whether it becomes challenger."""
-        with self._writing() as tables:
+        with self._database.writing() as tables:
             wanted = _get(tables, request_id).challenger
             tables.execute(_this(request_id).values(registering=wanted))
             return wanted
@@ -462,17 +457,17 @@ class Requests:
         query = sa.select(_requests).where(
             _requests.c.state.in_(("failed", "refused")), _requests.c.told_at.is_(None)
         )
-        with self._reading() as tables:
+        with self._database.reading() as tables:
             return [_request(row) for row in tables.execute(query)]
 
     def told(self, request_id: str) -> None:
         """The notice went out."""
-        with self._writing() as tables:
+        with self._database.writing() as tables:
             tables.execute(_this(request_id).values(told_at=_now()))
 
     def prune(self, before: datetime) -> Sequence[str]:
         """Forget requests that ended before a moment; returns their ids."""
-        with self._writing() as tables:
+        with self._database.writing() as tables:
             ended = _requests.c.ended_at.is_not(None) & (_requests.c.ended_at < _iso(before))
             gone = tables.scalars(
                 sa.select(_requests.c.id).where(ended, _requests.c.state != "open")
@@ -491,7 +486,7 @@ class Requests:
         detail: str,
     ) -> bool:
         """Change the row if the condition holds of it, and write down that it was changed."""
-        with self._writing() as tables:
+        with self._database.writing() as tables:
             changed = tables.execute(_this(request_id).where(condition).values(values)).rowcount
             if changed:
                 _note(tables, request_id, what, detail)
@@ -507,42 +502,6 @@ class Requests:
                 "use another key"
             )
         return Asked(_get(tables, row.request), joined=False, repeated=True)
-
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with self._translated(), self._engine.begin() as tables:
-            if tables.dialect.name == "sqlite":
-                # A deferred transaction that reads first fails at once when another one writes.
-                tables.exec_driver_sql("BEGIN IMMEDIATE")
-            yield tables
-
-    @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        with self._translated(), self._engine.connect() as tables:
-            yield tables
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sa.exc.IntegrityError:
-            raise  # what it means is known where it can happen
-        except sa.exc.DBAPIError as error:
-            raise TransientError(
-                "requests: the database does not answer, or is not there yet; see to it that it "
-                "runs and `spira schedule up` has been started once, then try again"
-            ) from error
-
-
-def with_driver(url: str) -> str:
-    """The address of a PostgreSQL, as SQLAlchemy wants it for psycopg 3."""
-    return url.replace("postgresql://", "postgresql+psycopg://", 1)
-
-
-def _on_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions begin where we say so
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
 
 
 def _this(request_id: str) -> sa.Update:

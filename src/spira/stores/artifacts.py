@@ -17,7 +17,6 @@ obstore.
 """
 
 import ctypes
-import errno
 import hashlib
 import json
 import os
@@ -25,18 +24,19 @@ import re
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import obstore
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import ObjectStore
 
 from spira.domain.errors import InputError, IntegrityError, TransientError
 from spira.domain.fingerprint import canonical_json
 from spira.stores.claims import Claim
+from spira.stores.objects import open_store, translated
 
 _DIGESTS_CHECKED_UP_TO_BYTES = 64 << 20  # larger files are checked when they are read
 _FORMAT = 1  # of manifests
@@ -105,26 +105,8 @@ class ArtifactStore:
         raises    InputError when the folder is not there and cannot be made; one that cannot be
                   written can be read
         """
-        if "://" in url and not url.startswith("file://"):
-            retries: Any = {"retry_timeout": timedelta(seconds=retry_for_s)}
-            try:
-                objects = from_url(url, retry_config=retries)
-            except (obstore.exceptions.BaseError, ValueError) as error:
-                raise InputError(
-                    f"setting stores.artifacts: {url.split('://')[0]}:// is no store that is "
-                    "known, or its address or credentials are incomplete; write a folder, "
-                    "s3://bucket/prefix, gs:// or az://"
-                ) from error
-            return cls(objects, folder=None, cache=cache, lease_s=lease_s)
-        folder = Path(url.removeprefix("file://")).expanduser().resolve()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"data folder {folder}: cannot be made ({error.strerror}); "
-                "choose another with --home"
-            ) from error
-        return cls(LocalStore(folder), folder=folder, cache=cache)
+        objects, folder = open_store(url, setting="stores.artifacts", retry_for_s=retry_for_s)
+        return cls(objects, folder=folder, cache=cache, lease_s=lease_s)
 
     def find(self, stage: str, fingerprint: str) -> Artifact | None:
         """The artifact committed under this fingerprint, or None (also for a damaged manifest).
@@ -485,28 +467,8 @@ class ArtifactStore:
         finally:
             os.close(descriptor)
 
-    @contextmanager
-    def _translated(self, doing: str) -> Iterator[None]:
-        """Errors of obstore and the disk, in our words: what was being done, and what to do now."""
-        try:
-            yield
-        except (FileNotFoundError, obstore.exceptions.AlreadyExistsError):
-            raise  # these are answers
-        except (obstore.exceptions.BaseError, OSError) as error:
-            text = str(error)
-            if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in text:
-                raise TransientError(
-                    f"{doing}: the disk is full; free some space and run the same command again"
-                ) from error
-            for code in (errno.EROFS, errno.EACCES, errno.EPERM):
-                if getattr(error, "errno", None) == code or f"os error {code})" in text:
-                    raise InputError(
-                        f"{doing}: data folder {self._folder or self._cache}: "
-                        f"{os.strerror(code).lower()}; choose another with --home, or mend this one"
-                    ) from error
-            raise TransientError(
-                f"{doing}: the store failed ({type(error).__name__}); run again"
-            ) from error
+    def _translated(self, doing: str) -> AbstractContextManager[None]:
+        return translated(doing, self._folder or self._cache)
 
 
 def _manifest_key(stage: str, fingerprint: str) -> str:

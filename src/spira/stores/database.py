@@ -1,0 +1,115 @@
+"""A database: SQLite on one machine, PostgreSQL for many, the same code through SQLAlchemy.
+
+What is added: transactions that begin where we say so and survive a power cut when they have
+ended, migrations room by room, and errors in our words.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from typing import Any
+
+import sqlalchemy as sa
+
+from spira.domain.errors import TransientError
+
+_BUSY_S = 30.0  # SQLite waits so long for another writer
+_MIGRATING = 0x4D49475241  # "MIGRA": the lock of whoever migrates, on PostgreSQL
+
+
+class Database:
+    """Tables behind an address; `reading` and `writing` give SQLAlchemy connections."""
+
+    def __init__(self, engine: sa.Engine, what: str) -> None:
+        self._engine = engine
+        self._what = what
+
+    @classmethod
+    def open(cls, url: str, *, what: str) -> "Database":
+        """The database at `sqlite:////folder/file.db` or `postgresql://user@host/database`.
+
+        what      how an error begins: which database, and what to do when it is away
+        """
+        if url.startswith("postgresql://"):
+            engine = sa.create_engine(
+                with_driver(url), pool_pre_ping=True, connect_args={"connect_timeout": 5}
+            )
+        else:
+            engine = sa.create_engine(url, connect_args={"timeout": _BUSY_S})
+            sa.event.listen(engine, "connect", _on_sqlite)
+        return cls(engine, what)
+
+    @property
+    def on_sqlite(self) -> bool:
+        """Whether it is a file of this machine."""
+        return self._engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction; on stable storage when the block has ended without an error.
+
+        raises    TransientError when the database is away; sqlalchemy's IntegrityError as it is
+        """
+        with self._translated(), self._engine.begin() as tables:
+            if self.on_sqlite:
+                # A deferred transaction that reads first fails at once when another one writes.
+                tables.exec_driver_sql("BEGIN IMMEDIATE")
+            yield tables
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """Reads, each of what is committed by then.
+
+        raises    TransientError when the database is away
+        """
+        with self._translated(), self._engine.connect() as tables:
+            yield tables
+
+    def create(self, tables: sa.MetaData) -> None:
+        """Make tables that have no migrations, where they are not there."""
+        with self._translated():
+            tables.create_all(self._engine)
+
+    def migrate(self, rooms: Sequence[str]) -> None:
+        """Bring the tables of rooms (`spira.intake`) up to their last migration.
+
+        Whoever comes second waits, and finds nothing to do. A kill leaves all of it or nothing.
+        """
+        from alembic.operations import Operations
+        from alembic.runtime.migration import MigrationContext
+        from alembic.script import ScriptDirectory
+
+        with self.writing() as tables, as_file(files("spira")) as package:
+            if not self.on_sqlite:
+                tables.execute(sa.text(f"SELECT pg_advisory_xact_lock({_MIGRATING})"))
+            places = [package.joinpath(*room.split(".")[1:], "migrations") for room in rooms]
+            script = ScriptDirectory(str(package), version_locations=[str(one) for one in places])
+
+            def upgrade(revision: Any, _context: Any) -> Any:
+                return script._upgrade_revs("heads", revision)
+
+            options = {"fn": upgrade, "version_table": "spira_migrations", "script": script}
+            context = MigrationContext.configure(tables, opts=options)
+            with Operations.context(context):
+                context.run_migrations()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.IntegrityError:
+            raise  # what it means is known where it can happen
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+            raise TransientError(self._what) from error
+
+
+def with_driver(url: str) -> str:
+    """The address of a PostgreSQL, as SQLAlchemy wants it for psycopg 3."""
+    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def _on_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions begin where we say so
+    # What is deleted is overwritten: withdrawn words must not stay readable in free pages.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+        connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,84 @@
+"""Objects in a folder and on a real S3 server: the same contract."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spira.domain.errors import StorageFull
+from spira.stores.objects import Objects
+
+
+@pytest.fixture(params=["folder", "s3"])
+def objects(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Objects:
+    """An empty store."""
+    if request.param == "folder":
+        return Objects.open(str(tmp_path / "objects"), setting="a test")
+    for name, value in request.getfixturevalue("s3").items():
+        monkeypatch.setenv(name, value)
+    return Objects.open(f"s3://spira/{tmp_path.name}", setting="a test")
+
+
+def test_what_is_created_first_stays(objects: Objects) -> None:
+    """And whoever comes second is told."""
+    assert objects.create("a/b/1", b"first")
+    assert not objects.create("a/b/1", b"second")
+    assert objects.read("a/b/1") == b"first"
+    assert objects.read("a/b/2") is None
+
+
+def test_what_is_kept_is_there_whatever_was_there_before(objects: Objects) -> None:
+    """A power cut may leave a name whose bytes never reached the disk."""
+    assert objects.create("a/torn", b"")
+    objects.keep("a/torn", b"whole")
+    objects.keep("a/torn", b"whole")
+    assert objects.read("a/torn") == b"whole"
+
+
+def test_a_listing_has_sizes_and_only_what_is_below(objects: Objects) -> None:
+    """Deleting twice is deleting."""
+    for key in ("a/x/1", "a/x/2", "a/xy/3"):
+        objects.create(key, b"four")
+    found = sorted((item.key, item.n_bytes) for item in objects.list("a/x/"))
+    assert found == [("a/x/1", 4), ("a/x/2", 4)]
+    objects.delete(["a/x/1", "a/x/1"])
+    assert [item.key for item in objects.list("a/x/")] == ["a/x/2"]
+
+
+def test_bytes_and_names_are_synced_before_it_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file, its folder, and every folder that is new, up to the one that was there."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def recorded(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    root = tmp_path / "objects"
+    objects = Objects.open(str(root), setting="a test")
+
+    objects.create("a/b/1", b"x")
+    assert synced == [str(p) for p in (root / "a/b/1", root / "a/b", root / "a", root, tmp_path)]
+    synced.clear()
+    objects.create("a/b/2", b"x")
+    assert synced == [str(root / "a/b/2"), str(root / "a/b")]
+    synced.clear()
+    assert not objects.create("a/b/2", b"x")
+    objects.keep("a/b/2", b"x")  # whoever put it may not have come to syncing it
+    assert synced == [str(root / "a/b/2"), str(root / "a/b")]
+
+
+def test_a_full_disk_is_told_as_one(tmp_path: Path, mount: Any) -> None:
+    """And nothing of the object is there."""
+    place = mount(tmp_path / "small", "-t", "tmpfs", "-o", "size=1m", "none")
+    objects = Objects.open(str(place / "objects"), setting="a test")
+    with pytest.raises(StorageFull, match="the disk is full"):
+        objects.create("big", b"x" * 2_000_000)
+    assert objects.read("big") is None
+    assert objects.create("small", b"x")
