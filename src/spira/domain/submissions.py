@@ -1,0 +1,87 @@
+"""A submission: what a device sends of one sitting of one participant.
+
+An **assessment** (Serving) and a **visit** (Collection) are both submissions. The device makes
+them, offline, with ids of its own; nothing here says what becomes of them.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, Field, StringConstraints, field_validator
+
+from spira.domain.fingerprint import canonical_json
+from spira.domain.frozen import Frozen
+from spira.domain.recordings import Utterance
+
+Kind = Literal["assessment", "visit"]
+Id = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+    ),
+]
+"""A UUIDv7 (RFC 9562) in lower case. Its time is the device's, and never used for order."""
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 in lower case."""
+
+_Words = Annotated[str, StringConstraints(max_length=200)]
+
+MOST_FILES = 16
+LARGEST_FILE_BYTES = 1 << 31  # an absolute end; what is accepted is a setting, and far less
+LONGEST_S = 4 * 3600.0
+
+
+class Capture(Frozen):
+    """Capture provenance: how a recording was really made, as far as the device can tell."""
+
+    device: _Words | None = None
+    browser: _Words | None = None
+    codec: _Words | None = None
+    rate_hz: int | None = Field(default=None, ge=1, le=1_000_000)
+    automatic_gain_control: bool | None = None
+    noise_suppression: bool | None = None
+    echo_cancellation: bool | None = None
+
+
+class RecordingFile(Frozen):
+    """One recording of a submission, as announced."""
+
+    id: Id
+    utterance: Utterance
+    sha256: Digest
+    n_bytes: int = Field(ge=1, le=LARGEST_FILE_BYTES)
+    duration_s: float = Field(gt=0, le=LONGEST_S)
+    recorded_at: AwareDatetime  # by the device's clock
+    capture: Capture = Capture()
+
+
+class FormValues(Frozen):
+    """What was filled in, and into which form."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
+    version: int = Field(ge=1, le=1_000_000)
+    values: Mapping[str, Any]
+
+
+class Submission(Frozen):
+    """One sitting: who cannot be seen here, the form's values and the recordings can."""
+
+    kind: Kind
+    id: Id
+    revision: int = Field(ge=1, le=1_000_000)
+    form: FormValues
+    files: tuple[RecordingFile, ...] = Field(min_length=1, max_length=MOST_FILES)
+    replaces: Id | None = None  # of an earlier one, for a re-recording after its receipt
+
+    @field_validator("files")
+    @classmethod
+    def _once(cls, files: tuple[RecordingFile, ...]) -> tuple[RecordingFile, ...]:
+        ids = [file.id for file in files]
+        if len(set(ids)) != len(ids):
+            raise ValueError("a recording id is there twice; each recording needs its own")
+        return files
+
+    def canonical(self) -> bytes:
+        """The bytes that stand for it: equal submissions have equal bytes."""
+        return canonical_json(self.model_dump(mode="json"))
