@@ -1,0 +1,50 @@
+"""Errors of an HTTP API as problem details.
+
+source    RFC 9457
+"""
+
+from http import HTTPStatus
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from spira.domain.answers import Sentence
+from spira.domain.errors import InputError, SpiraError, StorageFull, TransientError
+
+_RETRY_AFTER_S = "2"
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    sentence: Sentence | None = None,
+    headers: dict[str, str] | None = None,
+    **more: Any,
+) -> JSONResponse:
+    """A response that says what was wrong, to a program and, where there is one, to a person."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        **more,
+    }
+    if sentence is not None:
+        body["sentence"] = sentence.model_dump()
+    return JSONResponse(
+        body, status, headers=headers, media_type="application/problem+json; charset=utf-8"
+    )
+
+
+def problem_of(error: SpiraError) -> JSONResponse:
+    """An error of the domain: 400 wrong input, 507 no space left, 503 try again, 500 a defect."""
+    match error:
+        case InputError():
+            return problem(400, str(error))
+        case StorageFull():
+            return problem(507, "no space left", headers={"Retry-After": "60"})
+        case TransientError():
+            return problem(503, "not now; try again", headers={"Retry-After": _RETRY_AFTER_S})
+        case _:
+            return problem(500, "a defect; it is in the log")

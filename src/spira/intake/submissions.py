@@ -1,0 +1,495 @@
+"""Submissions: announced, uploaded, checked, and accepted in one transaction, or expired.
+
+    announced --> every recording uploaded, checked, stored --> accepted, with a receipt
+        ^  |
+        |  +--> expired: its deadline has passed, and what was uploaded is deleted
+        +------------------ sent again, as another generation
+
+The order of a commit is what nothing is lost by: the row, the pieces, the final objects on stable
+storage, and then one transaction, conditional on revision and generation, that accepts, writes
+the receipt, and does what the subsystem wants. Objects of one generation are never those of
+another, so that whoever deletes what has expired cannot meet what is being accepted.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from spira.domain.errors import SpiraError
+from spira.domain.submissions import RecordingFile, Submission
+from spira.intake.checking import Found, Refused
+from spira.intake.receipts import receipt_of
+from spira.intake.settings import IntakeSettings
+from spira.intake.tables import RECORDINGS, SUBMISSIONS
+from spira.intake.uploads import Uploads
+from spira.stores.database import Database
+from spira.stores.objects import Item, Objects
+
+_ORPHAN_AFTER = timedelta(hours=1)
+_PREFIX = "recordings"
+
+
+class Checker(Protocol):
+    """Whoever looks at the bytes of a recording (spira.intake.checking.Checker)."""
+
+    def check(
+        self, pieces: Sequence[bytes], file: RecordingFile, *, unfinished: bool = False
+    ) -> Found | Refused:
+        """What a file is, or why it cannot be used."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who sends: a site, and the device that proves itself by the secret it made."""
+
+    site: str
+    secret: str
+
+    @property
+    def secret_sha256(self) -> str:
+        """What is kept of the secret."""
+        return hashlib.sha256(self.secret.encode()).hexdigest()
+
+
+class Unknown(SpiraError):
+    """There is no such submission, or none for this site and device."""
+
+
+class Conflict(SpiraError):
+    """Another manifest was sent under this id; `differs` names the places."""
+
+    def __init__(self, detail: str, differs: Sequence[str] = ()) -> None:
+        super().__init__(detail)
+        self.differs = tuple(differs)
+
+
+class SendAgain(SpiraError):
+    """The row has expired or changed in the middle; nothing is lost, the manifest begins anew."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one recording has come: announced, stored or refused."""
+
+    id: str
+    state: str
+    upload: str
+    n_bytes: int
+    offset: int
+    reason: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a submission stands. With a receipt it is accepted, and stays so."""
+
+    revision: int
+    receipt: str | None
+    recordings: tuple[Progress, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A recording of an accepted submission."""
+
+    file: RecordingFile
+    found: Found | None  # None: the check died of it; the original is kept
+    original: str  # object
+    audio: str | None  # object: float32 little-endian mono 16 kHz
+    audio_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What a subsystem is told in the transaction that accepts."""
+
+    submission: Submission
+    site: str
+    accepted_at: datetime
+    device_ahead_s: float | None
+    recordings: tuple[Stored, ...]
+
+
+OnAccept = Callable[[sa.Connection, Accepted], None]
+
+
+class Intake:
+    """Takes submissions in. Any number of processes may share one database and one store."""
+
+    def __init__(
+        self,
+        database: Database,
+        objects: Objects,
+        checker: Checker,
+        sign: Callable[[bytes], str],
+        settings: IntakeSettings,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._database = database
+        self._objects = objects
+        self._checker = checker
+        self._sign = sign
+        self._settings = settings
+        self._now = now
+        self.uploads = Uploads(objects)
+
+    def commit(
+        self,
+        submission: Submission,
+        owner: Owner,
+        on_accept: OnAccept,
+        *,
+        ready: bool = True,
+        unfinished: bool = False,
+        device_time: datetime | None = None,
+    ) -> Standing:
+        """Take a manifest, and what has been uploaded for it; the same call ends with a receipt.
+
+        ready         False: something in the form keeps it from being accepted
+        unfinished    the participant could not finish: no rule about length applies
+        device_time   the device's clock when it sent this
+        raises        Unknown, Conflict, SendAgain; StorageFull, TransientError: nothing is lost,
+                      and the same call goes on
+        """
+        row = self._announce(submission, owner, device_time)
+        if row.state == "accepted":
+            return Standing(row.revision, row.receipt)
+        files = {file.id: file for file in submission.files}
+        progress = tuple(
+            self._advance(one, files[one.id], unfinished) for one in self._recordings(submission.id)
+        )
+        if ready and all(one.state == "stored" for one in progress):
+            return self._accept(submission, row.generation, on_accept)
+        return Standing(row.revision, None, progress)
+
+    def upload(self, upload: str, site: str) -> int | None:
+        """The announced length of an upload that this site may add to; None for another."""
+        query = (
+            sa.select(RECORDINGS.c.n_bytes)
+            .join(SUBMISSIONS, SUBMISSIONS.c.id == RECORDINGS.c.submission)
+            .where(
+                RECORDINGS.c.upload == upload,
+                RECORDINGS.c.state == "announced",
+                SUBMISSIONS.c.site == site,
+                SUBMISSIONS.c.state == "announced",
+            )
+        )
+        with self._database.reading() as tables:
+            return tables.execute(query).scalar()
+
+    # --- the steps of a commit --------------------------------------------------------------
+
+    def _announce(
+        self, submission: Submission, owner: Owner, device_time: datetime | None
+    ) -> sa.Row[Any]:
+        """The row of a submission, as announced by this manifest or accepted before."""
+        now = self._now()
+        manifest = submission.canonical().decode()
+        values = {
+            "revision": submission.revision,
+            "manifest": manifest,
+            "announced_at": _iso(now),
+            "deadline": _iso(now + self._settings.kept_for),
+            "device_ahead_s": device_time and (device_time - now).total_seconds(),
+        }
+        with self._database.writing() as tables:
+            query = sa.select(SUBMISSIONS).where(SUBMISSIONS.c.id == submission.id)
+            row = tables.execute(query.with_for_update()).first()
+            if row is None:
+                tables.execute(
+                    SUBMISSIONS.insert().values(
+                        **values,
+                        id=submission.id,
+                        kind=submission.kind,
+                        site=owner.site,
+                        secret_sha256=owner.secret_sha256,
+                        state="announced",
+                        generation=1,
+                        swept=False,
+                    )
+                )
+                self._write_recordings(tables, submission, generation=1)
+                return tables.execute(query).one()
+            _require_owner(row, owner)
+            if row.state == "expired":
+                generation = row.generation + 1
+                self._change(tables, row, values | {"state": "announced", "generation": generation})
+                tables.execute(RECORDINGS.delete().where(RECORDINGS.c.submission == submission.id))
+                self._write_recordings(tables, submission, generation)
+            elif row.manifest != manifest:
+                if row.state == "accepted" or submission.revision <= row.revision:
+                    raise _conflict(row, submission)
+                self._change(tables, row, values)
+                self._write_recordings(tables, submission, row.generation)
+            elif row.state == "announced":
+                self._change(tables, row, values)
+            return tables.execute(query).one()
+
+    def _change(self, tables: sa.Connection, row: sa.Row[Any], values: dict[str, Any]) -> None:
+        tables.execute(
+            SUBMISSIONS.update().where(SUBMISSIONS.c.id == row.id).values(**values, swept=False)
+        )
+
+    def _write_recordings(
+        self, tables: sa.Connection, submission: Submission, generation: int
+    ) -> None:
+        """Make the rows those of this manifest; what is there already keeps how far it has come."""
+        mine = RECORDINGS.c.submission == submission.id
+        there = {
+            (row.id, row.sha256, row.n_bytes): row
+            for row in tables.execute(sa.select(RECORDINGS).where(mine))
+        }
+        wanted = {(file.id, file.sha256, file.n_bytes) for file in submission.files}
+        for key, row in there.items():
+            if key not in wanted:
+                tables.execute(RECORDINGS.delete().where(mine, RECORDINGS.c.id == row.id))
+        for file in submission.files:
+            key = (file.id, file.sha256, file.n_bytes)
+            if key not in there:
+                place = f"{submission.id}/{file.id}/{generation}-{file.sha256}-{file.n_bytes}"
+                tables.execute(
+                    RECORDINGS.insert().values(
+                        submission=submission.id,
+                        id=file.id,
+                        sha256=file.sha256,
+                        n_bytes=file.n_bytes,
+                        upload=_upload(place, 0),
+                        tries=0,
+                        state="announced",
+                        place=f"{_PREFIX}/{place}",
+                    )
+                )
+
+    def _recordings(self, submission: str) -> Sequence[sa.Row[Any]]:
+        with self._database.reading() as tables:
+            query = sa.select(RECORDINGS).where(RECORDINGS.c.submission == submission)
+            return tables.execute(query.order_by(RECORDINGS.c.id)).all()
+
+    def _advance(self, row: sa.Row[Any], file: RecordingFile, unfinished: bool) -> Progress:
+        """Check and store a recording whose bytes are all there."""
+        if row.state != "announced":
+            offset = row.n_bytes
+            return Progress(
+                row.id, row.state, row.upload, row.n_bytes, offset, row.reason, row.detail
+            )
+        offset = self.uploads.offset(row.upload)
+        if offset < row.n_bytes:
+            return Progress(row.id, row.state, row.upload, row.n_bytes, offset)
+        pieces = self.uploads.pieces(row.upload)
+        found = self._checker.check(pieces, file, unfinished=unfinished)
+        if isinstance(found, Refused) and found.reason in ("wrong_digest", "wrong_length"):
+            return self._needed_again(row)
+        if isinstance(found, Refused) and found.reason != "check_failed":
+            self._note_check(row, state="refused", reason=found.reason, detail=found.detail)
+            return Progress(
+                row.id, "refused", row.upload, row.n_bytes, offset, found.reason, found.detail
+            )
+        self._objects.keep(original_of(row.place), b"".join(pieces))
+        if isinstance(found, Refused):
+            self._note_check(row, state="stored", reason=found.reason, detail=found.detail)
+        else:
+            self._objects.keep(audio_of(row.place), found.audio)
+            self._note_check(
+                row,
+                state="stored",
+                found=found.described(),
+                audio_sha256=hashlib.sha256(found.audio).hexdigest(),
+            )
+        return Progress(row.id, "stored", row.upload, row.n_bytes, offset)
+
+    def _needed_again(self, row: sa.Row[Any]) -> Progress:
+        """Bytes that are not those announced: discarded, and needed from the first on."""
+        tries = row.tries + 1
+        upload = _upload(row.place.removeprefix(f"{_PREFIX}/"), tries)
+        with self._database.writing() as tables:
+            tables.execute(_same(row).values(tries=tries, upload=upload))
+        self.uploads.discard([row.upload])
+        return Progress(row.id, "announced", upload, row.n_bytes, 0, "wrong_digest")
+
+    def _note_check(self, row: sa.Row[Any], **values: Any) -> None:
+        with self._database.writing() as tables:
+            tables.execute(_same(row).values(**values))
+
+    def _accept(self, submission: Submission, generation: int, on_accept: OnAccept) -> Standing:
+        """The one transaction after which nothing may be lost."""
+        now = self._now()
+        this = SUBMISSIONS.c.id == submission.id
+        with self._database.writing() as tables:
+            accepted = tables.execute(
+                SUBMISSIONS.update()
+                .where(
+                    this,
+                    SUBMISSIONS.c.state == "announced",
+                    SUBMISSIONS.c.generation == generation,
+                    SUBMISSIONS.c.revision == submission.revision,
+                )
+                .values(state="accepted", accepted_at=_iso(now), swept=False)
+            ).rowcount
+            row = tables.execute(sa.select(SUBMISSIONS).where(this)).one()
+            if not accepted:
+                if row.receipt is not None and row.manifest == submission.canonical().decode():
+                    return Standing(row.revision, row.receipt)
+                raise SendAgain("it changed meanwhile; send the manifest again")
+            query = sa.select(RECORDINGS).where(RECORDINGS.c.submission == submission.id)
+            rows = {one.id: one for one in tables.execute(query)}
+            receipt = self._sign(receipt_of(submission, site=row.site, accepted_at=now))
+            tables.execute(SUBMISSIONS.update().where(this).values(receipt=receipt))
+            stored = tuple(_stored(file, rows[file.id]) for file in submission.files)
+            on_accept(tables, Accepted(submission, row.site, now, row.device_ahead_s, stored))
+        return Standing(submission.revision, receipt)
+
+    # --- sweeping ---------------------------------------------------------------------------
+
+    def sweep(self) -> int:
+        """Expire what nobody finished, and delete what is not needed any more; objects deleted.
+
+        What is accepted is only ever rid of its pieces. A row expires in the database first; what
+        is deleted then belongs to a generation that nobody can accept any more.
+        """
+        now = self._now()
+        with self._database.writing() as tables:
+            tables.execute(
+                SUBMISSIONS.update()
+                .where(SUBMISSIONS.c.state == "announced", SUBMISSIONS.c.deadline < _iso(now))
+                .values(state="expired", swept=False)
+            )
+        deleted = 0
+        with self._database.reading() as tables:
+            done = tables.execute(
+                sa.select(SUBMISSIONS.c.id, SUBMISSIONS.c.state, SUBMISSIONS.c.generation).where(
+                    SUBMISSIONS.c.state.in_(("accepted", "expired")), SUBMISSIONS.c.swept.is_(False)
+                )
+            ).all()
+        for one in done:
+            recordings = self._recordings(one.id)
+            self.uploads.discard(row.upload for row in recordings)
+            if one.state == "expired":
+                for row in recordings:
+                    self._objects.delete([original_of(row.place), audio_of(row.place)])
+            with self._database.writing() as tables:
+                tables.execute(
+                    SUBMISSIONS.update()
+                    .where(
+                        SUBMISSIONS.c.id == one.id,
+                        SUBMISSIONS.c.state == one.state,
+                        SUBMISSIONS.c.generation == one.generation,
+                    )
+                    .values(swept=True)
+                )
+            deleted += len(recordings)
+        return deleted + self._sweep_orphans(now)
+
+    def _sweep_orphans(self, now: datetime) -> int:
+        """Objects that no row names: of replaced revisions, and of uploads that were discarded.
+
+        Rows are there before their objects, so that what is on its way has a row.
+        """
+        old = now - _ORPHAN_AFTER
+        deleted = 0
+        for prefix, column, name in (
+            ("staging/", RECORDINGS.c.upload, lambda key: key.split("/")[1]),
+            (f"{_PREFIX}/", RECORDINGS.c.place, lambda key: key.rpartition(".")[0]),
+        ):
+            for items in _in_parts(self._objects.list(prefix), 500):
+                names = {name(item.key): None for item in items if item.changed_at < old}
+                with self._database.reading() as tables:
+                    named = set(
+                        tables.execute(sa.select(column).where(column.in_(names))).scalars()
+                    )
+                gone = [
+                    item.key
+                    for item in items
+                    if name(item.key) in names and name(item.key) not in named
+                ]
+                self._objects.delete(gone)
+                deleted += len(gone)
+        return deleted
+
+
+def original_of(place: str) -> str:
+    """The object with the bytes that the device sent."""
+    return f"{place}.original"
+
+
+def audio_of(place: str) -> str:
+    """The object with the samples: float32 little-endian, mono, 16 kHz."""
+    return f"{place}.f32"
+
+
+def _stored(file: RecordingFile, row: sa.Row[Any]) -> Stored:
+    found = None if row.found is None else Found.model_validate_json(row.found)
+    return Stored(
+        file=file,
+        found=found,
+        original=original_of(row.place),
+        audio=None if found is None else audio_of(row.place),
+        audio_sha256=row.audio_sha256,
+    )
+
+
+def _require_owner(row: sa.Row[Any], owner: Owner) -> None:
+    if row.site != owner.site or not hmac.compare_digest(row.secret_sha256, owner.secret_sha256):
+        raise Unknown("there is no such submission")
+
+
+def _conflict(row: sa.Row[Any], submission: Submission) -> Conflict:
+    there, sent = json.loads(row.manifest), json.loads(submission.canonical())
+    accepted = row.state == "accepted"
+    return Conflict(
+        "it was accepted with another manifest; send this one under a new id"
+        if accepted
+        else f"revision {row.revision} is here already; send a change with a higher revision",
+        sorted(_differences(there, sent)),
+    )
+
+
+def _differences(there: Any, sent: Any, place: str = "") -> Iterable[str]:
+    """Places of two documents that are not equal; never their values."""
+    if isinstance(there, Mapping) and isinstance(sent, Mapping):
+        for name in there.keys() | sent.keys():
+            inside = f"{place}.{name}" if place else str(name)
+            yield from _differences(there.get(name), sent.get(name), inside)
+    elif isinstance(there, list) and isinstance(sent, list) and len(there) == len(sent):
+        for number, (one, other) in enumerate(zip(there, sent, strict=True)):
+            yield from _differences(one, other, f"{place}[{number}]")
+    elif there != sent:
+        yield place
+
+
+def _same(row: sa.Row[Any]) -> sa.Update:
+    """A recording as it was read: changed by nobody since."""
+    return RECORDINGS.update().where(
+        RECORDINGS.c.submission == row.submission,
+        RECORDINGS.c.id == row.id,
+        RECORDINGS.c.place == row.place,
+        RECORDINGS.c.tries == row.tries,
+        RECORDINGS.c.state == "announced",
+    )
+
+
+def _upload(place: str, tries: int) -> str:
+    """An upload's name: another one for other bytes, another generation or another try."""
+    return hashlib.sha256(f"{place}/{tries}".encode()).hexdigest()[:40]
+
+
+def _in_parts(items: Iterable[Item], size: int) -> Iterable[list[Item]]:
+    part: list[Item] = []
+    for item in items:
+        part.append(item)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")

@@ -1,0 +1,140 @@
+"""The core of the resumable upload protocol tus: HEAD, PATCH and OPTIONS.
+
+Uploads are made by a manifest, never here, and nobody reads or deletes one. Any process can go on
+with any upload.
+
+source    tus resumable upload protocol 1.0.0, https://tus.io/protocols/resumable-upload
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+
+from spira.domain.errors import SpiraError
+from spira.intake.problems import problem, problem_of
+from spira.intake.uploads import OffsetTaken, Uploads
+
+_VERSION = "1.0.0"
+_PIECE_BYTES = 256 << 10
+_FLUSH_S = 1.0  # a kill costs no more than what came in since
+_SILENT_S = 60.0  # a half-open connection ends
+_TYPE = "application/offset+octet-stream"
+_HEADERS = {"Tus-Resumable": _VERSION, "Cache-Control": "no-store"}
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An upload that somebody may add to."""
+
+    id: str
+    n_bytes: int
+
+
+Find = Callable[[Request], Awaitable[Upload | None]]
+"""The upload of a request's path that whoever asks may add to; None where there is none."""
+
+
+class Tus:
+    """The three methods, over pieces."""
+
+    def __init__(self, uploads: Uploads, find: Find) -> None:
+        self._uploads = uploads
+        self._find = find
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer a request on an upload's address."""
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=_HEADERS | {"Tus-Version": _VERSION})
+        if request.headers.get("Tus-Resumable") != _VERSION:
+            return self._problem(
+                412, f"header Tus-Resumable: {_VERSION} is needed", {"Tus-Version": _VERSION}
+            )
+        try:
+            upload = await self._find(request)
+            if upload is None:
+                return self._problem(404, "unknown upload; send the manifest again")
+            if request.method == "HEAD":
+                return await self._head(upload)
+            return await self._patch(request, upload)
+        except SpiraError as error:
+            answer = problem_of(error)
+            answer.headers.update(_HEADERS)
+            return answer
+
+    async def _head(self, upload: Upload) -> Response:
+        offset = await to_thread.run_sync(self._uploads.offset, upload.id)
+        length = {"Upload-Offset": str(offset), "Upload-Length": str(upload.n_bytes)}
+        return Response(status_code=200, headers=_HEADERS | length)
+
+    async def _patch(self, request: Request, upload: Upload) -> Response:
+        if request.headers.get("Content-Type") != _TYPE:
+            return self._problem(415, f"header Content-Type: {_TYPE} is needed")
+        said = request.headers.get("Upload-Offset", "")
+        if not said.isascii() or not said.isdecimal() or len(said) > len(str(upload.n_bytes)):
+            return self._problem(400, "header Upload-Offset: a number of bytes is needed")
+        offset = await to_thread.run_sync(self._uploads.offset, upload.id)
+        if int(said) != offset:
+            return self._problem(
+                409, f"the upload is at {offset}, not at {said}", {"Upload-Offset": str(offset)}
+            )
+        taking = _Taking(request, partial(self._uploads.append, upload.id), offset, upload.n_bytes)
+        try:
+            if not await taking.all():
+                return self._problem(413, f"more than the {upload.n_bytes} bytes announced")
+        except OffsetTaken as taken:
+            return self._problem(409, str(taken))
+        return Response(status_code=204, headers=_HEADERS | {"Upload-Offset": str(taking.offset)})
+
+    def _problem(self, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+        return problem(status, detail, headers=_HEADERS | (headers or {}))
+
+
+class _Taking:
+    """The body of one PATCH, put down piece by piece as it comes."""
+
+    def __init__(
+        self, request: Request, append: Callable[[int, bytes], int], offset: int, n_bytes: int
+    ) -> None:
+        self.offset = offset
+        self._request = request
+        self._append = append
+        self._n_bytes = n_bytes
+        self._held = bytearray()
+
+    async def all(self) -> bool:
+        """Take what comes until it ends, breaks off or falls silent; False when it is too much.
+
+        raises    what appending raises
+        """
+        coming: asyncio.Future[object] | None = None
+        try:
+            while True:
+                coming = coming or asyncio.ensure_future(self._request.receive())
+                await asyncio.wait({coming}, timeout=_FLUSH_S if self._held else _SILENT_S)
+                if not coming.done():
+                    if not self._held:
+                        return True
+                    await self._flush()
+                    continue
+                message, coming = coming.result(), None
+                assert isinstance(message, dict)
+                self._held += message.get("body", b"")
+                if self.offset + len(self._held) > self._n_bytes:
+                    return False
+                ends = message["type"] == "http.disconnect" or not message.get("more_body")
+                if ends or len(self._held) >= _PIECE_BYTES:
+                    await self._flush()
+                if ends:
+                    return True
+        finally:
+            if coming is not None:
+                coming.cancel()
+
+    async def _flush(self) -> None:
+        piece, self._held = bytes(self._held), bytearray()
+        self.offset = await to_thread.run_sync(self._append, self.offset, piece)

@@ -1,0 +1,1 @@
+"""Serving: the Client API, the relay, the Streaming Prediction Service."""

@@ -1,0 +1,260 @@
+"""Assessments as Serving knows them: waiting for an answer until one is committed.
+
+    queued --> completed    at most once, ever
+       ^  \\-> failed         with a dead letter; an audited redrive queues it again
+       +-------/
+
+The database is the truth. The relay publishes what waits, again whenever a lease has run out, so
+that losing the queue loses nothing; whatever comes back twice changes nothing the second time.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from spira.serving.tables import ASSESSMENTS, CHANGES, DEAD_LETTERS
+from spira.stores.database import Database
+
+_URGENT_FOR = timedelta(minutes=15)  # somebody waits at a bed
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One attempt to get an answer."""
+
+    assessment: str
+    attempt: int
+    audio: str
+    audio_sha256: str
+
+
+class Assessments:
+    """The table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # --- what waits -------------------------------------------------------------------------
+
+    def lease(self, *, in_flight: int, lease: timedelta, now: datetime) -> Sequence[Ask]:
+        """Take what is to be published now: another attempt for each, and a lease.
+
+        Recorded less than 15 minutes ago first, then the oldest; sites take turns. No more than
+        `in_flight` are under way at once.
+        """
+        table = ASSESSMENTS.c
+        free = table.lease_until.is_(None) | (table.lease_until <= _iso(now))
+        with self._database.writing() as tables:
+            under_way = tables.execute(
+                sa.select(sa.func.count()).where(table.state == "queued", ~free)
+            ).scalar_one()
+            room = in_flight - under_way
+            if room <= 0:
+                return []
+            urgent = table.recorded_at > _iso(now - _URGENT_FOR)
+            order = (sa.case((urgent, 0), else_=1), table.recorded_at, table.id)
+            turn = sa.func.row_number().over(partition_by=table.site, order_by=order)
+            waiting = (
+                sa.select(table.id, turn.label("turn"), order[0].label("late"), table.recorded_at)
+                .where(table.state == "queued", free)
+                .subquery()
+            )
+            chosen = (
+                sa.select(waiting.c.id)
+                .order_by(waiting.c.late, waiting.c.turn, waiting.c.recorded_at)
+                .limit(room)
+            )
+            ids = tables.execute(chosen).scalars().all()
+            if not ids:
+                return []
+            # Another relay may have been first: a row is taken only while it is free.
+            tables.execute(
+                ASSESSMENTS.update()
+                .where(table.id.in_(ids), table.state == "queued", free)
+                .values(attempt=table.attempt + 1, lease_until=_iso(now + lease))
+            )
+            rows = {
+                row.id: row
+                for row in tables.execute(
+                    sa.select(ASSESSMENTS).where(
+                        table.id.in_(ids), table.lease_until == _iso(now + lease)
+                    )
+                )
+            }
+        return [
+            Ask(row.id, row.attempt, row.audio, row.audio_sha256)
+            for row in (rows[one] for one in ids if one in rows)
+        ]
+
+    def release(self, asks: Sequence[Ask]) -> None:
+        """Give leases back: what could not be published is taken again at once."""
+        with self._database.writing() as tables:
+            for ask in asks:
+                tables.execute(
+                    ASSESSMENTS.update()
+                    .where(ASSESSMENTS.c.id == ask.assessment, ASSESSMENTS.c.attempt == ask.attempt)
+                    .values(lease_until=None)
+                )
+
+    # --- what comes back --------------------------------------------------------------------
+
+    def about(self, assessment: str) -> sa.Row[Any] | None:
+        """The row; None where there is none."""
+        with self._database.reading() as tables:
+            query = sa.select(ASSESSMENTS).where(ASSESSMENTS.c.id == assessment)
+            return tables.execute(query).first()
+
+    def complete(self, assessment: str, answer: Mapping[str, Any], now: datetime) -> bool:
+        """Write the answer down; False when there was one, or it failed and was not redriven."""
+        with self._database.writing() as tables:
+            return _answered(tables, assessment, "completed", answer, now)
+
+    def fail(
+        self, assessment: str, kind: str, detail: str, answer: Mapping[str, Any], now: datetime
+    ) -> bool:
+        """End it without an answer, with a dead letter; False when it was not waiting."""
+        with self._database.writing() as tables:
+            if not _answered(tables, assessment, "failed", answer, now):
+                return False
+            bury(tables, assessment, kind, detail, now)
+        return True
+
+    def reached(self, assessment: str, attempt: int) -> int:
+        """Count an attempt that reached the model; how many there were."""
+        with self._database.writing() as tables:
+            this = (ASSESSMENTS.c.id == assessment) & (ASSESSMENTS.c.attempt == attempt)
+            tables.execute(
+                ASSESSMENTS.update().where(this).values(reached=ASSESSMENTS.c.reached + 1)
+            )
+            return int(tables.execute(sa.select(ASSESSMENTS.c.reached).where(this)).scalar() or 0)
+
+    # --- what is asked for ------------------------------------------------------------------
+
+    def changed_after(self, site: str, change: int, limit: int) -> Sequence[sa.Row[Any]]:
+        """A site's assessments in the order of their last change."""
+        query = (
+            sa.select(ASSESSMENTS)
+            .where(ASSESSMENTS.c.site == site, ASSESSMENTS.c.change > change)
+            .order_by(ASSESSMENTS.c.change)
+            .limit(limit)
+        )
+        with self._database.reading() as tables:
+            return tables.execute(query).all()
+
+    def of_record(self, site: str, records: Sequence[str], limit: int) -> Sequence[sa.Row[Any]]:
+        """A site's assessments of one record number (its hashes), the latest first."""
+        query = (
+            sa.select(ASSESSMENTS)
+            .where(ASSESSMENTS.c.site == site, ASSESSMENTS.c.record.in_(records))
+            .order_by(ASSESSMENTS.c.recorded_at.desc())
+            .limit(limit)
+        )
+        with self._database.reading() as tables:
+            return tables.execute(query).all()
+
+    def dead_letters(self, *, redriven: bool = False) -> Sequence[sa.Row[Any]]:
+        """Dead letters, the oldest first; those that were redriven only when asked for."""
+        query = sa.select(DEAD_LETTERS).order_by(DEAD_LETTERS.c.id)
+        if not redriven:
+            query = query.where(DEAD_LETTERS.c.redriven_at.is_(None))
+        with self._database.reading() as tables:
+            return tables.execute(query).all()
+
+    def redrive(self, letter: int, by: str, why: str, now: datetime) -> bool:
+        """Queue what failed once more; False where it is not there, or was redriven before."""
+        with self._database.writing() as tables:
+            this = (DEAD_LETTERS.c.id == letter) & DEAD_LETTERS.c.redriven_at.is_(None)
+            row = tables.execute(sa.select(DEAD_LETTERS).where(this)).first()
+            if row is None:
+                return False
+            tables.execute(
+                DEAD_LETTERS.update()
+                .where(this)
+                .values(redriven_at=_iso(now), redriven_by=by, why=why)
+            )
+            return bool(
+                tables.execute(
+                    ASSESSMENTS.update()
+                    .where(
+                        ASSESSMENTS.c.id == row.assessment,
+                        ASSESSMENTS.c.state == "failed",
+                        ASSESSMENTS.c.audio.is_not(None),
+                    )
+                    .values(
+                        state="queued",
+                        reached=0,
+                        lease_until=None,
+                        answer=None,
+                        answered_at=None,
+                        change=next_change(tables),
+                    )
+                ).rowcount
+            )
+
+    def oldest_open(self) -> datetime | None:
+        """When the assessment that has waited longest was accepted; None when none waits."""
+        query = sa.select(sa.func.min(ASSESSMENTS.c.accepted_at)).where(
+            ASSESSMENTS.c.state == "queued"
+        )
+        with self._database.reading() as tables:
+            oldest = tables.execute(query).scalar()
+        return None if oldest is None else datetime.fromisoformat(oldest)
+
+
+def add(tables: sa.Connection, values: Mapping[str, Any]) -> None:
+    """Write a new assessment in the transaction that accepts its submission."""
+    tables.execute(
+        ASSESSMENTS.insert().values(
+            **{"attempt": 0, "reached": 0, **values, "change": next_change(tables)}
+        )
+    )
+
+
+def bury(tables: sa.Connection, assessment: str, kind: str, detail: str, now: datetime) -> None:
+    """Write a dead letter."""
+    tables.execute(
+        DEAD_LETTERS.insert().values(assessment=assessment, at=_iso(now), kind=kind, detail=detail)
+    )
+
+
+def touch(tables: sa.Connection, assessment: str) -> None:
+    """Whoever follows changes sees it again."""
+    tables.execute(
+        ASSESSMENTS.update()
+        .where(ASSESSMENTS.c.id == assessment)
+        .values(change=next_change(tables))
+    )
+
+
+def next_change(tables: sa.Connection) -> int:
+    """The next number; nobody else gets one before this transaction has ended."""
+    return int(
+        tables.execute(
+            CHANGES.update().values(last=CHANGES.c.last + 1).returning(CHANGES.c.last)
+        ).scalar_one()
+    )
+
+
+def _answered(
+    tables: sa.Connection, assessment: str, state: str, answer: Mapping[str, Any], now: datetime
+) -> bool:
+    changed = tables.execute(
+        ASSESSMENTS.update()
+        .where(ASSESSMENTS.c.id == assessment, ASSESSMENTS.c.state == "queued")
+        .values(
+            state=state,
+            answer=json.dumps(answer, ensure_ascii=False),
+            answered_at=_iso(now),
+            lease_until=None,
+            change=next_change(tables),
+        )
+    ).rowcount
+    return bool(changed)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
