@@ -72,23 +72,14 @@ class Assessments:
             if not ids:
                 return []
             # Another relay may have been first: a row is taken only while it is free.
-            tables.execute(
+            taken = tables.execute(
                 ASSESSMENTS.update()
                 .where(table.id.in_(ids), table.state == "queued", free)
                 .values(attempt=table.attempt + 1, lease_until=_iso(now + lease))
+                .returning(table.id, table.attempt, table.audio, table.audio_sha256)
             )
-            rows = {
-                row.id: row
-                for row in tables.execute(
-                    sa.select(ASSESSMENTS).where(
-                        table.id.in_(ids), table.lease_until == _iso(now + lease)
-                    )
-                )
-            }
-        return [
-            Ask(row.id, row.attempt, row.audio, row.audio_sha256)
-            for row in (rows[one] for one in ids if one in rows)
-        ]
+            asks = {row.id: Ask(*row) for row in taken}
+        return [asks[one] for one in ids if one in asks]
 
     def release(self, asks: Sequence[Ask]) -> None:
         """Give leases back: what could not be published is taken again at once."""

@@ -1,0 +1,138 @@
+"""From an accepted assessment, and from what the predictor says of it, to an answer.
+
+Pure: no table, queue or model is touched here. The form never changes a score; it may withhold it.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal, cast
+
+from pydantic import Field
+
+from spira.domain.answers import (
+    EVIDENCE_SENTENCES,
+    FINDING_SENTENCES,
+    OUTCOME_SENTENCES,
+    Outcome,
+    Sentence,
+)
+from spira.domain.frozen import Frozen
+from spira.domain.recordings import EvidenceLevel, Finding
+from spira.intake.checking import Found
+from spira.model.prediction import (
+    NOT_SCORED,
+    assumed,
+    how_sure,
+    not_declared,
+    outside,
+    population,
+)
+from spira.serving.forms import declared, outside_intended_use
+from spira.serving.messages import Reply
+
+# What keeps a recording from being scored, the first to be said first: with several, the one whose
+# mending may mend the others.
+_GRAVEST: tuple[Finding, ...] = ("little_speech", "clipped", "quiet", "noisy", "short")
+FRESH_FOR = timedelta(hours=2)
+
+
+class FindingSaid(Frozen):
+    """A finding, and the sentence for whoever holds the phone."""
+
+    finding: Finding
+    sentence: Sentence
+
+
+class Answer(Frozen):
+    """What is said about an assessment. `outcome` is None where nothing was scored."""
+
+    outcome: Outcome | None
+    sentence: Sentence
+    reasons: tuple[Sentence, ...] = ()  # why it is outside the intended use
+    findings: tuple[FindingSaid, ...] = ()
+    how_sure: Sentence | None = None
+    for_whom: Sentence | None = None  # whom the model was tested on
+    assumed: Sentence | None = None  # what was taken to be as in the test
+    evidence_level: EvidenceLevel | None = None
+    evidence: Sentence | None = None
+    model: str | None = None
+    to_do: Sentence | None = None  # where it failed
+
+
+class About(Frozen):
+    """What is kept of an assessment for its answer."""
+
+    values: Mapping[str, Any] = Field(repr=False)  # of the form, those that may be used
+    banner: Sentence | None = None
+    found: Found | None = None  # of the recording that is scored, without its samples
+    utterance: str | None = None
+    device: str | None = None
+    site: str
+
+
+def before_scoring(about: About) -> Answer | None:
+    """The answer that needs no model; None where the model is to be asked."""
+    reasons = outside_intended_use(about.values)
+    if reasons:
+        return Answer(outcome=None, sentence=NOT_SCORED, reasons=reasons)
+    if about.found is None:
+        return None
+    findings = _findings(about.found.findings)
+    if findings:
+        return Answer(
+            outcome="inconclusive", sentence=_inconclusive(findings[0]), findings=findings
+        )
+    return None
+
+
+def of_reply(about: About, reply: Reply) -> Answer:
+    """The answer that a scored reply gives, with the words of the model that gave it."""
+    assert reply.model is not None
+    assert about.found is not None
+    model = reply.model
+    said = declared(about.values).model_copy(
+        update={"utterance": about.utterance, "device": about.device, "site": about.site}
+    )
+    every: dict[str, Any] = {
+        "evidence_level": model.evidence_level,
+        "evidence": EVIDENCE_SENTENCES[model.evidence_level],
+        "model": model.label,
+        "for_whom": population(model.envelope),
+        "assumed": assumed(model.envelope, not_declared(said)),
+    }
+    reasons = outside(model.envelope, said, about.found.format, about.found.measurements)
+    if reasons:
+        return Answer(outcome=None, sentence=NOT_SCORED, reasons=reasons, **every)
+    outcome = cast(Outcome, reply.outcome)
+    share = model.shares.get(outcome)
+    return Answer(
+        outcome=outcome,
+        sentence=OUTCOME_SENTENCES[outcome],
+        how_sure=None if share is None else how_sure(share),
+        **every,
+    )
+
+
+def stale_after(recorded_at: datetime) -> datetime:
+    """From when on an answer is old: the patient may have changed."""
+    return recorded_at + FRESH_FOR
+
+
+def _findings(found: Sequence[Finding]) -> tuple[FindingSaid, ...]:
+    return tuple(
+        FindingSaid(finding=name, sentence=FINDING_SENTENCES[name])
+        for name in _GRAVEST
+        if name in found
+    )
+
+
+def _inconclusive(finding: FindingSaid) -> Sentence:
+    def after(word: str, text: str) -> str:
+        return f"{word}: {text[0].lower()}{text[1:]}"
+
+    return Sentence(
+        pt=after("Inconclusivo", finding.sentence.pt), en=after("Inconclusive", finding.sentence.en)
+    )
+
+
+State = Literal["received", "queued", "completed", "failed"]

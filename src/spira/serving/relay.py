@@ -1,0 +1,118 @@
+"""The relay: publishes what waits, writes what comes back, sweeps what nobody finished.
+
+Any number of them may run; the database decides who publishes what.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from anyio import to_thread
+
+from spira.domain.errors import InputError, SpiraError, TransientError
+from spira.intake.submissions import Intake
+from spira.serving.assessments import Ask as Lease
+from spira.serving.assessments import Assessments
+from spira.serving.messages import Ask, Reply
+from spira.serving.results import Results
+from spira.serving.settings import ServingSettings
+from spira.stores.queue import Queue
+
+_EVERY_S = 0.2  # a look at what waits
+_AT_ONCE = 32  # replies fetched together
+_FETCH_S = 2.0  # a fetch is blind while the queue's server starts again
+_AFTER_TROUBLE_S = 1.0
+
+_log = structlog.get_logger()
+
+
+class Relay:
+    """Between the database and the queue."""
+
+    def __init__(
+        self,
+        assessments: Assessments,
+        intake: Intake,
+        queue: Queue,
+        settings: ServingSettings,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._assessments = assessments
+        self._results = Results(assessments, now=now)
+        self._intake = intake
+        self._queue = queue
+        self._settings = settings
+        self._now = now
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until told to stop; trouble of a store is logged and waited out."""
+        await asyncio.gather(
+            self._keep(self._publish, stop, _EVERY_S),
+            self._keep(self._take_replies, stop, 0.0),
+            self._keep(self._sweep, stop, self._settings.sweep_every_s),
+        )
+
+    async def _keep(
+        self, work: Callable[[], "asyncio.Future[None]"], stop: asyncio.Event, every_s: float
+    ) -> None:
+        while not stop.is_set():
+            pause_s = every_s
+            try:
+                await work()
+            except SpiraError as error:
+                _log.warning("the relay waits", doing=work.__name__, error=str(error))
+                pause_s = max(every_s, _AFTER_TROUBLE_S)
+            try:
+                await asyncio.wait_for(stop.wait(), pause_s)
+            except TimeoutError:
+                continue
+
+    async def _publish(self) -> None:
+        leases = await to_thread.run_sync(
+            lambda: self._assessments.lease(
+                in_flight=self._settings.in_flight,
+                lease=timedelta(seconds=self._settings.lease_s),
+                now=self._now(),
+            )
+        )
+        unpublished: list[Lease] = []
+        for done, lease in zip(
+            await asyncio.gather(*map(self._ask, leases), return_exceptions=True),
+            leases,
+            strict=True,
+        ):
+            if isinstance(done, TransientError):
+                unpublished.append(lease)
+            elif isinstance(done, BaseException):
+                raise done
+        if unpublished:
+            await to_thread.run_sync(self._assessments.release, unpublished)
+            raise TransientError(f"queue: {len(unpublished)} could not be published")
+
+    async def _ask(self, lease: Lease) -> None:
+        ask = Ask(
+            assessment=lease.assessment,
+            attempt=lease.attempt,
+            audio=lease.audio,
+            sha256=lease.audio_sha256,
+        )
+        await self._queue.publish(
+            "asks", f"{ask.assessment}:{ask.attempt}", ask.model_dump_json().encode()
+        )
+
+    async def _take_replies(self) -> None:
+        for message in await self._queue.fetch("replies", "results", _AT_ONCE, within_s=_FETCH_S):
+            try:
+                reply = Reply.read(message.data)
+            except InputError as error:
+                _log.error("a reply that cannot be read", error=str(error))
+            else:
+                await to_thread.run_sync(self._results.write, reply)
+            await message.ack_sync()
+
+    async def _sweep(self) -> None:
+        deleted = await to_thread.run_sync(self._intake.sweep)
+        if deleted:
+            _log.info("swept", objects=deleted)

@@ -1,0 +1,72 @@
+"""The result writer: replies of the predictor become answers, once each."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import structlog
+
+from spira.serving.answers import About, Answer, of_reply
+from spira.serving.assessments import Assessments
+from spira.serving.messages import Reply
+from spira.serving.words import FAILED, FAILED_TO_DO
+
+_MOST_REACHED = 20  # attempts that reached the model and brought no reply
+
+_log = structlog.get_logger()
+
+
+class Results:
+    """Writes what comes back, in one transaction a reply; a reply that comes twice changes nothing.
+
+    raises    TransientError when the database is away: the reply is not acknowledged then
+    """
+
+    def __init__(
+        self,
+        assessments: Assessments,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._assessments = assessments
+        self._now = now
+
+    def write(self, reply: Reply) -> bool:
+        """Take one reply; whether it changed anything."""
+        row = self._assessments.about(reply.assessment)
+        if row is None:
+            _log.error("a reply to nothing", assessment=reply.assessment)
+            return False
+        if row.state != "queued":
+            return False
+        if reply.kind == "started":
+            return self._count(reply)
+        if reply.kind == "failed":
+            return self._fail(reply.assessment, "input", f"{reply.reason}: {reply.detail}")
+        about = About.model_validate_json(row.about)
+        answer = of_reply(about, reply).model_dump(mode="json", exclude_none=True)
+        scored = {
+            "probability": reply.probability,
+            "calibrated": reply.calibrated,
+            "windows": reply.windows,
+            "attempt": reply.attempt,
+        }
+        written = self._assessments.complete(reply.assessment, answer | {"scored": scored}, self._now())
+        if written:
+            _log.info("answered", assessment=reply.assessment, outcome=answer.get("outcome"))
+        return written
+
+    def _count(self, reply: Reply) -> bool:
+        """An attempt is about to reach the model; after too many that brought nothing, none does."""
+        if self._assessments.reached(reply.assessment, reply.attempt) <= _MOST_REACHED:
+            return True
+        return self._fail(
+            reply.assessment, "unknown", f"{_MOST_REACHED} attempts reached the model, none ended"
+        )
+
+    def _fail(self, assessment: str, kind: str, detail: str) -> bool:
+        answer = Answer(outcome=None, sentence=FAILED, to_do=FAILED_TO_DO)
+        document = answer.model_dump(mode="json", exclude_none=True)
+        failed = self._assessments.fail(assessment, kind, detail, document, self._now())
+        if failed:
+            _log.error("a dead letter", assessment=assessment, kind=kind, detail=detail)
+        return failed
