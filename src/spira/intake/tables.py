@@ -21,8 +21,6 @@ SUBMISSIONS = sa.Table(
     sa.Column("accepted_at", sa.Text),
     sa.Column("receipt", sa.Text),
     sa.Column("swept", sa.Boolean, nullable=False),  # nothing is left that is not needed
-    sa.Column("voided_at", sa.Text),
-    sa.Column("void_reason", sa.Text),
     sa.Index("intake_submissions_by_state", "state", "swept", "deadline"),
     sa.Index("intake_submissions_by_site", "site", "accepted_at"),
 )

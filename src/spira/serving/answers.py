@@ -5,7 +5,7 @@ Pure: no table, queue or model is touched here. The form never changes a score; 
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from pydantic import Field
 
@@ -29,6 +29,7 @@ from spira.model.prediction import (
 )
 from spira.serving.forms import declared, outside_intended_use
 from spira.serving.messages import Reply
+from spira.serving.words import inconclusive
 
 # What keeps a recording from being scored, the first to be said first: with several, the one whose
 # mending may mend the others.
@@ -56,7 +57,6 @@ class Answer(Frozen):
     evidence_level: EvidenceLevel | None = None
     evidence: Sentence | None = None
     model: str | None = None
-    to_do: Sentence | None = None  # where it failed
 
 
 class About(Frozen):
@@ -80,7 +80,7 @@ def before_scoring(about: About) -> Answer | None:
     findings = _findings(about.found.findings)
     if findings:
         return Answer(
-            outcome="inconclusive", sentence=_inconclusive(findings[0]), findings=findings
+            outcome="inconclusive", sentence=inconclusive(findings[0].finding), findings=findings
         )
     return None
 
@@ -124,15 +124,3 @@ def _findings(found: Sequence[Finding]) -> tuple[FindingSaid, ...]:
         for name in _GRAVEST
         if name in found
     )
-
-
-def _inconclusive(finding: FindingSaid) -> Sentence:
-    def after(word: str, text: str) -> str:
-        return f"{word}: {text[0].lower()}{text[1:]}"
-
-    return Sentence(
-        pt=after("Inconclusivo", finding.sentence.pt), en=after("Inconclusive", finding.sentence.en)
-    )
-
-
-State = Literal["received", "queued", "completed", "failed"]

@@ -8,7 +8,7 @@ import structlog
 from spira.serving.answers import About, Answer, of_reply
 from spira.serving.assessments import Assessments
 from spira.serving.messages import Reply
-from spira.serving.words import FAILED, FAILED_TO_DO
+from spira.serving.words import FAILURES, Failure
 
 _MOST_REACHED = 20  # attempts that reached the model and brought no reply
 
@@ -50,7 +50,9 @@ class Results:
             "windows": reply.windows,
             "attempt": reply.attempt,
         }
-        written = self._assessments.complete(reply.assessment, answer | {"scored": scored}, self._now())
+        written = self._assessments.complete(
+            reply.assessment, answer | {"scored": scored}, self._now()
+        )
         if written:
             _log.info("answered", assessment=reply.assessment, outcome=answer.get("outcome"))
         return written
@@ -63,8 +65,8 @@ class Results:
             reply.assessment, "unknown", f"{_MOST_REACHED} attempts reached the model, none ended"
         )
 
-    def _fail(self, assessment: str, kind: str, detail: str) -> bool:
-        answer = Answer(outcome=None, sentence=FAILED, to_do=FAILED_TO_DO)
+    def _fail(self, assessment: str, kind: Failure, detail: str) -> bool:
+        answer = Answer(outcome=None, sentence=FAILURES[kind])
         document = answer.model_dump(mode="json", exclude_none=True)
         failed = self._assessments.fail(assessment, kind, detail, document, self._now())
         if failed:

@@ -23,6 +23,8 @@ ASSESSMENTS = sa.Table(
     sa.Column("lease_until", sa.Text),  # published, and not to be published again before
     sa.Column("answer", sa.Text),
     sa.Column("answered_at", sa.Text),
+    sa.Column("voided_at", sa.Text),
+    sa.Column("void_reason", sa.Text),
     sa.Index("serving_assessments_by_state", "state", "lease_until"),
     sa.Index("serving_assessments_by_record", "site", "record"),
 )

@@ -27,8 +27,6 @@ def upgrade() -> None:
         sa.Column("accepted_at", sa.Text),
         sa.Column("receipt", sa.Text),
         sa.Column("swept", sa.Boolean, nullable=False),
-        sa.Column("voided_at", sa.Text),
-        sa.Column("void_reason", sa.Text),
     )
     op.create_index(
         "intake_submissions_by_state", "intake_submissions", ["state", "swept", "deadline"]

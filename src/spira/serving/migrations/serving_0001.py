@@ -29,6 +29,8 @@ def upgrade() -> None:
         sa.Column("lease_until", sa.Text),
         sa.Column("answer", sa.Text),
         sa.Column("answered_at", sa.Text),
+        sa.Column("voided_at", sa.Text),
+        sa.Column("void_reason", sa.Text),
     )
     op.create_index("serving_assessments_by_state", "serving_assessments", ["state", "lease_until"])
     op.create_index("serving_assessments_by_record", "serving_assessments", ["site", "record"])

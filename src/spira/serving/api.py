@@ -1,0 +1,423 @@
+"""The Client API (6): assessments in, receipts and answers out.
+
+`PUT /v1/assessments/{id}` is the whole conversation: it always answers the present state, and the
+client repeats it until it holds a receipt. Bytes travel by tus (spira.intake.tus).
+"""
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import structlog
+from anyio import to_thread
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
+
+from spira.audio.quality import QualityThresholds
+from spira.domain.errors import SpiraError
+from spira.domain.forms import Filled, check, json_schema
+from spira.domain.frozen import Frozen
+from spira.domain.submissions import FormValues, Id, RecordingFile, Submission
+from spira.domain.vitals import DEFAULT_VITAL_RULES, VitalRules
+from spira.intake.audit import Audit
+from spira.intake.keys import KeyRing
+from spira.intake.problems import problem, problem_of
+from spira.intake.submissions import Conflict, Intake, Owner, Progress, SendAgain, Standing, Unknown
+from spira.intake.tus import Tus, Upload
+from spira.serving.assessments import Assessments
+from spira.serving.forms import FORMS
+from spira.serving.settings import ServingSettings
+from spira.serving.taking import taken
+from spira.serving.tokens import Site, Tokens
+from spira.serving.words import PROBLEMS, REFUSALS, STATES, Problem
+
+_LARGEST_BODY_BYTES = 256 << 10
+_LARGEST_PAGE = 200
+_SECRET_BYTES = 32
+_STALE_FOR_CLOCKS = timedelta(days=400)
+
+_log = structlog.get_logger()
+
+
+class Manifest(Frozen):
+    """What a device sends of an assessment."""
+
+    revision: int = Field(ge=1, le=1_000_000)
+    form: FormValues
+    recordings: tuple[RecordingFile, ...] = Field(min_length=1, max_length=4)
+    replaces: Id | None = None
+
+
+class Search(Frozen):
+    """A record number, in a body so that it stands in no address or log."""
+
+    record_number: str = Field(min_length=1, max_length=100, repr=False)
+
+
+class Reason(Frozen):
+    """Why."""
+
+    reason: str = Field(min_length=1, max_length=500)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the API is made of."""
+
+    intake: Intake
+    assessments: Assessments
+    tokens: Tokens
+    keys: KeyRing
+    audit: Audit
+    settings: ServingSettings
+    thresholds: QualityThresholds
+    vital_rules: VitalRules = DEFAULT_VITAL_RULES
+    checking: dict[tuple[str, int, str], "asyncio.Task[Standing]"] = field(default_factory=dict)
+
+
+def create_api(parts: Parts) -> FastAPI:
+    """The ASGI application."""
+    app = FastAPI(
+        title="SPIRA Client API",
+        description="Assessments in, receipts and answers out.",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+    )
+    bearer = HTTPBearer(auto_error=False)
+
+    async def authorised(
+        shown: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    ) -> Site:
+        site = None
+        if shown is not None:
+            site = await to_thread.run_sync(parts.tokens.site_of, shown.credentials)
+        if site is None:
+            raise _Refused("no_token", 401, "header Authorization: Bearer with a site's token")
+        return site
+
+    Of = Annotated[Site, Depends(authorised)]  # a type
+    Of_id = Annotated[Id, PathParameter()]
+
+    async def find(request: Request) -> Upload | None:
+        site = await authorised(await bearer(request))
+        upload = request.path_params["upload"]
+        n_bytes = await to_thread.run_sync(parts.intake.upload, upload, site.name)
+        return None if n_bytes is None else Upload(upload, n_bytes)
+
+    tus = Tus(parts.intake.uploads, find)
+    app.add_route("/v1/uploads/{upload}", tus, methods=["HEAD", "PATCH", "OPTIONS"])
+
+    @app.put("/v1/assessments/{id}", openapi_extra=_body(Manifest))
+    async def put(
+        id: Of_id,
+        request: Request,
+        site: Of,
+        spira_device_secret: Annotated[str, Header()],
+        spira_device_time: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        """Announce an assessment, or hear how it stands; at last, its receipt."""
+        owner = Owner(site.name, _secret(spira_device_secret))
+        device_time = _device_time(spira_device_time)
+        manifest = _read(Manifest, await _limited(request))
+        filled = _filled(manifest.form)
+        submission, record = _submission(id, manifest, filled, parts.keys, site.name)
+        by = f"token {site.token_id}"
+
+        def commit() -> Standing:
+            return parts.intake.commit(
+                submission,
+                owner,
+                taken(parts.audit, parts.vital_rules, filled.values, record, by),
+                ready=not filled.refused,
+                unfinished=filled.values.get("unfinished", False) is True,
+                device_time=device_time,
+            )
+
+        standing = await _in_time(parts, submission, commit)
+        if standing is None:
+            body = {"state": "checking", "sentence": STATES["checking"].model_dump()}
+            return JSONResponse(body, 202, headers={"Retry-After": "1"})
+        return _told(standing, filled)
+
+    @app.get("/v1/assessments/{id}")
+    async def get(id: Of_id, request: Request, site: Of) -> Response:
+        """One assessment: its state, and its answer once there is one."""
+        row = await to_thread.run_sync(parts.assessments.about, id)
+        if row is None or row.site != site.name:
+            raise _Refused("not_found", 404, "there is no such assessment at this site")
+        found = shown(row)
+        tag = f'"{row.change}"'
+        if request.headers.get("If-None-Match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        return JSONResponse(found, headers={"ETag": tag, "Cache-Control": "private, no-cache"})
+
+    @app.get("/v1/assessments")
+    async def changes(
+        site: Of,
+        after: Annotated[int, Query(ge=0, le=2**62)] = 0,
+        limit: Annotated[int, Query(ge=1, le=_LARGEST_PAGE)] = 100,
+    ) -> JSONResponse:
+        """The site's assessments in the order of their last change; go on from `next`."""
+        rows = await to_thread.run_sync(parts.assessments.changed_after, site.name, after, limit)
+        following = rows[-1].change if rows else after
+        body = {"assessments": [shown(row) for row in rows], "next": following}
+        return JSONResponse(body, headers={"Cache-Control": "private, no-cache"})
+
+    @app.post("/v1/assessments/search", openapi_extra=_body(Search))
+    async def search(request: Request, site: Of) -> JSONResponse:
+        """The site's assessments of a record number, the latest first; audited."""
+        wanted = _read(Search, await _limited(request))
+
+        def found() -> Sequence[Any]:
+            records = parts.keys.record_hashes(site.name, wanted.record_number)
+            by = f"token {site.token_id}"
+            return parts.assessments.search(site.name, records, by, _LARGEST_PAGE)
+
+        rows = await to_thread.run_sync(found)
+        return JSONResponse({"assessments": [shown(row) for row in rows]})
+
+    @app.post("/v1/assessments/{id}/void", openapi_extra=_body(Reason))
+    async def void(id: Of_id, request: Request, site: Of) -> JSONResponse:
+        """It was recorded on the wrong patient: never to be used, and still there to be seen."""
+        why = _read(Reason, await _limited(request)).reason
+        by = f"token {site.token_id}"
+        row = await to_thread.run_sync(parts.assessments.void, id, site.name, why, by)
+        if row is None:
+            raise _Refused("not_found", 404, "there is no such assessment at this site")
+        return JSONResponse(shown(row))
+
+    @app.get("/v1/forms/assessment")
+    def form() -> JSONResponse:
+        """The form in force, as JSON Schema with both languages."""
+        latest = max((key for key in FORMS if key[0] == "assessment"), key=lambda key: key[1])
+        return JSONResponse(json_schema(FORMS[latest]))
+
+    @app.get("/v1/thresholds")
+    def thresholds() -> JSONResponse:
+        """Where a measurement becomes a finding, so that an app can check at the bedside."""
+        return JSONResponse({"version": 1, "thresholds": parts.thresholds.model_dump()})
+
+    @app.get("/v1/keys")
+    def keys() -> JSONResponse:
+        """The keys that receipts are signed with, old ones too (RFC 7517)."""
+        return JSONResponse(parts.keys.public())
+
+    @app.get("/healthz")
+    def healthz() -> JSONResponse:
+        """The process answers."""
+        return JSONResponse({"well": True})
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        """Database and objects answer too."""
+        await to_thread.run_sync(parts.assessments.oldest_open)
+        await to_thread.run_sync(parts.intake.uploads.offset, "readyz")
+        return JSONResponse({"ready": True})
+
+    _translate_errors(app)
+    return app
+
+
+class _Refused(Exception):  # what is answered instead
+    def __init__(self, what: Problem, status: int, detail: str, **more: Any) -> None:
+        super().__init__(detail)
+        self.answer = problem(status, detail, sentence=PROBLEMS[what], **more)
+        if status == 401:
+            self.answer.headers["WWW-Authenticate"] = "Bearer"
+
+
+def shown(row: Any) -> dict[str, Any]:
+    """An assessment as its site sees it."""
+    about = json.loads(row.about)
+    recorded_at = datetime.fromisoformat(row.recorded_at)
+    state = "received" if row.state == "queued" and row.attempt == 0 else row.state
+    answer = None if row.answer is None else json.loads(row.answer)
+    if answer is not None:
+        answer.pop("scored", None)  # never a bare probability
+    return {
+        "id": row.id,
+        "state": state,
+        "sentence": STATES["queued"].model_dump() if answer is None else answer["sentence"],
+        "banner": about.get("banner"),
+        "answer": answer,
+        "recorded_at": row.recorded_at,
+        "answered_at": row.answered_at,
+        "stale_after": stale_after(recorded_at).isoformat(timespec="seconds"),
+        "voided": None
+        if row.voided_at is None
+        else {"at": row.voided_at, "sentence": STATES["voided"].model_dump()},
+        "replaces": row.replaces,
+    }
+
+
+def _told(standing: Standing, filled: Filled) -> JSONResponse:
+    if standing.receipt is not None:
+        return JSONResponse({"state": "accepted", "receipt": standing.receipt})
+    return JSONResponse(
+        {
+            "state": "incomplete",
+            "revision": standing.revision,
+            "sentence": STATES["incomplete"].model_dump(),
+            "recordings": [_progress(one) for one in standing.recordings],
+            "fields": [
+                {
+                    "name": name,
+                    "reason": remark.reason,
+                    "sentence": {"pt": remark.pt, "en": remark.en},
+                }
+                for name, remark in filled.refused.items()
+            ],
+        }
+    )
+
+
+def _progress(one: Progress) -> dict[str, Any]:
+    if one.state == "refused":
+        assert one.reason is not None
+        sentence = REFUSALS[one.reason].model_dump()  # type: ignore[index]
+        return {"id": one.id, "state": "refused", "reason": one.reason, "sentence": sentence}
+    if one.state == "stored":
+        return {"id": one.id, "state": "complete"}
+    return {
+        "id": one.id,
+        "state": "needed",
+        "upload_url": f"/v1/uploads/{one.upload}",
+        "n_bytes": one.n_bytes,
+        "offset": one.offset,
+    }
+
+
+async def _in_time(
+    parts: Parts, submission: Submission, commit: Callable[[], Standing]
+) -> Standing | None:
+    """What committing comes to; None when it takes longer, and goes on meanwhile."""
+    key = (submission.id, submission.revision, str(hash(submission.canonical())))
+    task = parts.checking.get(key)
+    if task is None:
+        task = asyncio.create_task(to_thread.run_sync(commit))  # type: ignore[arg-type]
+        parts.checking[key] = task
+        task.add_done_callback(lambda _: parts.checking.pop(key, None))
+    done, _ = await asyncio.wait({task}, timeout=parts.settings.checking_answer_s)
+    return task.result() if done else None
+
+
+def _filled(form: FormValues) -> Filled:
+    known = FORMS.get((form.id, form.version))
+    if known is None:
+        raise _Refused("unknown_form", 400, f"form {form.id} {form.version}: unknown")
+    return check(known, form.values)
+
+
+def _submission(
+    id: str, manifest: Manifest, filled: Filled, keys: KeyRing, site: str
+) -> tuple[Submission, str | None]:
+    """The submission as it is stored, without what identifies; and the hash of the record."""
+    hashed = {name: keys.hash_record(site, value) for name, value in filled.identifying.items()}
+    submission = Submission(
+        kind="assessment",
+        id=id,
+        revision=manifest.revision,
+        form=manifest.form.model_copy(update={"values": {**filled.kept, **hashed}}),
+        files=manifest.recordings,
+        replaces=manifest.replaces,
+    )
+    return submission, hashed.get("record_number")
+
+
+def _secret(text: str) -> str:
+    try:
+        raw = base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
+    except (UnicodeEncodeError, binascii.Error):
+        raw = b""
+    if len(raw) != _SECRET_BYTES:
+        detail = f"header Spira-Device-Secret: {_SECRET_BYTES} bytes as base64url are needed"
+        raise _Refused("bad_header", 400, detail)
+    return base64.urlsafe_b64encode(raw).decode()
+
+
+def _device_time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return TypeAdapter(AwareDatetime).validate_python(text).astimezone(UTC)
+    except (ValidationError, OverflowError):
+        detail = "header Spira-Device-Time: a time with its zone is needed (RFC 3339)"
+        raise _Refused("bad_header", 400, detail) from None
+
+
+async def _limited(request: Request) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > _LARGEST_BODY_BYTES:
+            raise _Refused("too_large", 413, f"the body has over {_LARGEST_BODY_BYTES} bytes")
+    return bytes(body)
+
+
+def _read[T: Frozen](model: type[T], text: bytes) -> T:
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        places = [
+            {"where": ".".join(map(str, fault["loc"])) or "body", "what": fault["msg"]}
+            for fault in error.errors(include_input=False, include_url=False)[:50]
+        ]
+        detail = "; ".join(f"{one['where']}: {one['what']}" for one in places)
+        raise _Refused("bad_manifest", 400, detail, places=places) from None
+
+
+def _body(model: type[Frozen]) -> dict[str, Any]:
+    """The body of a request in the OpenAPI document; it is read by hand, for its limits."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _translate_errors(app: FastAPI) -> None:
+    @app.exception_handler(_Refused)
+    async def refused(_: Request, error: _Refused) -> JSONResponse:
+        return error.answer
+
+    @app.exception_handler(Unknown)
+    async def unknown(_: Request, error: Unknown) -> JSONResponse:
+        return problem(404, str(error), sentence=PROBLEMS["not_found"])
+
+    @app.exception_handler(Conflict)
+    async def conflict(_: Request, error: Conflict) -> JSONResponse:
+        return problem(409, str(error), sentence=PROBLEMS["conflict"], differs=list(error.differs))
+
+    @app.exception_handler(SendAgain)
+    async def again(_: Request, error: SendAgain) -> JSONResponse:
+        headers = {"Retry-After": "1"}
+        return problem(503, str(error), sentence=PROBLEMS["unavailable"], headers=headers)
+
+    @app.exception_handler(SpiraError)
+    async def translated(request: Request, error: SpiraError) -> JSONResponse:
+        _log.warning("a request failed", path=request.url.path, error=str(error))
+        return problem_of(error)
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        return problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        places = [".".join(map(str, fault["loc"])) for fault in error.errors()]
+        return problem(
+            400, f"not as it should be: {', '.join(places)}", sentence=PROBLEMS["bad_request"]
+        )
+
+    @app.exception_handler(Exception)
+    async def defect(_: Request, error: Exception) -> JSONResponse:
+        _log.exception("a defect", exc_info=error)
+        return problem(500, "a defect; it is in the log", sentence=PROBLEMS["broken"])

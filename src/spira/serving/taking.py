@@ -1,0 +1,101 @@
+"""What Serving does in the transaction that accepts an assessment."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from spira.domain.answers import Sentence
+from spira.domain.vitals import VitalRules, banner
+from spira.intake.audit import Audit
+from spira.intake.submissions import Accepted, OnAccept, Stored
+from spira.serving.answers import About, Answer, before_scoring
+from spira.serving.assessments import add, bury
+from spira.serving.words import FAILURES
+
+SCORED = "sentence"  # the utterance that models are trained on, and answer for
+_NO_SENTENCE = Sentence(
+    pt="Inconclusivo: não há gravação da frase. Grave a frase.",
+    en="Inconclusive: there is no recording of the sentence. Record the sentence.",
+)
+
+
+def taken(
+    audit: Audit, rules: VitalRules, values: Mapping[str, Any], record: str | None, by: str
+) -> OnAccept:
+    """What is done with an assessment when it is accepted: an answer, or a request for one.
+
+    values    of the form, those that may be used
+    record    keyed hash of the record number
+    by        the token that sent it, for the audit
+    """
+
+    def on_accept(tables: sa.Connection, accepted: Accepted) -> None:
+        scored = _scored(accepted)
+        recorded_at = _corrected(accepted, scored)
+        about = About(
+            values=values,
+            banner=banner(rules, values),
+            found=None if scored is None else scored.found,
+            utterance=None if scored is None else scored.file.utterance,
+            device=None if scored is None else scored.file.capture.device,
+            site=accepted.site,
+        )
+        row: dict[str, Any] = {
+            "id": accepted.submission.id,
+            "site": accepted.site,
+            "record": record,
+            "replaces": accepted.submission.replaces,
+            "recorded_at": recorded_at.isoformat(timespec="microseconds"),
+            "accepted_at": accepted.accepted_at.isoformat(timespec="microseconds"),
+            "about": about.model_dump_json(exclude_none=True),
+            "audio": None if scored is None else scored.audio,
+            "audio_sha256": None if scored is None else scored.audio_sha256,
+        }
+        state, answer = _at_once(about, scored)
+        if answer is not None:
+            row["answer"] = answer.model_dump_json(exclude_none=True)
+            row["answered_at"] = row["accepted_at"]
+        add(tables, row | {"state": state})
+        if state == "failed":
+            detail = "the check of its recording died twice"
+            bury(tables, accepted.submission.id, "input", detail, accepted.accepted_at)
+        audit.note(
+            tables,
+            who=by,
+            role="site",
+            device=None,
+            what="assessment accepted",
+            which=accepted.submission.id,
+            why=None,
+        )
+
+    return on_accept
+
+
+def _at_once(about: About, scored: Stored | None) -> tuple[str, Answer | None]:
+    """State and answer of an assessment that has just been accepted."""
+    answer = before_scoring(about)
+    if answer is not None:
+        return "completed", answer
+    if scored is None:
+        return "completed", Answer(outcome="inconclusive", sentence=_NO_SENTENCE)
+    if scored.found is None:
+        return "failed", Answer(outcome=None, sentence=FAILURES["input"])
+    return "queued", None
+
+
+def _scored(accepted: Accepted) -> Stored | None:
+    """The recording that is asked about: the last sentence."""
+    sentences = [one for one in accepted.recordings if one.file.utterance == SCORED]
+    return max(sentences, key=lambda one: one.file.recorded_at, default=None)
+
+
+def _corrected(accepted: Accepted, scored: Stored | None) -> datetime:
+    """When it was recorded, by a clock that is right."""
+    files = [one.file for one in accepted.recordings]
+    at = max(file.recorded_at for file in files) if scored is None else scored.file.recorded_at
+    return (at - timedelta(seconds=accepted.device_ahead_s or 0.0)).astimezone(
+        accepted.accepted_at.tzinfo
+    )
