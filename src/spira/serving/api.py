@@ -8,10 +8,10 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
 
 import structlog
 from anyio import to_thread
@@ -34,6 +34,7 @@ from spira.intake.keys import KeyRing
 from spira.intake.problems import problem, problem_of
 from spira.intake.submissions import Conflict, Intake, Owner, Progress, SendAgain, Standing, Unknown
 from spira.intake.tus import Tus, Upload
+from spira.serving.answers import stale_after
 from spira.serving.assessments import Assessments
 from spira.serving.forms import FORMS
 from spira.serving.settings import ServingSettings
@@ -44,9 +45,9 @@ from spira.serving.words import PROBLEMS, REFUSALS, STATES, Problem
 _LARGEST_BODY_BYTES = 256 << 10
 _LARGEST_PAGE = 200
 _SECRET_BYTES = 32
-_STALE_FOR_CLOCKS = timedelta(days=400)
 
 _log = structlog.get_logger()
+_Model = TypeVar("_Model", bound=Frozen)
 
 
 class Manifest(Frozen):
@@ -365,7 +366,7 @@ async def _limited(request: Request) -> bytes:
     return bytes(body)
 
 
-def _read[T: Frozen](model: type[T], text: bytes) -> T:
+def _read(model: type[_Model], text: bytes) -> _Model:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from spira.intake.audit import Audit
 from spira.serving.tables import ASSESSMENTS, CHANGES, DEAD_LETTERS
 from spira.stores.database import Database
 
@@ -35,8 +36,9 @@ class Ask:
 class Assessments:
     """The table."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, audit: Audit) -> None:
         self._database = database
+        self._audit = audit
 
     # --- what waits -------------------------------------------------------------------------
 
@@ -136,17 +138,6 @@ class Assessments:
         with self._database.reading() as tables:
             return tables.execute(query).all()
 
-    def of_record(self, site: str, records: Sequence[str], limit: int) -> Sequence[sa.Row[Any]]:
-        """A site's assessments of one record number (its hashes), the latest first."""
-        query = (
-            sa.select(ASSESSMENTS)
-            .where(ASSESSMENTS.c.site == site, ASSESSMENTS.c.record.in_(records))
-            .order_by(ASSESSMENTS.c.recorded_at.desc())
-            .limit(limit)
-        )
-        with self._database.reading() as tables:
-            return tables.execute(query).all()
-
     def dead_letters(self, *, redriven: bool = False) -> Sequence[sa.Row[Any]]:
         """Dead letters, the oldest first; those that were redriven only when asked for."""
         query = sa.select(DEAD_LETTERS).order_by(DEAD_LETTERS.c.id)
@@ -185,6 +176,38 @@ class Assessments:
                     )
                 ).rowcount
             )
+
+    def void(self, assessment: str, site: str, why: str, by: str) -> sa.Row[Any] | None:
+        """Strike an assessment through, for good and audited; None where the site has none.
+
+        Voided twice, it keeps its first time and reason.
+        """
+        this = (ASSESSMENTS.c.id == assessment) & (ASSESSMENTS.c.site == site)
+        with self._database.writing() as tables:
+            changed = tables.execute(
+                ASSESSMENTS.update()
+                .where(this, ASSESSMENTS.c.voided_at.is_(None))
+                .values(
+                    voided_at=_iso(datetime.now(UTC)),
+                    void_reason=why,
+                    change=next_change(tables),
+                )
+            ).rowcount
+            if changed:
+                self._audit.note(tables, who=by, what="assessment voided", which=assessment)
+            return tables.execute(sa.select(ASSESSMENTS).where(this)).first()
+
+    def search(self, site: str, records: Sequence[str], by: str, limit: int) -> Sequence[Any]:
+        """A site's assessments of one record number (its hashes), the latest first; audited."""
+        query = (
+            sa.select(ASSESSMENTS)
+            .where(ASSESSMENTS.c.site == site, ASSESSMENTS.c.record.in_(records))
+            .order_by(ASSESSMENTS.c.recorded_at.desc())
+            .limit(limit)
+        )
+        with self._database.writing() as tables:
+            self._audit.note(tables, who=by, what="record searched", which=records[0])
+            return tables.execute(query).all()
 
     def oldest_open(self) -> datetime | None:
         """When the assessment that has waited longest was accepted; None when none waits."""

@@ -50,15 +50,14 @@ class Results:
             "windows": reply.windows,
             "attempt": reply.attempt,
         }
-        written = self._assessments.complete(
-            reply.assessment, answer | {"scored": scored}, self._now()
-        )
+        answer["scored"] = scored
+        written = self._assessments.complete(reply.assessment, answer, self._now())
         if written:
             _log.info("answered", assessment=reply.assessment, outcome=answer.get("outcome"))
         return written
 
     def _count(self, reply: Reply) -> bool:
-        """An attempt is about to reach the model; after too many that brought nothing, none does."""
+        """An attempt reaches the model; after too many that brought nothing, it ends."""
         if self._assessments.reached(reply.assessment, reply.attempt) <= _MOST_REACHED:
             return True
         return self._fail(
