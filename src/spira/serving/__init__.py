@@ -1,0 +1,1 @@
+"""Serving: from a submission to an answer (applications 6 and 7, stores G and H)."""
