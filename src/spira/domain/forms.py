@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Annotated, Any, Literal
 
 import pydantic
+from pydantic import StringConstraints, model_validator
 
 from spira.domain.answers import Sentence, figure
 from spira.domain.frozen import Frozen
@@ -32,12 +33,12 @@ RefusedField = Literal[
 Mark = Literal["implausible", "impossible", "wrong_format", "incomplete"]
 Value = bool | int | float | str
 
-_Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+_Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 _LONGEST_NAME = 64
 _MOST_UNKNOWN = 20  # of the unknown fields so many are told: a hostile form may have 100,000
 _SEPARATORS = ("Zl", "Zp")  # of lines and paragraphs; every other control is in a category C
-_CID10 = re.compile(r"([A-Z][0-9]{2})(?:\.?([0-9]))?")
+_CID10 = re.compile(r"([A-Za-z][0-9]{2})(?:\.?([0-9]))?")
 _NOT_USED = Sentence(pt="Guardado e não usado.", en="Kept and not used.")
 _KINDS: dict[FieldKind, Sentence] = {
     "text": Sentence(pt="deve ser texto.", en="must be text."),
@@ -58,7 +59,7 @@ _JSON_TYPES: dict[FieldKind, str] = {
 class Choice(Frozen):
     """One of the values of a choice."""
 
-    value: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    value: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     title: Sentence
 
 
@@ -68,7 +69,7 @@ class Range(Frozen):
     low: int | float
     high: int | float
 
-    @pydantic.model_validator(mode="after")
+    @model_validator(mode="after")
     def _ordered(self) -> "Range":
         if self.low > self.high:
             raise ValueError(f"a range goes up, this one is {self.low} to {self.high}")
@@ -97,14 +98,20 @@ class Field(Frozen):
     must_be_yes: bool = False
     yes_needs: str | None = None  # a yes without this other field is kept and not used
 
-    @pydantic.model_validator(mode="after")
+    @model_validator(mode="after")
     def _consistent(self) -> "Field":
         numeric = self.kind in ("whole", "number")
         mistakes = [
             message
             for wrong, message in (
-                ((self.kind == "choice") != bool(self.choices), "a choice, and no other, has some"),
-                (numeric != (self.possible is not None), "a number, and no other, has a possible"),
+                (
+                    (self.kind == "choice") != bool(self.choices),
+                    "a choice, and no other kind, has choices",
+                ),
+                (
+                    numeric != (self.possible is not None),
+                    "a number, and no other kind, has a possible range",
+                ),
                 (self.plausible is not None and not numeric, "only a number has a plausible range"),
                 (self.identifying and self.kind != "text", "only a text identifies"),
                 (self.format is not None and self.kind != "text", "only a text has a format"),
@@ -133,12 +140,12 @@ class Field(Frozen):
 class Form(Frozen):
     """One version of a form; a change of any field is another version."""
 
-    id: Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
     version: int = pydantic.Field(ge=1)
     title: Sentence
     fields: tuple[Field, ...] = pydantic.Field(min_length=1)
 
-    @pydantic.model_validator(mode="after")
+    @model_validator(mode="after")
     def _one_of_each(self) -> "Form":
         names = [field.name for field in self.fields]
         if len(set(names)) != len(names):
@@ -243,10 +250,10 @@ def cid10(text: str) -> str | None:
 
     Five characters, as J96.01, are ICD-10-CM, which Brazil does not use.
     """
-    match = _CID10.fullmatch(text.upper())
+    match = _CID10.fullmatch(text)
     if match is None:
         return None
-    category, digit = match.groups()
+    category, digit = match[1].upper(), match[2]
     return f"{category}.{digit}" if digit else category
 
 

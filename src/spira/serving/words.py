@@ -6,7 +6,7 @@ reads has at most 90 characters and one thing to do. None repeats a value or a p
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, cast
 
 from spira.domain.answers import FINDING_SENTENCES, Sentence
 from spira.domain.errors import RefusalReason
@@ -108,7 +108,11 @@ FAILURES: Mapping[Failure, Sentence] = {
 }
 
 REFUSALS: Mapping[Refusal, Sentence] = {
-    **REFUSED,
+    **cast(Mapping[Refusal, Sentence], REFUSED),
+    "duplicate": _say(
+        "A mesma gravação veio duas vezes. Grave de novo a que falta.",
+        "The same recording came twice. Record the missing one again.",
+    ),
     "wrong_digest": _say(
         "O arquivo chegou diferente do gravado. Será enviado de novo.",
         "The file did not arrive as it was recorded. It will be sent again.",
