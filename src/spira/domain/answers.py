@@ -22,6 +22,12 @@ class Sentence(Frozen):
     en: str
 
 
+def figure(number: float) -> Sentence:
+    """A number as each language writes it, with up to ten digits: 36,5 and 36.5."""
+    english = f"{number:.10g}"
+    return Sentence(pt=english.replace(".", ","), en=english)
+
+
 OUTCOME_SENTENCES: dict[Outcome, Sentence] = {
     "positive": Sentence(
         pt="Indício de insuficiência respiratória na voz.",

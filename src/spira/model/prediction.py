@@ -31,9 +31,24 @@ ADULT_YEARS = 18  # CLINICAL.md: under 18 is outside intended use, whatever a mo
 ABOUT = Sentence(pt="cerca de", en="about")
 A_FOLDER = Sentence(pt="Isto é uma pasta, não um arquivo.", en="This is a folder, not a file.")
 
+ANOTHER_LANGUAGE = Sentence(pt="outra língua", en="another language")
+
 NOT_SCORED = Sentence(
     pt="Gravado, não avaliado: fora do uso previsto do modelo.",
     en="Recorded, not scored: outside the model's intended use.",
+)
+
+MINOR = Sentence(
+    pt=f"O modelo não avalia menores de {ADULT_YEARS} anos.",
+    en=f"The model does not score people under {ADULT_YEARS}.",
+)
+TRACHEOSTOMY = Sentence(
+    pt="O modelo não avalia pessoas com traqueostomia.",
+    en="The model does not score people with a tracheostomy.",
+)
+INTUBATED = Sentence(
+    pt="O modelo não avalia pessoas intubadas.",
+    en="The model does not score people who are intubated.",
 )
 
 REFUSED: dict[RefusalReason, Sentence] = {
@@ -157,14 +172,8 @@ def outside(
                 f"Declared: {declared.utterance}.",
             )
         )
-    if declared.language is not None and not _spoken(declared.language, envelope.languages):
-        languages = ", ".join(envelope.languages)
-        reasons.append(
-            Sentence(
-                pt=f"O modelo foi testado em {languages}. Fala declarada: {declared.language}.",
-                en=f"The model was tested in {languages}. Declared: {declared.language}.",
-            )
-        )
+    if (foreign := other_language(declared.language, envelope.languages)) is not None:
+        reasons.append(foreign)
     reasons += _age_reasons(envelope, declared.age)
     if _unknown(declared.device, envelope.devices):
         reasons.append(
@@ -181,19 +190,9 @@ def outside(
             )
         )
     if declared.tracheostomy:
-        reasons.append(
-            Sentence(
-                pt="O modelo não avalia pessoas com traqueostomia.",
-                en="The model does not score people with a tracheostomy.",
-            )
-        )
+        reasons.append(TRACHEOSTOMY)
     if declared.intubated:
-        reasons.append(
-            Sentence(
-                pt="O modelo não avalia pessoas intubadas.",
-                en="The model does not score people who are intubated.",
-            )
-        )
+        reasons.append(INTUBATED)
     lowest = min(envelope.sample_rates_hz, default=0)
     if source.rate_hz < lowest:
         reasons.append(
@@ -214,6 +213,18 @@ def outside(
             )
         )
     return tuple(reasons)
+
+
+def other_language(declared: str | None, tested: tuple[str, ...]) -> Sentence | None:
+    """Why a declared language is outside the tested ones; None where it is one, or not said."""
+    if declared is None or _spoken(declared, tested):
+        return None
+    languages = ", ".join(tested)
+    spoken = ANOTHER_LANGUAGE if declared == "other" else Sentence(pt=declared, en=declared)
+    return Sentence(
+        pt=f"O modelo foi testado em {languages}. Fala declarada: {spoken.pt}.",
+        en=f"The model was tested in {languages}. Declared: {spoken.en}.",
+    )
 
 
 def not_declared(declared: Declared) -> tuple[Undeclared, ...]:
@@ -314,12 +325,7 @@ def _age_reasons(envelope: Envelope, age: int | None) -> list[Sentence]:
     if age is None:
         return []
     if age < ADULT_YEARS:
-        return [
-            Sentence(
-                pt=f"O modelo não avalia menores de {ADULT_YEARS} anos.",
-                en=f"The model does not score people under {ADULT_YEARS}.",
-            )
-        ]
+        return [MINOR]
     low, high = envelope.age_min, envelope.age_max
     if low is not None and high is not None and not low <= age <= high:
         return [
