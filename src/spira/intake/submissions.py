@@ -23,8 +23,9 @@ import sqlalchemy as sa
 
 from spira.domain.errors import SpiraError
 from spira.domain.submissions import RecordingFile, Submission
-from spira.intake.checking import Found, Refused
-from spira.intake.receipts import receipt_of
+from spira.intake.checking import Described, Found, Refused
+from spira.intake.keys import KeyRing
+from spira.intake.receipts import write_receipt
 from spira.intake.settings import IntakeSettings
 from spira.intake.tables import RECORDINGS, SUBMISSIONS
 from spira.intake.uploads import Uploads
@@ -100,7 +101,7 @@ class Stored:
     """A recording of an accepted submission."""
 
     file: RecordingFile
-    found: Found | None  # None: the check died of it; the original is kept
+    found: Described | None  # None: the check died of it; the original is kept
     original: str  # object
     audio: str | None  # object: float32 little-endian mono 16 kHz
     audio_sha256: str | None
@@ -128,7 +129,7 @@ class Intake:
         database: Database,
         objects: Objects,
         checker: Checker,
-        sign: Callable[[bytes], str],
+        keys: KeyRing,
         settings: IntakeSettings,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -136,7 +137,7 @@ class Intake:
         self._database = database
         self._objects = objects
         self._checker = checker
-        self._sign = sign
+        self._keys = keys
         self._settings = settings
         self._now = now
         self.uploads = Uploads(objects)
@@ -197,7 +198,7 @@ class Intake:
             "revision": submission.revision,
             "manifest": manifest,
             "announced_at": _iso(now),
-            "deadline": _iso(now + self._settings.kept_for),
+            "deadline": _iso(now + timedelta(days=self._settings.kept_days)),
             "device_ahead_s": device_time and (device_time - now).total_seconds(),
         }
         with self._database.writing() as tables:
@@ -300,7 +301,7 @@ class Intake:
             self._note_check(
                 row,
                 state="stored",
-                found=found.described(),
+                found=found.model_dump_json(exclude={"audio"}),
                 audio_sha256=hashlib.sha256(found.audio).hexdigest(),
             )
         return Progress(row.id, "stored", row.upload, row.n_bytes, offset)
@@ -340,7 +341,13 @@ class Intake:
                 raise SendAgain("it changed meanwhile; send the manifest again")
             query = sa.select(RECORDINGS).where(RECORDINGS.c.submission == submission.id)
             rows = {one.id: one for one in tables.execute(query)}
-            receipt = self._sign(receipt_of(submission, site=row.site, accepted_at=now))
+            receipt = write_receipt(
+                self._keys,
+                submission,
+                manifest=row.manifest.encode(),
+                accepted_at=now,
+                site=row.site,
+            )
             tables.execute(SUBMISSIONS.update().where(this).values(receipt=receipt))
             stored = tuple(_stored(file, rows[file.id]) for file in submission.files)
             on_accept(tables, Accepted(submission, row.site, now, row.device_ahead_s, stored))
@@ -425,7 +432,7 @@ def audio_of(place: str) -> str:
 
 
 def _stored(file: RecordingFile, row: sa.Row[Any]) -> Stored:
-    found = None if row.found is None else Found.model_validate_json(row.found)
+    found = None if row.found is None else Described.model_validate_json(row.found)
     return Stored(
         file=file,
         found=found,

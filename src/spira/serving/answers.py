@@ -18,7 +18,8 @@ from spira.domain.answers import (
 )
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import EvidenceLevel, Finding
-from spira.intake.checking import Found
+from spira.intake.checking import Described
+from spira.model.bundle import ModelManifest
 from spira.model.prediction import (
     NOT_SCORED,
     assumed,
@@ -64,7 +65,7 @@ class About(Frozen):
 
     values: Mapping[str, Any] = Field(repr=False)  # of the form, those that may be used
     banner: Sentence | None = None
-    found: Found | None = None  # of the recording that is scored, without its samples
+    found: Described | None = None  # of the recording that is scored
     utterance: str | None = None
     device: str | None = None
     site: str
@@ -87,16 +88,15 @@ def before_scoring(about: About) -> Answer | None:
 
 def of_reply(about: About, reply: Reply) -> Answer:
     """The answer that a scored reply gives, with the words of the model that gave it."""
-    assert reply.model is not None
     assert about.found is not None
-    model = reply.model
+    model = ModelManifest.model_validate(reply.manifest)
     said = declared(about.values).model_copy(
         update={"utterance": about.utterance, "device": about.device, "site": about.site}
     )
     every: dict[str, Any] = {
         "evidence_level": model.evidence_level,
         "evidence": EVIDENCE_SENTENCES[model.evidence_level],
-        "model": model.label,
+        "model": reply.model,
         "for_whom": population(model.envelope),
         "assumed": assumed(model.envelope, not_declared(said)),
     }
@@ -104,7 +104,7 @@ def of_reply(about: About, reply: Reply) -> Answer:
     if reasons:
         return Answer(outcome=None, sentence=NOT_SCORED, reasons=reasons, **every)
     outcome = cast(Outcome, reply.outcome)
-    share = model.shares.get(outcome)
+    share = reply.shares.get(outcome)
     return Answer(
         outcome=outcome,
         sentence=OUTCOME_SENTENCES[outcome],

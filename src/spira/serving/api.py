@@ -29,7 +29,6 @@ from spira.domain.forms import Filled, check, json_schema
 from spira.domain.frozen import Frozen
 from spira.domain.submissions import FormValues, Id, RecordingFile, Submission
 from spira.domain.vitals import DEFAULT_VITAL_RULES, VitalRules
-from spira.intake.audit import Audit
 from spira.intake.keys import KeyRing
 from spira.intake.problems import problem, problem_of
 from spira.intake.submissions import Conflict, Intake, Owner, Progress, SendAgain, Standing, Unknown
@@ -79,7 +78,6 @@ class Parts:
     assessments: Assessments
     tokens: Tokens
     keys: KeyRing
-    audit: Audit
     settings: ServingSettings
     thresholds: QualityThresholds
     vital_rules: VitalRules = DEFAULT_VITAL_RULES
@@ -139,7 +137,7 @@ def create_api(parts: Parts) -> FastAPI:
             return parts.intake.commit(
                 submission,
                 owner,
-                taken(parts.audit, parts.vital_rules, filled.values, record, by),
+                taken(parts.vital_rules, filled.values, record, by),
                 ready=not filled.refused,
                 unfinished=filled.values.get("unfinished", False) is True,
                 device_time=device_time,

@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from spira.intake.audit import Audit
+from spira.intake import audit
 from spira.serving.tables import ASSESSMENTS, CHANGES, DEAD_LETTERS
 from spira.stores.database import Database
 
@@ -36,9 +36,8 @@ class Ask:
 class Assessments:
     """The table."""
 
-    def __init__(self, database: Database, audit: Audit) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._audit = audit
 
     # --- what waits -------------------------------------------------------------------------
 
@@ -158,7 +157,7 @@ class Assessments:
                 .where(this)
                 .values(redriven_at=_iso(now), redriven_by=by, why=why)
             )
-            return bool(
+            queued = bool(
                 tables.execute(
                     ASSESSMENTS.update()
                     .where(
@@ -176,6 +175,8 @@ class Assessments:
                     )
                 ).rowcount
             )
+            _note(tables, by, "dead letter redriven", row.assessment, why)
+            return queued
 
     def void(self, assessment: str, site: str, why: str, by: str) -> sa.Row[Any] | None:
         """Strike an assessment through, for good and audited; None where the site has none.
@@ -193,9 +194,10 @@ class Assessments:
                     change=next_change(tables),
                 )
             ).rowcount
+            row = tables.execute(sa.select(ASSESSMENTS).where(this)).first()
             if changed:
-                self._audit.note(tables, who=by, what="assessment voided", which=assessment)
-            return tables.execute(sa.select(ASSESSMENTS).where(this)).first()
+                _note(tables, by, "assessment voided", assessment, why)
+            return row
 
     def search(self, site: str, records: Sequence[str], by: str, limit: int) -> Sequence[Any]:
         """A site's assessments of one record number (its hashes), the latest first; audited."""
@@ -206,8 +208,9 @@ class Assessments:
             .limit(limit)
         )
         with self._database.writing() as tables:
-            self._audit.note(tables, who=by, what="record searched", which=records[0])
-            return tables.execute(query).all()
+            rows = tables.execute(query).all()
+            _note(tables, by, "record searched", records[0])
+            return rows
 
     def oldest_open(self) -> datetime | None:
         """When the assessment that has waited longest was accepted; None when none waits."""
@@ -268,6 +271,14 @@ def _answered(
         )
     ).rowcount
     return bool(changed)
+
+
+def _note(
+    tables: sa.Connection, by: str, what: str, which: str, why: str | None = None
+) -> None:
+    audit.note(
+        tables, at=datetime.now(UTC), who=by, role="site", what=what, which=which, why=why
+    )
 
 
 def _iso(moment: datetime) -> str:

@@ -38,7 +38,7 @@ class Results:
             return False
         if row.state != "queued":
             return False
-        if reply.kind == "started":
+        if reply.kind == "tried":
             return self._count(reply)
         if reply.kind == "failed":
             return self._fail(reply.assessment, "input", f"{reply.reason}: {reply.detail}")

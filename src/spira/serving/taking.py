@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from spira.domain.answers import Sentence
 from spira.domain.vitals import VitalRules, banner
-from spira.intake.audit import Audit
+from spira.intake import audit
 from spira.intake.submissions import Accepted, OnAccept, Stored
 from spira.serving.answers import About, Answer, before_scoring
 from spira.serving.assessments import add, bury
@@ -22,7 +22,7 @@ _NO_SENTENCE = Sentence(
 
 
 def taken(
-    audit: Audit, rules: VitalRules, values: Mapping[str, Any], record: str | None, by: str
+    rules: VitalRules, values: Mapping[str, Any], record: str | None, by: str
 ) -> OnAccept:
     """What is done with an assessment when it is accepted: an answer, or a request for one.
 
@@ -63,12 +63,11 @@ def taken(
             bury(tables, accepted.submission.id, "input", detail, accepted.accepted_at)
         audit.note(
             tables,
+            at=accepted.accepted_at,
             who=by,
             role="site",
-            device=None,
             what="assessment accepted",
             which=accepted.submission.id,
-            why=None,
         )
 
     return on_accept
