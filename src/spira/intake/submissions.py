@@ -30,10 +30,9 @@ from spira.intake.settings import IntakeSettings
 from spira.intake.tables import RECORDINGS, SUBMISSIONS
 from spira.intake.uploads import Uploads
 from spira.stores.database import Database
-from spira.stores.objects import Item, Objects
+from spira.stores.objects import Objects
 
-_ORPHAN_AFTER = timedelta(hours=1)
-_PREFIX = "recordings"
+RECORDINGS_PREFIX = "recordings"
 
 
 class Checker(Protocol):
@@ -186,8 +185,6 @@ class Intake:
         with self._database.reading() as tables:
             return tables.execute(query).scalar()
 
-    # --- the steps of a commit --------------------------------------------------------------
-
     def _announce(
         self, submission: Submission, owner: Owner, device_time: datetime | None
     ) -> sa.Row[Any]:
@@ -265,7 +262,7 @@ class Intake:
                         upload=_upload(place, 0),
                         tries=0,
                         state="announced",
-                        place=f"{_PREFIX}/{place}",
+                        place=f"{RECORDINGS_PREFIX}/{place}",
                     )
                 )
 
@@ -309,7 +306,7 @@ class Intake:
     def _needed_again(self, row: sa.Row[Any]) -> Progress:
         """Bytes that are not those announced: discarded, and needed from the first on."""
         tries = row.tries + 1
-        upload = _upload(row.place.removeprefix(f"{_PREFIX}/"), tries)
+        upload = _upload(row.place.removeprefix(f"{RECORDINGS_PREFIX}/"), tries)
         with self._database.writing() as tables:
             tables.execute(_same(row).values(tries=tries, upload=upload))
         self.uploads.discard([row.upload])
@@ -352,73 +349,6 @@ class Intake:
             stored = tuple(_stored(file, rows[file.id]) for file in submission.files)
             on_accept(tables, Accepted(submission, row.site, now, row.device_ahead_s, stored))
         return Standing(submission.revision, receipt)
-
-    # --- sweeping ---------------------------------------------------------------------------
-
-    def sweep(self) -> int:
-        """Expire what nobody finished, and delete what is not needed any more; objects deleted.
-
-        What is accepted is only ever rid of its pieces. A row expires in the database first; what
-        is deleted then belongs to a generation that nobody can accept any more.
-        """
-        now = self._now()
-        with self._database.writing() as tables:
-            tables.execute(
-                SUBMISSIONS.update()
-                .where(SUBMISSIONS.c.state == "announced", SUBMISSIONS.c.deadline < _iso(now))
-                .values(state="expired", swept=False)
-            )
-        deleted = 0
-        with self._database.reading() as tables:
-            done = tables.execute(
-                sa.select(SUBMISSIONS.c.id, SUBMISSIONS.c.state, SUBMISSIONS.c.generation).where(
-                    SUBMISSIONS.c.state.in_(("accepted", "expired")), SUBMISSIONS.c.swept.is_(False)
-                )
-            ).all()
-        for one in done:
-            recordings = self._recordings(one.id)
-            self.uploads.discard(row.upload for row in recordings)
-            if one.state == "expired":
-                for row in recordings:
-                    self._objects.delete([original_of(row.place), audio_of(row.place)])
-            with self._database.writing() as tables:
-                tables.execute(
-                    SUBMISSIONS.update()
-                    .where(
-                        SUBMISSIONS.c.id == one.id,
-                        SUBMISSIONS.c.state == one.state,
-                        SUBMISSIONS.c.generation == one.generation,
-                    )
-                    .values(swept=True)
-                )
-            deleted += len(recordings)
-        return deleted + self._sweep_orphans(now)
-
-    def _sweep_orphans(self, now: datetime) -> int:
-        """Objects that no row names: of replaced revisions, and of uploads that were discarded.
-
-        Rows are there before their objects, so that what is on its way has a row.
-        """
-        old = now - _ORPHAN_AFTER
-        deleted = 0
-        for prefix, column, name in (
-            ("staging/", RECORDINGS.c.upload, lambda key: key.split("/")[1]),
-            (f"{_PREFIX}/", RECORDINGS.c.place, lambda key: key.rpartition(".")[0]),
-        ):
-            for items in _in_parts(self._objects.list(prefix), 500):
-                names = {name(item.key): None for item in items if item.changed_at < old}
-                with self._database.reading() as tables:
-                    named = set(
-                        tables.execute(sa.select(column).where(column.in_(names))).scalars()
-                    )
-                gone = [
-                    item.key
-                    for item in items
-                    if name(item.key) in names and name(item.key) not in named
-                ]
-                self._objects.delete(gone)
-                deleted += len(gone)
-        return deleted
 
 
 def original_of(place: str) -> str:
@@ -485,17 +415,6 @@ def _same(row: sa.Row[Any]) -> sa.Update:
 def _upload(place: str, tries: int) -> str:
     """An upload's name: another one for other bytes, another generation or another try."""
     return hashlib.sha256(f"{place}/{tries}".encode()).hexdigest()[:40]
-
-
-def _in_parts(items: Iterable[Item], size: int) -> Iterable[list[Item]]:
-    part: list[Item] = []
-    for item in items:
-        part.append(item)
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
-        yield part
 
 
 def _iso(moment: datetime) -> str:

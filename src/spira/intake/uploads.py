@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from spira.domain.errors import SpiraError
 from spira.stores.objects import Objects
 
-_PREFIX = "staging"
+STAGING_PREFIX = "staging"
 _DIGITS = 12  # of an offset: listings are in order
 
 
@@ -46,7 +46,7 @@ class Uploads:
     def discard(self, uploads: Iterable[str]) -> None:
         """Delete every piece."""
         for upload in uploads:
-            keys = [item.key for item in self._objects.list(f"{_PREFIX}/{upload}/")]
+            keys = [item.key for item in self._objects.list(f"{STAGING_PREFIX}/{upload}/")]
             self._objects.delete(reversed(keys))  # from the end: what is left begins at 0
 
     def _in_order(self, upload: str) -> list[tuple[str, int]]:
@@ -64,4 +64,4 @@ class Uploads:
 
 
 def _key(upload: str, at: int | None = None) -> str:
-    return f"{_PREFIX}/{upload}/" + ("" if at is None else f"{at:0{_DIGITS}d}")
+    return f"{STAGING_PREFIX}/{upload}/" + ("" if at is None else f"{at:0{_DIGITS}d}")

@@ -11,10 +11,9 @@ import structlog
 from anyio import to_thread
 
 from spira.domain.errors import InputError, SpiraError, TransientError
-from spira.intake.submissions import Intake
 from spira.serving.assessments import Ask as Lease
 from spira.serving.assessments import Assessments
-from spira.serving.messages import Ask, Reply
+from spira.serving.messages import ASKS, Ask, Reply, read_message, write_message
 from spira.serving.results import Results
 from spira.serving.settings import ServingSettings
 from spira.stores.queue import Queue
@@ -33,7 +32,7 @@ class Relay:
     def __init__(
         self,
         assessments: Assessments,
-        intake: Intake,
+        sweep: Callable[[datetime], int],
         queue: Queue,
         settings: ServingSettings,
         *,
@@ -41,7 +40,7 @@ class Relay:
     ) -> None:
         self._assessments = assessments
         self._results = Results(assessments, now=now)
-        self._intake = intake
+        self._sweep_once = sweep
         self._queue = queue
         self._settings = settings
         self._now = now
@@ -98,21 +97,19 @@ class Relay:
             audio=lease.audio,
             sha256=lease.audio_sha256,
         )
-        await self._queue.publish(
-            "asks", f"{ask.assessment}:{ask.attempt}", ask.model_dump_json().encode()
-        )
+        await self._queue.publish(ASKS, ask.identity, write_message(ask))
 
     async def _take_replies(self) -> None:
         for message in await self._queue.fetch("replies", "results", _AT_ONCE, within_s=_FETCH_S):
             try:
-                reply = Reply.read(message.data)
+                reply = read_message(Reply, message.data)
             except InputError as error:
                 _log.error("a reply that cannot be read", error=str(error))
             else:
                 await to_thread.run_sync(self._results.write, reply)
-            await message.ack_sync()
+            await self._queue.ack_sync(message)
 
     async def _sweep(self) -> None:
-        deleted = await to_thread.run_sync(self._intake.sweep)
-        if deleted:
-            _log.info("swept", objects=deleted)
+        cleared = await to_thread.run_sync(self._sweep_once, self._now())
+        if cleared:
+            _log.info("swept", cleared=cleared)
