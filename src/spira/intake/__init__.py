@@ -1,0 +1,1 @@
+"""What Collection and Serving share: submissions, keys, receipts, audit."""
