@@ -41,7 +41,7 @@ def list_keys(app: Application) -> None:
     """Every key: what for, since when, and whether it is in use."""
     from spira.intake.keys import KeyRing
 
-    _show(app, KeyRing(app.keys_folder).keys())
+    _show(app, KeyRing(app.keys_folder).list_keys())
 
 
 @keys.command()
@@ -85,7 +85,7 @@ def restore(app: Application, file: Path) -> None:
     """Bring the keys of a backup FILE into a folder that has none."""
     from spira.intake.keys import KeyRing
 
-    _show(app, KeyRing.restore(app.keys_folder, file, _passphrase()).keys())
+    _show(app, KeyRing.restore(app.keys_folder, file, _passphrase()).list_keys())
 
 
 def _show(app: Application, found: "tuple[Key, ...]") -> None:

@@ -14,7 +14,6 @@ hashed anew comes out the same.
 """
 
 import base64
-import hashlib
 import hmac
 import json
 import os
@@ -85,6 +84,7 @@ class _Secret(Key):
             number=number,
             made_at=datetime.now(UTC),
             secret=base64.urlsafe_b64encode(secrets.token_bytes(_SECRET_BYTES)).decode(),
+            sha256="",
         )
         return new.model_copy(update={"sha256": new._digest()})
 
@@ -131,7 +131,7 @@ class KeyRing:
             ring._make("receipts", None, after=0)
         return ring
 
-    def keys(self) -> tuple[Key, ...]:
+    def list_keys(self) -> tuple[Key, ...]:
         """Every key without its secret, by use and site, the one in use first."""
         found = [key for keys in self._known().values() for key in keys]
         found.sort(key=lambda key: (key.use, key.site or "", -key.number))
@@ -207,7 +207,7 @@ class KeyRing:
                 "the first is made when it is needed. `spira keys list` shows what there is"
             )
         self._make(use, site, after=len(keys))
-        return next(key for key in self.keys() if (key.use, key.site) == (use, site))
+        return next(key for key in self.list_keys() if (key.use, key.site) == (use, site))
 
     def backup(self, file: Path, passphrase: str) -> tuple[Key, ...]:
         """Write every key to a new file, encrypted; returns them.
@@ -215,7 +215,7 @@ class KeyRing:
         raises    InputError when there is nothing to save, the file is there already, or the
                   passphrase is too short
         """
-        keys = self.keys()
+        keys = self.list_keys()
         if not keys:
             raise InputError(f"keys folder {self._folder}: holds no keys; there is nothing to save")
         secret = [key for keys in self._known().values() for key in keys]
