@@ -34,7 +34,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OKPKey
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError, model_validator
 
-from spira.domain.errors import InputError, IntegrityError
+from spira.domain.errors import InputError, IntegrityError, SpiraError
 from spira.domain.fingerprint import canonical_json, fingerprint
 from spira.domain.frozen import Frozen
 from spira.stores.locks import locked
@@ -212,8 +212,8 @@ class KeyRing:
     def backup(self, file: Path, passphrase: str) -> tuple[Key, ...]:
         """Write every key to a new file, encrypted; returns them.
 
-        raises    InputError when there is nothing to save, the file is there already, or the
-                  passphrase is too short
+        raises    InputError when there is nothing to save, the file is there already or cannot
+                  be made, or the passphrase is too short
         """
         keys = self.list_keys()
         if not keys:
@@ -221,12 +221,19 @@ class KeyRing:
         secret = [key for keys in self._known().values() for key in keys]
         data = _sealed(secret, passphrase)
         try:
-            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            raise InputError(f"{file}: is there already; a backup overwrites nothing") from None
+        except OSError as error:
+            raise InputError(f"{file}: cannot be made ({str(error.strerror).lower()})") from error
+        try:
+            with translated("writing a backup", file.parent), os.fdopen(descriptor, "wb") as new:
                 new.write(data)
                 new.flush()
                 os.fsync(new.fileno())
-        except FileExistsError:
-            raise InputError(f"{file}: is there already; a backup overwrites nothing") from None
+        except SpiraError:
+            file.unlink()  # half a backup would look like one
+            raise
         sync_path(file.parent)
         return keys
 
