@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,9 @@ def test_half_a_backup_is_not_left(
     """On a full disk, or where there is no folder, nothing lies there that looks like one."""
     KeyRing.open(tmp_path / "home" / "keys")
 
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     nowhere = spira("backup", tmp_path / "nowhere" / "saved")
     with monkeypatch.context() as patched:
