@@ -28,6 +28,7 @@ from spira.delivery.settings import DeliverySettings
 from spira.domain.errors import InputError
 from spira.domain.suggestions import nearest
 from spira.evaluation.settings import EvaluationSettings
+from spira.intake.settings import IntakeSettings
 from spira.scheduling.settings import SchedulingSettings
 from spira.stores.settings import StoresSettings
 from spira.training.settings import TrainingSettings
@@ -50,6 +51,7 @@ class Settings(BaseSettings):
     evaluation: EvaluationSettings = EvaluationSettings()
     delivery: DeliverySettings = DeliverySettings()
     scheduling: SchedulingSettings = SchedulingSettings()
+    intake: IntakeSettings = IntakeSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -70,6 +70,11 @@ class Application:
 
         return Registry.open(self.settings.stores, home=self.home)
 
+    @property
+    def keys_folder(self) -> Path:
+        """Where the key ring is."""
+        return self.settings.intake.keys or self.home / "keys"
+
     @cached_property
     def requests(self) -> "Requests":
         """The table of requests."""

@@ -98,12 +98,12 @@ class Objects:
         if self._folder is None:
             return
         place = self._folder / key
-        _sync_path(place)
-        _sync_path(place.parent)
+        sync_path(place)
+        sync_path(place.parent)
         for folder in place.parents:
             if folder in self._synced:
                 break
-            _sync_path(folder.parent)
+            sync_path(folder.parent)
             self._synced.add(folder)
             if folder == self._folder:
                 break
@@ -162,7 +162,8 @@ def translated(doing: str, place: Path | None) -> Iterator[None]:
         ) from error
 
 
-def _sync_path(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on stable storage."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

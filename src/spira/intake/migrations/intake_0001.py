@@ -1,7 +1,9 @@
-"""Submissions and their recordings."""
+"""Submissions, their recordings, and the audit."""
 
 import sqlalchemy as sa
 from alembic import op
+
+from spira.intake.tables import APPEND_ONLY
 
 revision = "intake_0001"
 down_revision = None
@@ -47,3 +49,24 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text),
         sa.Column("detail", sa.Text),
     )
+    op.create_table(
+        "intake_audit",
+        sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("at", sa.String(40), nullable=False),
+        sa.Column("who", sa.String(100), nullable=False),
+        sa.Column("role", sa.String(100), nullable=False),
+        sa.Column("device", sa.String(100)),
+        sa.Column("what", sa.String(100), nullable=False),
+        sa.Column("which", sa.String(100)),
+        sa.Column("why", sa.String(500)),
+        sa.Column("previous", sa.String(64), nullable=False),
+        sa.Column("digest", sa.String(64), nullable=False),
+    )
+    op.create_table(
+        "intake_audit_head",
+        sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1"), primary_key=True),
+        sa.Column("number", sa.BigInteger, nullable=False),
+        sa.Column("digest", sa.String(64), nullable=False),
+    )
+    for statement in APPEND_ONLY[op.get_bind().dialect.name]:
+        op.get_bind().exec_driver_sql(statement)

@@ -1,0 +1,123 @@
+"""`spira keys`: the keys that sign receipts and hide record numbers. No secret is ever printed."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spira.console import json_option
+from spira.wiring import Application
+
+if TYPE_CHECKING:
+    from spira.intake.keys import Key, Use
+
+PASSPHRASE = "SPIRA_KEYS_PASSPHRASE"  # variable of the environment
+
+_file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+
+
+@click.group()
+def keys() -> None:
+    """List, rotate, back up and restore the keys that sign receipts and hide record numbers.
+
+    They are made when they are first needed. Without them old receipts cannot be verified and no
+    patient is found again: keep a backup away from this machine.
+    """
+    from importlib.util import find_spec
+
+    from spira.domain.errors import InputError
+
+    if find_spec("cryptography") is None or find_spec("joserfc") is None:
+        raise InputError(
+            "spira keys: its packages are missing; `pip install 'spira[serve]'` brings them"
+        )
+
+
+@keys.command("list")
+@json_option
+@click.pass_obj
+def list_keys(app: Application) -> None:
+    """Every key: what for, since when, and whether it is in use."""
+    from spira.intake.keys import KeyRing
+
+    _show(app, KeyRing(app.keys_folder).list_keys())
+
+
+@keys.command()
+@click.argument("use", type=click.Choice(["receipts", "records"]))
+@click.option("--site", metavar="SITE", help="For records: whose.")
+@json_option
+@click.pass_obj
+def rotate(app: Application, use: "Use", site: str | None) -> None:
+    """Make the next key for USE; the old ones stay, for what they signed or hid.
+
+    A service that runs takes it at once. Make a backup afterwards.
+    """
+    from spira.domain.errors import InputError
+    from spira.intake.keys import KeyRing
+
+    if (use == "records") != (site is not None):
+        raise InputError("keys rotate: --site SITE says whose records; receipts have no site")
+    key = KeyRing(app.keys_folder).rotate(use, site)
+    app.emit(key.model_dump(mode="json"))
+    app.say(f"Key {key.id} is in use now. Make a backup: spira keys backup FILE")
+
+
+@keys.command()
+@_file
+@json_option
+@click.pass_obj
+def backup(app: Application, file: Path) -> None:
+    """Write all keys to a new FILE, encrypted with the passphrase in SPIRA_KEYS_PASSPHRASE."""
+    from spira.intake.keys import KeyRing
+
+    saved = KeyRing(app.keys_folder).backup(file, _passphrase())
+    app.emit({"file": str(file), "keys": [key.id for key in saved]})
+    app.say(f"{len(saved)} keys saved in {file}. Keep it away from this machine.")
+
+
+@keys.command()
+@_file
+@json_option
+@click.pass_obj
+def restore(app: Application, file: Path) -> None:
+    """Bring the keys of a backup FILE into a folder that has none."""
+    from spira.intake.keys import KeyRing
+
+    _show(app, KeyRing.restore(app.keys_folder, file, _passphrase()).list_keys())
+
+
+def _show(app: Application, found: "tuple[Key, ...]") -> None:
+    newest = {(key.use, key.site): key.number for key in reversed(found)}
+    in_use = [newest[key.use, key.site] == key.number for key in found]
+    app.emit(
+        [
+            {**key.model_dump(mode="json"), "in_use": used}
+            for key, used in zip(found, in_use, strict=True)
+        ]
+    )
+    app.table(
+        ("key", "for", "site", "number", "in use", "made"),
+        [
+            (
+                key.id,
+                key.use,
+                key.site or "-",
+                str(key.number),
+                "yes" if used else "no",
+                f"{key.made_at:%Y-%m-%d %H:%M} UTC",
+            )
+            for key, used in zip(found, in_use, strict=True)
+        ],
+        empty=f"No keys yet in {app.keys_folder}: they are made when they are first needed.",
+    )
+
+
+def _passphrase() -> str:
+    from spira.domain.errors import InputError
+
+    given = os.environ.get(PASSPHRASE)
+    if not given:
+        raise InputError(f"{PASSPHRASE}: set this environment variable to the backup's passphrase")
+    return given

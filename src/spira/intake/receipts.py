@@ -1,0 +1,108 @@
+"""The receipt: the server's signed word that it has a submission.
+
+A JWS (Ed25519, compact) over a JSON document that names every digest taken. It is made once, kept,
+and given again byte for byte for ever; whoever holds it can have it checked years later, with the
+public keys that were published (old ones too).
+"""
+
+import hashlib
+from collections.abc import Container, Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from spira.domain.errors import IntegrityError
+from spira.domain.fingerprint import canonical_json
+from spira.domain.frozen import Frozen
+from spira.domain.submissions import Digest, Id, Kind, Submission
+from spira.intake.keys import KeyRing, verify
+
+_TYP = "spira-receipt+jws"
+
+
+class RecordingReceived(Frozen):
+    """What became of one recording that was announced."""
+
+    id: Id
+    sha256: Digest
+    n_bytes: int
+    what: Literal["taken", "dropped"]  # dropped: left out of the submission, its bytes are not here
+
+
+class Receipt(Frozen):
+    """What is signed."""
+
+    kind: Kind
+    id: Id
+    revision: int
+    manifest: Digest  # SHA-256 of the canonical manifest as the server keeps it
+    accepted_at: AwareDatetime  # by the server's clock
+    site: str
+    recordings: tuple[RecordingReceived, ...] = Field(min_length=1)
+
+
+def write_receipt(
+    ring: KeyRing,
+    submission: Submission,
+    *,
+    manifest: bytes,
+    accepted_at: datetime,
+    site: str,
+    dropped: Container[str] = (),
+) -> str:
+    """The receipt of a submission; keep exactly what comes back.
+
+    manifest  its canonical bytes as they are kept (a record number in them is a hash)
+    dropped   ids of recordings that were announced and are not taken
+    """
+    receipt = Receipt(
+        kind=submission.kind,
+        id=submission.id,
+        revision=submission.revision,
+        manifest=hashlib.sha256(manifest).hexdigest(),
+        accepted_at=accepted_at,
+        site=site,
+        recordings=tuple(
+            RecordingReceived(
+                id=file.id,
+                sha256=file.sha256,
+                n_bytes=file.n_bytes,
+                what="dropped" if file.id in dropped else "taken",
+            )
+            for file in submission.files
+        ),
+    )
+    return ring.sign(canonical_json(receipt.model_dump(mode="json")), typ=_TYP)
+
+
+def check_receipt(token: str, keys: Mapping[str, Any], submission: Submission) -> Receipt:
+    """Whether this is the receipt of what was sent: only then may a device let go of its copy.
+
+    keys      the published public keys (JWKS)
+    returns   what the server has; `recordings` says which it took
+    raises    IntegrityError when it is not signed by a key of these, or is for something else
+    """
+    signed = verify(token, keys, typ=_TYP)
+    try:
+        receipt = Receipt.model_validate_json(signed)
+    except ValidationError as error:
+        raise IntegrityError("receipt: signed, and not readable; ask for it again") from error
+    sent = [(file.id, file.sha256, file.n_bytes) for file in submission.files]
+    told = [(one.id, one.sha256, one.n_bytes) for one in receipt.recordings]
+    wrong = [
+        name
+        for name, same in {
+            "kind": receipt.kind == submission.kind,
+            "id": receipt.id == submission.id,
+            "revision": receipt.revision == submission.revision,
+            "recordings": sorted(told) == sorted(sent),
+        }.items()
+        if not same
+    ]
+    if wrong:
+        raise IntegrityError(
+            f"receipt {receipt.id}: for another {', '.join(wrong)} than was sent "
+            f"(submission {submission.id}, revision {submission.revision}); keep what you have"
+        )
+    return receipt
