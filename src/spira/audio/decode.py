@@ -249,6 +249,8 @@ def _coded(where: str, file: BinaryIO, container: Container) -> Iterator[Native]
     demuxer = "matroska" if container == "webm" else container
     try:
         opened_file = av.open(file, mode="r", format=demuxer, metadata_errors="replace")
+    except MemoryError:  # FFmpeg's is both; it tells of this process, not of the file
+        raise
     except av.FFmpegError as error:
         raise _undecodable(where, str(error.strerror)) from error
     with opened_file:
@@ -289,6 +291,8 @@ def _frames(
                 raise _undecodable(where, found)
             samples += frame.samples
             yield frame
+    except MemoryError:  # FFmpeg's is both; it tells of this process, not of the file
+        raise
     except av.FFmpegError as error:
         raise _undecodable(where, str(error.strerror)) from error
     # An Ogg page that fails its checksum is left out without a word.
