@@ -1,0 +1,1 @@
+"""Taking in what devices send: uploads, checks, receipts; what becomes of it is for others."""
