@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     import av
 
 Mono = NDArray[np.float32]
+Source = Path | BinaryIO  # of a recording: its path, or its bytes in an open file that can seek
 
-__all__ = ["Native", "decode", "decode_blocks", "opened", "resampled", "sniff"]
+__all__ = ["Native", "Source", "decode", "decode_blocks", "opened", "resampled", "sniff"]
 
 _HEAD_BYTES = 4096
 _BLOCK_SAMPLES = 2**18  # of all channels together: 1 MB, 16 s of mono at 16 kHz
@@ -55,15 +56,15 @@ class Native:
     bytes_read: Callable[[], int]  # of the file, so far
 
 
-def decode(path: Path, *, rate_hz: int = 16_000) -> Mono:
+def decode(source: Source, *, rate_hz: int = 16_000) -> Mono:
     """A whole recording in memory; see `decode_blocks`.
 
     returns   [T], T = round(duration * rate_hz)
     """
-    return np.concatenate([np.zeros(0, np.float32), *decode_blocks(path, rate_hz=rate_hz)])
+    return np.concatenate([np.zeros(0, np.float32), *decode_blocks(source, rate_hz=rate_hz)])
 
 
-def decode_blocks(path: Path, *, rate_hz: int = 16_000) -> Iterator[Mono]:
+def decode_blocks(source: Source, *, rate_hz: int = 16_000) -> Iterator[Mono]:
     """A recording as mono blocks (mean of the channels) at `rate_hz`, in bounded memory.
 
     returns   blocks [n] of up to some seconds; joined they are the same samples whatever the
@@ -72,41 +73,54 @@ def decode_blocks(path: Path, *, rate_hz: int = 16_000) -> Iterator[Mono]:
               truncated (by what the container says), empty, not_finite,
               out_of_scale (a sample above LARGEST_SAMPLE)
     """
-    with opened(path) as native:
+    with opened(source) as native:
         yield from resampled(native.blocks, native.format.rate_hz, rate_hz)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Native]:
+def opened(source: Source) -> Iterator[Native]:
     """Open a recording to read its blocks once, while the context lasts.
 
     The container is known by its first bytes, never by its name, and decided before any decoder
     sees the file: FFmpeg left to guess follows playlists to other files.
 
-    raises    RecordingRefused as `decode_blocks`
+    source    of an open file everything is read, wherever it stands; it stays open
+    raises    RecordingRefused as `decode_blocks`; its message begins with the path, if there is one
     """
+    if not isinstance(source, Path):
+        with _opened("", source) as native:
+            yield native
+        return
     try:
-        file = path.open("rb")
+        file = source.open("rb")
     except OSError as error:
         cause = (error.strerror or "cannot be opened").lower()
-        raise RecordingRefused("missing", f"{path}: {cause}; a readable file is needed") from error
-    with file:
-        head = file.read(_HEAD_BYTES)
-        if not head:
-            raise RecordingRefused("empty", f"{path}: the file has no bytes; record again")
-        container = sniff(head)
-        if container is None:
-            message = f"{path}: not audio; wav, flac, ogg, webm, mp4 (m4a) and mp3 are read"
-            raise RecordingRefused("not_audio", message)
-        found = fault(file, container)
-        if found is not None and found.reason == "truncated":
-            raise RecordingRefused("truncated", f"{path}: {found.found}")
-        if found is not None:
-            raise _undecodable(path, found.found)
-        with _decoder(path, file, container) as native:
-            if native.format.rate_hz not in _RATES_HZ:
-                raise _undecodable(path, f"a sampling rate of {native.format.rate_hz} Hz")
-            yield replace(native, blocks=_sound(path, native))
+        message = f"{source}: {cause}; a readable file is needed"
+        raise RecordingRefused("missing", message) from error
+    with file, _opened(f"{source}: ", file) as native:
+        yield native
+
+
+@contextmanager
+def _opened(where: str, file: BinaryIO) -> Iterator[Native]:
+    """`opened`; here and below `where` is what a message begins with: "path: ", or nothing."""
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    if not head:
+        raise RecordingRefused("empty", f"{where}the file has no bytes; record again")
+    container = sniff(head)
+    if container is None:
+        message = f"{where}not audio; wav, flac, ogg, webm, mp4 (m4a) and mp3 are read"
+        raise RecordingRefused("not_audio", message)
+    found = fault(file, container)
+    if found is not None and found.reason == "truncated":
+        raise RecordingRefused("truncated", f"{where}{found.found}")
+    if found is not None:
+        raise _undecodable(where, found.found)
+    with _decoder(where, file, container) as native:
+        if native.format.rate_hz not in _RATES_HZ:
+            raise _undecodable(where, f"a sampling rate of {native.format.rate_hz} Hz")
+        yield replace(native, blocks=_sound(where, native))
 
 
 def resampled(blocks: Iterable[Mono], from_hz: int, to_hz: int) -> Iterator[Mono]:
@@ -127,22 +141,22 @@ def resampled(blocks: Iterable[Mono], from_hz: int, to_hz: int) -> Iterator[Mono
         yield out
 
 
-def _undecodable(path: Path, found: str) -> RecordingRefused:
-    return RecordingRefused("undecodable", f"{path}: cannot be decoded: {found}")
+def _undecodable(where: str, found: str) -> RecordingRefused:
+    return RecordingRefused("undecodable", f"{where}cannot be decoded: {found}")
 
 
-def _no_sample(path: Path, value: float, at_s: float) -> RecordingRefused:
+def _no_sample(where: str, value: float, at_s: float) -> RecordingRefused:
     if not np.isfinite(value):
-        message = f"{path}: a sample at {at_s:.3f} s is not a finite number"
+        message = f"{where}a sample at {at_s:.3f} s is not a finite number"
         return RecordingRefused("not_finite", message)
     message = (
-        f"{path}: a sample at {at_s:.3f} s is {value:.6g}, full scale is 1 and at most "
+        f"{where}a sample at {at_s:.3f} s is {value:.6g}, full scale is 1 and at most "
         f"{LARGEST_SAMPLE:g} is read; divide 16-bit integers that were written as floats by 32768"
     )
     return RecordingRefused("out_of_scale", message)
 
 
-def _sound(path: Path, native: Native) -> Iterator[Mono]:
+def _sound(where: str, native: Native) -> Iterator[Mono]:
     """The blocks, once something is in them and all of it are numbers that can be a sound's."""
     samples = 0
     for block in native.blocks:
@@ -150,14 +164,14 @@ def _sound(path: Path, native: Native) -> Iterator[Mono]:
         if wrong.any():
             first = int(np.argmax(wrong))
             at_s = (samples + first) / native.format.rate_hz
-            raise _no_sample(path, float(block[first]), at_s)
+            raise _no_sample(where, float(block[first]), at_s)
         samples += len(block)
         yield block
     if not samples:
-        raise RecordingRefused("empty", f"{path}: no samples in it; record again")
+        raise RecordingRefused("empty", f"{where}no samples in it; record again")
 
 
-def _decoder(path: Path, file: BinaryIO, container: Container) -> AbstractContextManager[Native]:
+def _decoder(where: str, file: BinaryIO, container: Container) -> AbstractContextManager[Native]:
     """The decoder for a container: libsndfile for plain files, FFmpeg for the others.
 
     libsndfile reads nothing of a wav or flac whose writer could not announce its length (a pipe,
@@ -165,7 +179,7 @@ def _decoder(path: Path, file: BinaryIO, container: Container) -> AbstractContex
     """
     plain = container in ("wav", "flac") and announced_length(file, container) is not None
     file.seek(0)
-    return (_plain if plain else _coded)(path, file, container)
+    return (_plain if plain else _coded)(where, file, container)
 
 
 def _mono(samples: NDArray[np.float32]) -> Mono:
@@ -179,23 +193,23 @@ def _mono(samples: NDArray[np.float32]) -> Mono:
 
 
 @contextmanager
-def _plain(path: Path, file: BinaryIO, container: Container) -> Iterator[Native]:
+def _plain(where: str, file: BinaryIO, container: Container) -> Iterator[Native]:
     import soundfile
 
     try:
         sound = soundfile.SoundFile(file)
     except soundfile.LibsndfileError as error:
-        raise _undecodable(path, error.error_string) from error
+        raise _undecodable(where, error.error_string) from error
     with sound:
         codec = "flac" if container == "flac" else _CODECS.get(sound.subtype, sound.subtype.lower())
         source = SourceFormat(
             container=container, codec=codec, rate_hz=sound.samplerate, channels=sound.channels
         )
         announced_s = sound.frames / sound.samplerate
-        yield Native(source, _plain_blocks(path, file, sound), announced_s, file.tell)
+        yield Native(source, _plain_blocks(where, file, sound), announced_s, file.tell)
 
 
-def _plain_blocks(path: Path, file: BinaryIO, sound: Any) -> Iterator[Mono]:
+def _plain_blocks(where: str, file: BinaryIO, sound: Any) -> Iterator[Mono]:
     import soundfile
 
     frames = max(1, _BLOCK_SAMPLES // sound.channels)
@@ -206,9 +220,9 @@ def _plain_blocks(path: Path, file: BinaryIO, sound: Any) -> Iterator[Mono]:
             yield _mono(block)
     except soundfile.LibsndfileError as error:
         if _last_sample_decodes(file):
-            raise _undecodable(path, error.error_string) from error
+            raise _undecodable(where, error.error_string) from error
     if decoded < sound.frames:
-        message = f"{path}: {sound.frames} samples are announced, not all are there"
+        message = f"{where}{sound.frames} samples are announced, not all are there"
         raise RecordingRefused("truncated", message)
 
 
@@ -229,23 +243,25 @@ def _last_sample_decodes(file: BinaryIO) -> bool:
 
 
 @contextmanager
-def _coded(path: Path, file: BinaryIO, container: Container) -> Iterator[Native]:
+def _coded(where: str, file: BinaryIO, container: Container) -> Iterator[Native]:
     import av
 
     demuxer = "matroska" if container == "webm" else container
     try:
         opened_file = av.open(file, mode="r", format=demuxer, metadata_errors="replace")
+    except MemoryError:  # FFmpeg's is both; it tells of this process, not of the file
+        raise
     except av.FFmpegError as error:
-        raise _undecodable(path, str(error.strerror)) from error
+        raise _undecodable(where, str(error.strerror)) from error
     with opened_file:
         if not opened_file.streams.audio:
-            raise RecordingRefused("not_audio", f"{path}: a {container} file without sound")
+            raise RecordingRefused("not_audio", f"{where}a {container} file without sound")
         stream = opened_file.streams.audio[0]
-        frames = _frames(path, opened_file, stream, announces_end=container == "ogg")
+        frames = _frames(where, opened_file, stream, announces_end=container == "ogg")
         # The rate stands in the first frame: HE-AAC doubles the one that its container states.
         first = next(frames, None)
         if first is None:
-            raise RecordingRefused("empty", f"{path}: no samples in it; record again")
+            raise RecordingRefused("empty", f"{where}no samples in it; record again")
         source = SourceFormat(
             container=container,
             codec=stream.codec_context.codec.canonical_name,
@@ -259,7 +275,7 @@ def _coded(path: Path, file: BinaryIO, container: Container) -> Iterator[Native]
 
 
 def _frames(
-    path: Path,
+    where: str,
     container: "av.container.InputContainer",
     stream: "av.AudioStream",
     *,
@@ -272,17 +288,19 @@ def _frames(
         for frame in container.decode(stream):
             if frame.sample_rate != (rate_hz := rate_hz or frame.sample_rate):
                 found = f"the sampling rate changes from {rate_hz} to {frame.sample_rate} Hz"
-                raise _undecodable(path, found)
+                raise _undecodable(where, found)
             samples += frame.samples
             yield frame
+    except MemoryError:  # FFmpeg's is both; it tells of this process, not of the file
+        raise
     except av.FFmpegError as error:
-        raise _undecodable(path, str(error.strerror)) from error
+        raise _undecodable(where, str(error.strerror)) from error
     # An Ogg page that fails its checksum is left out without a word.
     if announces_end and rate_hz and stream.duration and stream.time_base:
         announced_s = float(stream.duration * stream.time_base)
         if samples / rate_hz < announced_s - _LOST_S:
             found = f"of {announced_s:.1f} s announced, {samples / rate_hz:.1f} s could be read"
-            raise _undecodable(path, found)
+            raise _undecodable(where, found)
 
 
 def _coded_blocks(first: "av.AudioFrame", rest: Iterable["av.AudioFrame"]) -> Iterator[Mono]:

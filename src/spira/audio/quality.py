@@ -83,11 +83,13 @@ def check(
     *,
     thresholds: QualityThresholds,
     utterance: Utterance = "sentence",
+    unfinished: bool = False,
     reading: Callable[[int], None] = lambda n_bytes: None,
 ) -> Checked:
     """Decode a file once, in bounded memory, and say what it is and what is odd about it.
 
     utterance what was recorded: findings that make no sense for it are left out
+    unfinished the patient could not finish: no length is `short`
     reading   told now and then how many bytes of the file have been read
     returns   two files with the same samples (a wav and its flac, a mono file and its stereo
               copy) have the same `audio_sha256`
@@ -127,7 +129,7 @@ def check(
     return Checked(
         format=source,
         measurements=measured,
-        findings=findings(measured, thresholds, utterance),
+        findings=findings(measured, thresholds, utterance, unfinished=unfinished),
         sha256=digest,
         n_bytes=n_bytes,
         audio_sha256=samples.hexdigest(),
@@ -142,18 +144,24 @@ def _too_long(path: Path, found: str, thresholds: QualityThresholds) -> Recordin
     return RecordingRefused("too_long", message)
 
 
-def measure(blocks: Iterable[Mono], rate_hz: int) -> Measurements:
+def measure(
+    blocks: Iterable[Mono],
+    rate_hz: int,
+    *,
+    hearing: Callable[[Mono], None] = lambda block: None,
+) -> Measurements:
     """Measure a recording given in mono blocks, in one pass; one number is kept a frame of 25 ms.
 
     Levels are dBFS of the root mean square: 0 is a square wave of full scale, silence is -120.
     A last frame that is not full is left out of the percentiles. `speech_s` is what the voice
     activity detector finds in anything; for vowels and rooms it means nothing.
 
+    hearing   told the same recording at 16 kHz, block by block, as it passes
     raises    RecordingRefused("empty") where there is no sample
     """
     meter = _Meter(rate_hz)
     heard = resampled(meter.listening(blocks), rate_hz, RATE_HZ)
-    probability = list(stream_speech_probability(heard))
+    probability = list(stream_speech_probability(_told(heard, hearing)))
     if not meter.samples:
         raise RecordingRefused("empty", "a recording without samples; record again")
     levels = np.concatenate(meter.levels)
@@ -168,14 +176,28 @@ def measure(blocks: Iterable[Mono], rate_hz: int) -> Measurements:
     )
 
 
+def _told(blocks: Iterable[Mono], hearing: Callable[[Mono], None]) -> Iterator[Mono]:
+    for block in blocks:
+        hearing(block)
+        yield block
+
+
 def findings(
-    measured: Measurements, thresholds: QualityThresholds, utterance: Utterance = "sentence"
+    measured: Measurements,
+    thresholds: QualityThresholds,
+    utterance: Utterance = "sentence",
+    *,
+    unfinished: bool = False,
 ) -> tuple[Finding, ...]:
     """What is odd about a recording. Short, noisy and little speech are asked of sentences and
-    rhymes only: a sustained vowel has no gaps and no words, and a room has no voice to be quiet."""
+    rhymes only: a sustained vowel has no gaps and no words, and a room has no voice to be quiet.
+
+    unfinished the patient could not finish: that says something of the patient, so nothing is
+              `short`
+    """
     m, spoken = measured, utterance in _SPOKEN
     found: dict[Finding, bool] = {
-        "short": spoken and m.duration_s < thresholds.short_s,
+        "short": spoken and not unfinished and m.duration_s < thresholds.short_s,
         "quiet": utterance not in _AMBIENT and m.speech_level_dbfs < thresholds.quiet_dbfs,
         "clipped": m.clipped_fraction > thresholds.clipped_fraction,
         "noisy": spoken and m.speech_level_dbfs - m.noise_floor_dbfs < thresholds.noisy_db,

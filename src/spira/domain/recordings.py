@@ -24,7 +24,9 @@ NOT_AVAILABLE = "not available"
 AGE_BANDS = ((0, 18, "under 18"), (18, 40, "18-39"), (40, 60, "40-59"), (60, 75, "60-74"))
 OLDEST_BAND = "75 and over"
 
-MINIMUM_DURATION_S = 0.5  # shorter audio holds no breath group; it is refused everywhere
+# Shorter audio holds no breath group. A dataset and a prediction refuse it; a submission does not:
+# when it arrives, the patient may have gone.
+MINIMUM_DURATION_S = 0.5
 # Full scale is 1, and audio with a larger sample than this is refused everywhere. Float files may
 # rightly stand some dB above full scale, 20 dB after careless mixing; this is 30. Above it the
 # numbers are no longer a sound pressure that anybody set: most often 16-bit integers written as

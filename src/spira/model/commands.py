@@ -210,18 +210,15 @@ def _answer(
         )
     try:
         utterance = declared.utterance or cast(Utterance, manifest.envelope.utterances[0])
-        checked = check(file, thresholds=thresholds, utterance=utterance)
+        checked = check(
+            file, thresholds=thresholds, utterance=utterance, unfinished=declared.unfinished
+        )
         unsaid = prediction.not_declared(declared)
         every |= {
             "sha256": checked.sha256,
             "not_declared": unsaid,
             "assumed": prediction.assumed(manifest.envelope, unsaid),
         }
-        findings = tuple(
-            finding
-            for finding in checked.findings
-            if not (declared.unfinished and finding == "short")
-        )
         reasons = prediction.outside(
             manifest.envelope, declared, checked.format, checked.measurements
         )
@@ -230,7 +227,7 @@ def _answer(
                 status="not scored",
                 sentence=prediction.NOT_SCORED,
                 reasons=reasons,
-                findings=findings,
+                findings=checked.findings,
                 **every,
             )
         score = model.scorer.score(decode_blocks(file, rate_hz=manifest.scoring.rate_hz))
@@ -248,7 +245,7 @@ def _answer(
             status="forced",
             sentence=prediction.forced_sentence(manifest.operating_point, score.calibrated),
             reasons=reasons,
-            findings=findings,
+            findings=checked.findings,
             probability=score.calibrated,
             **every,
         )
@@ -257,7 +254,7 @@ def _answer(
         status="answered",
         outcome=score.outcome,
         sentence=OUTCOME_SENTENCES[score.outcome],
-        findings=findings,
+        findings=checked.findings,
         how_sure=None if share is None else prediction.how_sure(share),
         probability=score.calibrated if probability else None,
         **every,

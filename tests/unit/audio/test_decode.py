@@ -324,3 +324,24 @@ def test_refusal_comes_even_where_the_damage_is_late(tmp_path: Path) -> None:
     assert len(next(blocks)) > 16_000
     with pytest.raises(RecordingRefused, match="not all are there"):
         list(blocks)
+
+
+def test_an_open_file_gives_the_samples_of_its_path(tmp_path: Path) -> None:
+    """Bytes in memory are decoded as their file is, wherever they stand, and stay open."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(48_000), 48_000)
+    memory = io.BytesIO(path.read_bytes())
+    memory.seek(100)
+
+    found = decode(memory)
+
+    assert np.array_equal(found, decode(path))
+    assert not memory.closed
+
+
+def test_what_is_refused_of_an_open_file_names_none(tmp_path: Path) -> None:
+    """Without a path the message begins with what was found."""
+    with pytest.raises(RecordingRefused) as caught:
+        decode(io.BytesIO(b"no audio at all"))
+
+    assert str(caught.value).startswith("not audio; wav, ")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from spira.audio.decode import decode
+from spira.audio.decode import decode, opened
 from spira.audio.quality import QualityThresholds, check, findings, measure
 from spira.domain.errors import RecordingRefused
 from spira.domain.recordings import UTTERANCES, Finding, Measurements, Utterance
@@ -373,3 +373,25 @@ def test_refusals_of_decoding_come_through(tmp_path: Path) -> None:
         with pytest.raises(RecordingRefused) as caught:
             check(path, thresholds=THRESHOLDS)
         assert caught.value.reason == reason
+
+
+def test_who_could_not_finish_is_not_short(tmp_path: Path) -> None:
+    """Two seconds of a sentence that broke off say something of the patient; all else is said."""
+    path = _write(tmp_path / "a.wav", _noise(2.0) * 1e-4)
+
+    finished = check(path, thresholds=THRESHOLDS)
+    unfinished = check(path, thresholds=THRESHOLDS, unfinished=True)
+
+    assert "short" in finished.findings
+    assert set(finished.findings) - set(unfinished.findings) == {"short"}
+
+
+def test_whoever_measures_can_hear_at_16_khz(tmp_path: Path) -> None:
+    """One pass gives the measurements, and the samples that decoding at 16 kHz gives."""
+    path = _write(tmp_path / "a.wav", _noise(3.0, 48_000), 48_000)
+    heard: list[Floats] = []
+
+    with opened(path) as native:
+        measure(native.blocks, native.format.rate_hz, hearing=heard.append)
+
+    assert np.array_equal(np.concatenate(heard), decode(path))
