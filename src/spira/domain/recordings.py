@@ -58,6 +58,14 @@ class SourceFormat(Frozen):
     channels: int
 
 
+class Described(Frozen):
+    """What is known about a recording once it has been decoded and measured."""
+
+    format: SourceFormat
+    measurements: Measurements
+    findings: tuple[Finding, ...]
+
+
 class LabelCounts(Frozen):
     """How many people, or recordings, of each label."""
 

@@ -22,8 +22,9 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from spira.domain.errors import SpiraError
+from spira.domain.recordings import Described
 from spira.domain.submissions import RecordingFile, Submission
-from spira.intake.checking import Described, Found, Refused
+from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
 from spira.intake.receipts import write_receipt
 from spira.intake.settings import IntakeSettings

@@ -12,24 +12,18 @@ service finds them by their locks.
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
 import yaml
 
-from spira.domain.errors import InputError, TransientError
+from spira.domain.errors import TransientError
 from spira.scheduling.holding import HeldDatabase, held_folder, hold_database
 from spira.scheduling.instance import folder, open_instance, prepare
-from spira.stores.processes import end_with_starter
+from spira.stores.processes import Process, answers, free_or_wanted, stop_all
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -38,102 +32,10 @@ if TYPE_CHECKING:
 
 _LOCAL = "127.0.0.1"
 _LOOK_EVERY_S = 1.0
-_FIRST_ANSWER_S = 120.0  # a start on a busy machine
-_ANSWER_WITHIN_S = 5.0
-_SILENT_S = 20.0  # without an answer, once it has answered: it hangs
 _DAEMON_SILENT_S = 150.0  # its heartbeats come every 30 s
-_STOPPED_WITHIN_S = 8.0
-_PAUSE_S = (
-    1.0  # before one that ended is started again, doubled each time it ends without an answer
-)
-_LONGEST_PAUSE_S = 30.0
+_NEED_DATABASE = ("daemon",)  # may only run while the lock on the database is held
 
 _log = structlog.get_logger()
-
-
-@dataclass
-class Process:
-    """One process of the service."""
-
-    name: str
-    words: Sequence[str]
-    answers: Callable[[], bool]
-    environment: Mapping[str, str]
-    log: Path
-    silent_s: float = _SILENT_S
-    pause_s: float = _PAUSE_S
-    needs_database: bool = False  # may only run while the lock on the database is held
-    _running: "subprocess.Popen[bytes] | None" = None
-    started_at: float = 0.0  # by the wall clock
-    _started: float = 0.0
-    _answered: float | None = None
-    _not_before: float = 0.0
-    _ends_at_once: int = 0  # times in a row
-
-    def watch(self) -> None:
-        """Start it when it is not there; kill it when it does not answer."""
-        now = time.monotonic()
-        if self._running is not None and self._running.poll() is not None:
-            code, log = self._running.returncode, str(self.log)
-            _log.warning("a process of the service ended", process=self.name, code=code, log=log)
-            self._running = None
-            self._ends_at_once = 0 if self._answered else self._ends_at_once + 1
-            if self._ends_at_once:
-                pause_s = min(self.pause_s * 2.0**self._ends_at_once, _LONGEST_PAUSE_S)
-                self._not_before = now + pause_s
-        if self._running is None:
-            if now >= self._not_before:
-                self._start()
-            return
-        if self.answers():
-            self._answered = time.monotonic()
-            return
-        silent_s = now - (self._started if self._answered is None else self._answered)
-        if silent_s > (_FIRST_ANSWER_S if self._answered is None else self.silent_s):
-            _log.warning("a process of the service hangs", process=self.name)
-            self._running.kill()
-
-    @property
-    def well(self) -> bool:
-        """Whether it has answered since it was started."""
-        return self._running is not None and self._answered is not None
-
-    @property
-    def pid(self) -> int | None:
-        """Its process."""
-        return None if self._running is None else self._running.pid
-
-    def stop(self) -> None:
-        """Ask it to end."""
-        if self._running is not None:
-            with suppress(ProcessLookupError):
-                self._running.terminate()
-
-    def wait(self, deadline: float) -> None:
-        """Wait for its end until a moment of the monotonic clock, then kill it."""
-        if self._running is None:
-            return
-        try:
-            self._running.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self._running.kill()
-            self._running.wait()
-        self._running = None
-        self._answered = None
-
-    def _start(self) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as said:
-            self._running = subprocess.Popen(
-                self.words,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                preexec_fn=end_with_starter,
-            )
-        self._started, self.started_at = time.monotonic(), time.time()
-        self._answered = None
 
 
 def up(app: "Application") -> None:
@@ -157,7 +59,7 @@ def up(app: "Application") -> None:
                 except Exception:  # the database is away: then there is nothing more to say
                     app.say("Stopped; runs under way go on in processes of their own.")
             finally:
-                _stop(processes)
+                stop_all(processes)
                 (place / "addresses.json").unlink(missing_ok=True)
 
 
@@ -166,7 +68,7 @@ def _watch(app: "Application", processes: Sequence[Process], database: HeldDatab
     while True:
         held = database is None or _held(database, processes)
         for process in processes:
-            if held or not process.needs_database:
+            if held or process.name not in _NEED_DATABASE:
                 process.watch()
         if not told and all(process.well for process in processes):
             told = True
@@ -181,10 +83,10 @@ def _held(database: HeldDatabase, processes: Sequence[Process]) -> bool:
     """
     if database.is_held():
         return True
-    bound = [process for process in processes if process.needs_database and process.pid]
+    bound = [one for one in processes if one.name in _NEED_DATABASE and one.pid]
     if bound:
         _log.error("the lock on the database is lost; the daemon stops until it is back")
-        _stop(bound)
+        stop_all(bound)
     try:
         database.take()
     except TransientError:
@@ -197,8 +99,8 @@ def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]
     place = folder(app.home)
     code, web, endpoint = (
         free_or_wanted("", 0),
-        free_or_wanted("web_port", settings.web_port),
-        free_or_wanted("port", settings.port, settings.host),
+        free_or_wanted("scheduling.web_port", settings.web_port),
+        free_or_wanted("scheduling.port", settings.port, settings.host),
     )
     workspace = place / "workspace.yaml"
     server = {"host": _LOCAL, "port": code, "location_name": "spira"}
@@ -244,7 +146,7 @@ def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]
         process(
             "web",
             [python, "-m", "dagster_webserver", "-h", _LOCAL, "-p", web, "-w", workspace],
-            lambda: _answers(f"http://{_LOCAL}:{web}/server_info"),
+            lambda: answers(f"http://{_LOCAL}:{web}/server_info"),
         ),
         process(
             "endpoint",
@@ -252,10 +154,10 @@ def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]
                 *(python, "-m", "spira.cli", "--log-level", "info"),
                 *("schedule", "endpoint", "--port", endpoint),
             ],
-            lambda: _answers(f"http://{settings.host}:{endpoint}/healthz"),
+            lambda: answers(f"http://{settings.host}:{endpoint}/healthz"),
         ),
     ]
-    found[1].silent_s, found[1].needs_database = _DAEMON_SILENT_S, True
+    found[1].silent_s = _DAEMON_SILENT_S
     return found
 
 
@@ -279,30 +181,6 @@ def _environment(app: "Application") -> dict[str, str]:
     }
 
 
-def free_or_wanted(name: str, wanted: int, host: str = _LOCAL) -> int:
-    """A port that can be listened on: the wanted one, or any free one for 0.
-
-    raises    InputError naming the setting when it is taken
-    """
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, wanted))
-        except OSError as error:
-            raise InputError(
-                f"setting scheduling.{name}: port {wanted} is taken; choose another, or 0 for any"
-            ) from error
-        return int(listener.getsockname()[1])
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=_ANSWER_WITHIN_S) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
 def _code_answers(port: int) -> bool:
     from dagster._core.errors import DagsterUserCodeUnreachableError
     from dagster._grpc.client import DagsterGrpcClient
@@ -323,14 +201,6 @@ def _daemon_beats(instance: "DagsterInstance", *, since: float) -> bool:
         return True
     newest = max((beat.timestamp for beat in beats), default=0.0)
     return newest > since and time.time() - newest < _DAEMON_SILENT_S
-
-
-def _stop(processes: Sequence[Process]) -> None:
-    for process in processes:
-        process.stop()
-    deadline = time.monotonic() + _STOPPED_WITHIN_S
-    for process in processes:
-        process.wait(deadline)
 
 
 def _farewell(app: "Application", instance: "DagsterInstance") -> str:

@@ -17,8 +17,7 @@ from spira.domain.answers import (
     Sentence,
 )
 from spira.domain.frozen import Frozen
-from spira.domain.recordings import EvidenceLevel, Finding
-from spira.intake.checking import Described
+from spira.domain.recordings import Described, EvidenceLevel, Finding
 from spira.model.bundle import ModelManifest
 from spira.model.prediction import (
     NOT_SCORED,

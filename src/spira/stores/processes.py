@@ -1,14 +1,34 @@
-"""Processes that end with the one that gives them work."""
+"""Processes that end with the one that gives them work, and some that are watched by it."""
 
 import ctypes
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from spira.domain.errors import InputError
 
 _PR_SET_PDEATHSIG = 1
+_FIRST_ANSWER_S = 120.0  # a start on a busy machine
+_ANSWER_WITHIN_S = 5.0
+_SILENT_S = 20.0  # without an answer, once it has answered: it hangs
+_STOPPED_WITHIN_S = 8.0
+_PAUSE_S = 1.0  # before another start, doubled each time it ends without an answer
+_LONGEST_PAUSE_S = 30.0
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+_log = structlog.get_logger()
 
 
 def end_with_starter() -> None:
@@ -34,3 +54,126 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@dataclass
+class Process:
+    """A process that is started, watched by its answers, and started again.
+
+    It ends with the thread that first watched it, however that ends; so watch from the main one.
+    """
+
+    name: str
+    words: Sequence[str]
+    answers: Callable[[], bool]
+    environment: Mapping[str, str]
+    log: Path
+    silent_s: float = _SILENT_S
+    pause_s: float = _PAUSE_S
+    keeps: Sequence[int] = ()  # file descriptors that it holds too: locks that live as long as it
+    _running: "subprocess.Popen[bytes] | None" = None
+    started_at: float = 0.0  # by the wall clock
+    _started: float = 0.0
+    _answered: float | None = None
+    _not_before: float = 0.0
+    _ends_at_once: int = 0  # times in a row
+
+    def watch(self) -> None:
+        """Start it when it is not there; kill it when it does not answer."""
+        now = time.monotonic()
+        if self._running is not None and self._running.poll() is not None:
+            code, log = self._running.returncode, str(self.log)
+            _log.warning("a process of the service ended", process=self.name, code=code, log=log)
+            self._running = None
+            self._ends_at_once = 0 if self._answered else self._ends_at_once + 1
+            if self._ends_at_once:
+                pause_s = min(self.pause_s * 2.0**self._ends_at_once, _LONGEST_PAUSE_S)
+                self._not_before = now + pause_s
+        if self._running is None:
+            if now >= self._not_before:
+                self._start()
+            return
+        if self.answers():
+            self._answered = time.monotonic()
+            return
+        silent_s = now - (self._started if self._answered is None else self._answered)
+        if silent_s > (_FIRST_ANSWER_S if self._answered is None else self.silent_s):
+            _log.warning("a process of the service hangs", process=self.name)
+            self._running.kill()
+
+    @property
+    def well(self) -> bool:
+        """Whether it has answered since it was started."""
+        return self._running is not None and self._answered is not None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process."""
+        return None if self._running is None else self._running.pid
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        if self._running is not None:
+            with suppress(ProcessLookupError):
+                self._running.terminate()
+
+    def wait(self, deadline: float) -> None:
+        """Wait for its end until a moment of the monotonic clock, then kill it."""
+        if self._running is None:
+            return
+        try:
+            self._running.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._running.kill()
+            self._running.wait()
+        self._running = None
+        self._answered = None
+
+    def _start(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as said:
+            self._running = subprocess.Popen(
+                self.words,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                pass_fds=self.keeps,
+                preexec_fn=end_with_starter,
+            )
+        self._started, self.started_at = time.monotonic(), time.time()
+        self._answered = None
+
+
+def stop_all(processes: Sequence[Process]) -> None:
+    """Ask all to end, wait some seconds, and kill those that are still there."""
+    for process in processes:
+        process.stop()
+    deadline = time.monotonic() + _STOPPED_WITHIN_S
+    for process in processes:
+        process.wait(deadline)
+
+
+def free_or_wanted(setting: str, wanted: int, host: str = "127.0.0.1") -> int:
+    """A port that can be listened on: the wanted one, or any free one for 0.
+
+    raises    InputError naming the setting when it is taken
+    """
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, wanted))
+        except OSError as error:
+            raise InputError(
+                f"setting {setting}: port {wanted} is taken; choose another, or 0 for any"
+            ) from error
+        return int(listener.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    """Whether a page is there, and all is well behind it (200)."""
+    try:
+        with urllib.request.urlopen(url, timeout=_ANSWER_WITHIN_S) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

@@ -1,0 +1,88 @@
+"""Processes are watched by their answers."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spira.domain.errors import InputError
+from spira.stores.processes import Process, free_or_wanted
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """A process that writes down that it was started, and sleeps; it ends with the test."""
+    made: list[Process] = []
+
+    def make(answers: Callable[[], bool], script: str = "sleep 60", **how: Any) -> Process:
+        words = ["sh", "-c", f"echo $$ >> {tmp_path}/starts; exec {script}"]
+        one = Process("one", words, answers, dict(os.environ), tmp_path / "log", **how)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.stop()
+        one.wait(time.monotonic() + 5)
+
+
+def starts(folder: Path) -> int:
+    """How often it was started."""
+    path = folder / "starts"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def watch_until(process: Process, condition: Callable[[], bool]) -> None:
+    """Watch as the service does, only faster."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        process.watch()
+        time.sleep(0.02)
+
+
+def test_what_ended_is_started_again(process: Callable[..., Process], tmp_path: Path) -> None:
+    """At once when it had answered before."""
+    one = process(lambda: True)
+    watch_until(one, lambda: one.well)
+
+    assert one.pid is not None
+    os.kill(one.pid, 9)
+    watch_until(one, lambda: starts(tmp_path) == 2 and one.well)
+
+
+def test_what_ends_at_once_is_not_started_in_a_row(
+    process: Callable[..., Process], tmp_path: Path
+) -> None:
+    """Whatever is wrong with it, the machine is left in peace meanwhile."""
+    one = process(lambda: False, script="false", pause_s=0.3)
+
+    began = time.monotonic()
+    watch_until(one, lambda: starts(tmp_path) == 3)
+
+    assert time.monotonic() - began > 1.0  # 0.6 and then 1.2 s
+
+
+def test_what_does_not_answer_any_more_is_killed_and_started_again(
+    process: Callable[..., Process], tmp_path: Path
+) -> None:
+    """A process may hang and live."""
+    answers = iter([True, *[False] * 1000])
+    one = process(lambda: next(answers), silent_s=0.3)
+
+    watch_until(one, lambda: starts(tmp_path) == 2)
+
+
+def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
+    """And 0 means any free one."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(InputError, match=rf"scheduling.web_port: port {port} is taken"):
+            free_or_wanted("scheduling.web_port", port)
+    assert free_or_wanted("scheduling.port", 0) > 0
