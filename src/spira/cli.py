@@ -23,6 +23,7 @@ _COMMANDS = {
         "spira.scheduling.commands:schedule",
         "Run the pipeline as a service: requests, runs, sweeps.",
     ),
+    "serve": ("spira.serving.commands:serve", "Take assessments in and answer them."),
     "predict": ("spira.model.commands:predict", "Ask a model about recordings."),
     "model": ("spira.delivery.commands:model", "List, show, promote and roll back models."),
     "keys": ("spira.intake.commands:keys", "List, rotate, back up and restore keys."),

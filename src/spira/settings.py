@@ -30,6 +30,7 @@ from spira.domain.suggestions import nearest
 from spira.evaluation.settings import EvaluationSettings
 from spira.intake.settings import IntakeSettings
 from spira.scheduling.settings import SchedulingSettings
+from spira.serving.settings import ServingSettings
 from spira.stores.settings import StoresSettings
 from spira.training.settings import TrainingSettings
 
@@ -51,6 +52,7 @@ class Settings(BaseSettings):
     evaluation: EvaluationSettings = EvaluationSettings()
     delivery: DeliverySettings = DeliverySettings()
     scheduling: SchedulingSettings = SchedulingSettings()
+    serving: ServingSettings = ServingSettings()
     intake: IntakeSettings = IntakeSettings()
 
     @classmethod

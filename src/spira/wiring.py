@@ -1,5 +1,7 @@
 """The composition root: settings in, the parts of SPIRA joined together out."""
 
+import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -13,9 +15,12 @@ from spira.domain.errors import PolicyRefused
 from spira.settings import Settings
 
 if TYPE_CHECKING:
+    from spira.intake.keys import KeyRing
     from spira.scheduling.asking import Desk
     from spira.scheduling.requests import Request, Requests
     from spira.stores.artifacts import Artifact, ArtifactStore
+    from spira.stores.database import Database
+    from spira.stores.objects import Objects
     from spira.stores.registry import Alias, Registry
     from spira.training.experiments import Experiment
     from spira.training.pipeline import Done
@@ -88,6 +93,42 @@ class Application:
         from spira.scheduling.asking import Desk
 
         return Desk(self.artifacts, self.requests, self.settings.scheduling)
+
+    @cached_property
+    def database(self) -> "Database":
+        """Document database B: submissions, assessments, audit."""
+        from spira.stores.database import Database
+
+        url = self.settings.serving.database or f"sqlite:///{self.home / 'spira.db'}"
+        return Database.open(
+            url,
+            what="setting serving.database: the database does not answer; see to it that it runs",
+        )
+
+    @cached_property
+    def recordings(self) -> "Objects":
+        """Audio key-value store G."""
+        from spira.stores.objects import Objects
+
+        url = self.settings.serving.objects or str(self.home / "recordings")
+        return Objects.open(url, setting="serving.objects")
+
+    @cached_property
+    def keys(self) -> "KeyRing":
+        """Keys that sign receipts and hide record numbers; made where there are none."""
+        from spira.intake.keys import KeyRing
+
+        return KeyRing.open(self.keys_folder)
+
+    def environment(self) -> dict[str, str]:
+        """The environment of another process that is to have these settings."""
+        rooms = {
+            f"SPIRA_{room.upper()}": json.dumps(value) if isinstance(value, dict) else str(value)
+            for room, value in self.settings.model_dump(mode="json").items()
+        }
+        kept = {key: text for key, text in os.environ.items() if not key.startswith("SPIRA_")}
+        # A click.py in the working folder is not ours.
+        return {**kept, **rooms, "PYTHONSAFEPATH": "1"}
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str = "") -> None:
         """Show a table to a person."""

@@ -32,7 +32,7 @@ from spira.audio.quality import QualityThresholds, findings, measure
 from spira.audio.speech import RATE_HZ
 from spira.domain.errors import RecordingRefused, RefusalReason, TransientError
 from spira.domain.frozen import Frozen
-from spira.domain.recordings import Described, Finding, Measurements, SourceFormat
+from spira.domain.recordings import Described
 from spira.domain.submissions import RecordingFile
 from spira.intake.settings import CheckingSettings
 from spira.stores.processes import end_with_parent

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import structlog
 from anyio import to_thread
@@ -39,7 +39,7 @@ from spira.serving.forms import FORMS
 from spira.serving.settings import ServingSettings
 from spira.serving.taking import taken
 from spira.serving.tokens import Site, Tokens
-from spira.serving.words import PROBLEMS, REFUSALS, STATES, Problem
+from spira.serving.words import PROBLEMS, REFUSALS, STATES, Problem, Refusal
 
 _LARGEST_BODY_BYTES = 256 << 10
 _LARGEST_PAGE = 200
@@ -284,7 +284,7 @@ def _told(standing: Standing, filled: Filled) -> JSONResponse:
 def _progress(one: Progress) -> dict[str, Any]:
     if one.state == "refused":
         assert one.reason is not None
-        sentence = REFUSALS[one.reason].model_dump()  # type: ignore[index]
+        sentence = REFUSALS[cast(Refusal, one.reason)].model_dump()
         return {"id": one.id, "state": "refused", "reason": one.reason, "sentence": sentence}
     if one.state == "stored":
         return {"id": one.id, "state": "complete"}
@@ -304,7 +304,7 @@ async def _in_time(
     key = (submission.id, submission.revision, str(hash(submission.canonical())))
     task = parts.checking.get(key)
     if task is None:
-        task = asyncio.create_task(to_thread.run_sync(commit))  # type: ignore[arg-type]
+        task = asyncio.create_task(to_thread.run_sync(commit))
         parts.checking[key] = task
         task.add_done_callback(lambda _: parts.checking.pop(key, None))
     done, _ = await asyncio.wait({task}, timeout=parts.settings.checking_answer_s)

@@ -273,12 +273,8 @@ def _answered(
     return bool(changed)
 
 
-def _note(
-    tables: sa.Connection, by: str, what: str, which: str, why: str | None = None
-) -> None:
-    audit.note(
-        tables, at=datetime.now(UTC), who=by, role="site", what=what, which=which, why=why
-    )
+def _note(tables: sa.Connection, by: str, what: str, which: str, why: str | None = None) -> None:
+    audit.note(tables, at=datetime.now(UTC), who=by, role="site", what=what, which=which, why=why)
 
 
 def _iso(moment: datetime) -> str:

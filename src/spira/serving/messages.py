@@ -13,6 +13,7 @@ from spira.domain.answers import Outcome
 from spira.domain.errors import InputError, RefusalReason, TransientError
 from spira.domain.frozen import Frozen
 from spira.domain.submissions import Digest, Id
+from spira.model.prediction import PresentShare
 
 _VERSION = 1
 LARGEST_BYTES = 256 * 1024  # the server takes 1 MB
@@ -61,6 +62,7 @@ class Reply(Frozen):
     windows: int | None = Field(default=None, ge=1)
     model: str = Field(min_length=1, max_length=200)  # name/version@digest of its manifest
     manifest: Mapping[str, Any] | None = None  # spira.model.bundle.ModelManifest, of `scored`
+    shares: Mapping[Outcome, PresentShare] = Field(default_factory=dict)  # of the model's test
     reason: RefusalReason | None = None  # of `failed`
     detail: str | None = Field(default=None, max_length=1000)
 

@@ -4,7 +4,7 @@ Any number of them may run; the database decides who publishes what.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -54,14 +54,16 @@ class Relay:
         )
 
     async def _keep(
-        self, work: Callable[[], "asyncio.Future[None]"], stop: asyncio.Event, every_s: float
+        self, work: Callable[[], Awaitable[None]], stop: asyncio.Event, every_s: float
     ) -> None:
         while not stop.is_set():
             pause_s = every_s
             try:
                 await work()
             except SpiraError as error:
-                _log.warning("the relay waits", doing=work.__name__, error=str(error))
+                _log.warning(
+                    "the relay waits", doing=getattr(work, "__name__", "")[1:], error=str(error)
+                )
                 pause_s = max(every_s, _AFTER_TROUBLE_S)
             try:
                 await asyncio.wait_for(stop.wait(), pause_s)

@@ -21,9 +21,7 @@ _NO_SENTENCE = Sentence(
 )
 
 
-def taken(
-    rules: VitalRules, values: Mapping[str, Any], record: str | None, by: str
-) -> OnAccept:
+def taken(rules: VitalRules, values: Mapping[str, Any], record: str | None, by: str) -> OnAccept:
     """What is done with an assessment when it is accepted: an answer, or a request for one.
 
     values    of the form, those that may be used

@@ -50,6 +50,7 @@ _ANSWER_WITHIN_S = 2.0
 _JOIN_WITHIN_S = 3.0
 _FULL = (10023, 10047, 10077)  # no resources, no storage, a limit reached or a write that failed
 _OTHERWISE_CONFIGURED = 10058
+_PORTS = "ports.json"  # of a server's folder: the ports that it has once chosen
 _DYING_S = 2.0  # the server of a supervisor that was just killed
 
 
@@ -285,11 +286,11 @@ class NatsServer:
 
     def __init__(self, folder: Path, lock: int) -> None:
         self._folder = folder
-        self._ports = folder / "ports.json"
+        self._ports = folder / _PORTS
         self.token = folder / "token"
         if not self.token.exists():
             _write(self.token, secrets.token_urlsafe(32))
-        ports = self._kept_ports()
+        ports = _noted_ports(self._folder)
         if ports is not None and not all(_is_free(port) for port in ports):
             self._ports.unlink()  # somebody else's by now: others are chosen
         self.process = Process(
@@ -305,12 +306,11 @@ class NatsServer:
     @property
     def url(self) -> str | None:
         """Where it listens; None until it has done so once."""
-        ports = self._kept_ports()
-        return None if ports is None else f"nats://127.0.0.1:{ports[0]}"
+        return noted_url(self._folder)
 
     def _well(self) -> bool:
         """Whether it is healthy; notes its ports when it has first chosen them."""
-        ports = self._kept_ports()
+        ports = _noted_ports(self._folder)
         if ports is None:
             told = self._folder / f"{_program().name}_{self.process.pid}.ports"
             try:
@@ -322,17 +322,10 @@ class NatsServer:
             self._configure()
         return answers(f"http://127.0.0.1:{ports[1]}/healthz")
 
-    def _kept_ports(self) -> list[int] | None:
-        try:
-            client, monitor = json.loads(self._ports.read_text())
-            return [int(client), int(monitor)]
-        except (OSError, ValueError, TypeError):
-            return None
-
     def _configure(self) -> None:
         for old in self._folder.glob("*.ports"):
             old.unlink(missing_ok=True)
-        client, monitor = self._kept_ports() or (-1, -1)
+        client, monitor = _noted_ports(self._folder) or (-1, -1)
         _write(
             self._folder / "server.conf",
             f'listen: "127.0.0.1:{client}"\n'
@@ -343,6 +336,20 @@ class NatsServer:
             # The server of a busy machine may be slow to hear the secret.
             f"authorization {{ token: {json.dumps(self.token.read_text())}, timeout: 10 }}\n",
         )
+
+
+def noted_url(folder: Path) -> str | None:
+    """Where the server of a folder listens; None until it has done so once."""
+    ports = _noted_ports(folder)
+    return None if ports is None else f"nats://127.0.0.1:{ports[0]}"
+
+
+def _noted_ports(folder: Path) -> list[int] | None:
+    try:
+        client, monitor = json.loads((folder / _PORTS).read_text())
+        return [int(client), int(monitor)]
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 @contextmanager

@@ -1,0 +1,171 @@
+"""`spira serve`: assessments in, receipts and answers out."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from spira.console import json_option
+from spira.wiring import Application
+
+if TYPE_CHECKING:
+    from spira.serving.assessments import Assessments
+
+_port = click.option("--port", type=click.IntRange(0, 65535), help="0: any; else by setting.")
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def serve(ctx: click.Context) -> None:
+    """Take assessments in and answer them: API, queue, relay and predictors. Ends on SIGTERM.
+
+    Without a command everything runs here, under one supervisor. In production each part is
+    started alone, any number of each.
+    """
+    from importlib.util import find_spec
+
+    from spira.domain.errors import InputError
+
+    if find_spec("fastapi") is None or find_spec("nats") is None:
+        raise InputError(
+            "spira serve: its packages are missing; `pip install 'spira[serve]'` brings them"
+        )
+    if ctx.invoked_subcommand is None:
+        from spira.serving.service import serve as run
+
+        run(ctx.obj)
+
+
+@serve.command()
+@_port
+@click.pass_obj
+def api(app: Application, port: int | None) -> None:
+    """The Client API alone."""
+    from spira.serving.service import run_api
+
+    run_api(app, app.settings.serving.port if port is None else port)
+
+
+@serve.command()
+@click.pass_obj
+def relay(app: Application) -> None:
+    """The relay alone: it publishes what waits, writes what comes back, and sweeps."""
+    from spira.serving.service import run_relay
+
+    run_relay(app)
+
+
+@serve.command()
+@_port
+@click.pass_obj
+def predictor(app: Application, port: int | None) -> None:
+    """One Streaming Prediction Service alone; it needs no database."""
+    from spira.serving.service import run_predictor
+
+    run_predictor(app, port)
+
+
+@serve.group()
+def token() -> None:
+    """Who may send for a site."""
+
+
+@token.command("create")
+@click.argument("site")
+@json_option
+@click.pass_obj
+def create_token(app: Application, site: str) -> None:
+    """Make a token for SITE, shown once."""
+    from spira.serving.service import prepare
+    from spira.serving.tokens import Tokens
+
+    prepare(app)
+    made = Tokens(app.database).create(site)
+    app.emit({"site": site, "token": made})
+    app.say(made)
+
+
+@token.command("list")
+@json_option
+@click.pass_obj
+def list_tokens(app: Application) -> None:
+    """Every token: its id, its site, and whether it is void."""
+    from spira.serving.tokens import Tokens
+
+    found = Tokens(app.database).list()
+    app.emit([{"id": one.id, "site": one.site, "revoked_at": one.revoked_at} for one in found])
+    rows = [(one.id, one.site, one.created_at, one.revoked_at or "") for one in found]
+    app.table(["token", "site", "made", "void since"], rows, empty="No token yet.")
+
+
+@token.command("revoke")
+@click.argument("token_id", metavar="TOKEN")
+@click.pass_obj
+def revoke_token(app: Application, token_id: str) -> None:
+    """Make a token void, by its id."""
+    from spira.domain.errors import InputError
+    from spira.serving.tokens import Tokens
+
+    if not Tokens(app.database).revoke(token_id):
+        raise InputError(f"token {token_id}: none in force; `spira serve token list` shows them")
+    app.say(f"{token_id}: void")
+
+
+@serve.group("dead-letters")
+def dead_letters() -> None:
+    """Assessments that ended without an answer."""
+
+
+@dead_letters.command("list")
+@click.option("--all", "everything", is_flag=True, help="Those that were redriven too.")
+@json_option
+@click.pass_obj
+def list_letters(app: Application, everything: bool) -> None:
+    """What failed, the oldest first."""
+    found = _assessments(app).dead_letters(redriven=everything)
+    app.emit([dict(one._mapping) for one in found])
+    rows = [(str(one.id), one.assessment, one.kind, one.at, one.detail) for one in found]
+    app.table(["letter", "assessment", "kind", "at", "why"], rows, empty="No dead letter.")
+
+
+@dead_letters.command("show")
+@click.argument("letter", type=int)
+@json_option
+@click.pass_obj
+def show_letter(app: Application, letter: int) -> None:
+    """One dead letter, with everything that is known of it."""
+    from spira.domain.errors import InputError
+
+    found = [one for one in _assessments(app).dead_letters(redriven=True) if one.id == letter]
+    if not found:
+        raise InputError(f"dead letter {letter}: there is none; `spira serve dead-letters list`")
+    document = dict(found[0]._mapping)
+    app.emit(document)
+    for name, value in document.items():
+        app.say(f"{name}: {value if value is not None else '-'}")
+
+
+@dead_letters.command()
+@click.argument("letter", type=int)
+@click.option("--reason", required=True, help="Why; it is audited.")
+@click.option("--by", metavar="NAME", help="Who; the account's name where not given.")
+@click.pass_obj
+def redrive(app: Application, letter: int, reason: str, by: str | None) -> None:
+    """Ask for its answer once more."""
+    import getpass
+
+    from spira.domain.errors import InputError
+
+    now = datetime.now(UTC)
+    if not _assessments(app).redrive(letter, by or getpass.getuser(), reason, now):
+        raise InputError(
+            f"dead letter {letter}: there is none that can be asked again; "
+            "`spira serve dead-letters list` shows them"
+        )
+    app.say(f"{letter}: queued again")
+
+
+def _assessments(app: Application) -> "Assessments":
+    from spira.serving.assessments import Assessments
+
+    return Assessments(app.database)

@@ -1,0 +1,213 @@
+"""`spira serve`: the parts of Serving, alone, or all of them under one supervisor.
+
+    queue       nats-server, with JetStream         (unless setting serving.queue names one)
+    api         the Client API                      spira serve api
+    relay       outbox, result writer, sweeper      spira serve relay
+    predictor   Streaming Prediction Service        spira serve predictor, one or more
+
+They end with the supervisor, however it ends; what was accepted is in the database, and the next
+start goes on with it.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spira.domain.errors import InputError, TransientError
+from spira.stores.locks import locked
+from spira.stores.processes import Process, answers, free_or_wanted, stop_all
+from spira.stores.queue import NatsServer, Queue, nats_server
+
+if TYPE_CHECKING:
+    from spira.wiring import Application
+
+ROOMS = ("spira.intake", "spira.serving")  # whose tables there are
+_LOCAL = "127.0.0.1"
+_LOOK_EVERY_S = 0.2
+_DRAINED_WITHIN_S = 20  # requests in hand when the API is told to end
+
+
+def prepare(app: "Application") -> None:
+    """Bring database and keys up to date; whoever comes second finds nothing to do."""
+    app.home.mkdir(parents=True, exist_ok=True)
+    app.database.migrate(ROOMS)
+    _ = app.keys
+
+
+def serve(app: "Application") -> None:
+    """Everything, in the foreground, until SIGTERM or Ctrl-C.
+
+    raises    InputError when another one has the folder, or a port is taken
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    place = app.home / "serving"
+    with ExitStack() as held:
+        _hold(held, place)
+        prepare(app)
+        server = None
+        if app.settings.serving.queue is None:
+            server = held.enter_context(nats_server(place / "queue"))
+        processes = _processes(app, place, server)
+        held.callback(stop_all, processes)
+        try:
+            _watch(app, processes, server)
+        except KeyboardInterrupt:
+            app.say("Stopped. What was accepted is kept, and answered after the next start.")
+
+
+def run_api(app: "Application", port: int) -> None:
+    """The Client API, until SIGTERM; requests in hand are finished."""
+    import uvicorn
+
+    from spira.intake.checking import Checker
+    from spira.intake.submissions import Intake
+    from spira.serving.api import Parts, create_api
+    from spira.serving.assessments import Assessments
+    from spira.serving.tokens import Tokens
+
+    settings = app.settings
+    prepare(app)
+    checker = Checker(settings.intake.checking)
+    try:
+        parts = Parts(
+            intake=Intake(app.database, app.recordings, checker, app.keys, settings.intake),
+            assessments=Assessments(app.database),
+            tokens=Tokens(app.database),
+            keys=app.keys,
+            settings=settings.serving,
+            thresholds=settings.intake.checking.quality,
+        )
+        uvicorn.run(
+            create_api(parts),
+            host=settings.serving.host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=_DRAINED_WITHIN_S,
+        )
+    finally:
+        checker.close()
+
+
+def run_relay(app: "Application") -> None:
+    """The relay, until SIGTERM."""
+    from spira.intake.sweeping import sweep
+    from spira.serving.assessments import Assessments
+    from spira.serving.relay import Relay
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for kind in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(kind, stop.set)
+        queue = await Queue.connect(_queue_url(app), token=_queue_token(app))
+        relay = Relay(
+            Assessments(app.database),
+            lambda now: sweep(app.database, app.recordings, now),
+            queue,
+            app.settings.serving,
+        )
+        try:
+            await relay.run(stop)
+        finally:
+            await queue.close()
+
+    prepare(app)
+    asyncio.run(run())
+
+
+def run_predictor(app: "Application", port: int | None) -> None:
+    """One predictor, until SIGTERM; what it has in hand is finished."""
+    from spira.serving.predictor import load_champion, run
+
+    cache = app.home / "cache" / "models"
+    run(
+        _queue_url(app),
+        token=_queue_token(app),
+        objects=app.recordings,
+        load_model=lambda: load_champion(app.registry, cache, demo=app.settings.serving.demo),
+        port=port,
+    )
+
+
+def _hold(held: ExitStack, place: Path) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    holder = place / "holder"
+    try:
+        held.enter_context(locked(place / "lock", wait=False))
+    except TransientError as error:
+        who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+        raise InputError(
+            f"{place}: `spira serve` is running on this data folder already ({who}); "
+            "stop that one first"
+        ) from error
+    holder.write_text(f"process {os.getpid()}", encoding="utf-8")
+
+
+def _processes(app: "Application", place: Path, server: NatsServer | None) -> list[Process]:
+    settings = app.settings.serving
+    port = free_or_wanted("serving.port", settings.port, settings.host)
+    address = f"http://{settings.host}:{port}"
+    (place / "addresses.json").write_text(json.dumps({"api": address}))
+    app.say(f"Client API: {address}/v1 (a site's token: `spira serve token create SITE`)")
+    environment = app.environment()
+
+    def process(name: str, words: Sequence[object], well: Callable[[], bool]) -> Process:
+        spira = (sys.executable, "-m", "spira.cli", "--log-level", "info", "serve")
+        log = place / "logs" / f"{name}.log"
+        return Process(name, [str(word) for word in (*spira, *words)], well, environment, log)
+
+    found = [] if server is None else [server.process]
+    found.append(process("api", ("api", "--port", port), lambda: answers(f"{address}/healthz")))
+    found.append(process("relay", ("relay",), lambda: True))
+    for number in range(1, settings.predictors + 1):
+        own = free_or_wanted("", 0)
+        found.append(
+            process(
+                f"predictor-{number}",
+                ("predictor", "--port", own),
+                lambda own=own: answers(f"http://{_LOCAL}:{own}/healthz"),  # type: ignore[misc]
+            )
+        )
+    return found
+
+
+def _watch(app: "Application", processes: Sequence[Process], server: NatsServer | None) -> None:
+    told = False
+    while True:
+        for process in processes:
+            # The others find the queue by the address that it notes when it is first there.
+            if server is None or process is server.process or server.url is not None:
+                process.watch()
+        if not told and all(process.well for process in processes):
+            told = True
+            app.say("Serving is up.")
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _queue_url(app: "Application") -> str:
+    """Where the queue is: by setting, or where the server of this data folder noted it."""
+    given = app.settings.serving.queue
+    if given is not None:
+        return given
+    from spira.stores.queue import noted_url
+
+    found = noted_url(app.home / "serving" / "queue")
+    if found is None:
+        raise TransientError("queue: its server has not been started here; `spira serve` does")
+    return found
+
+
+def _queue_token(app: "Application") -> Path | None:
+    return None if app.settings.serving.queue else app.home / "serving" / "queue" / "token"
+
+
+def _interrupt(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
