@@ -46,7 +46,7 @@ class Tus:
         self._uploads = uploads
         self._find = find
 
-    async def __call__(self, request: Request) -> Response:
+    async def respond(self, request: Request) -> Response:
         """Answer a request on an upload's address."""
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=_HEADERS | {"Tus-Version": _VERSION})

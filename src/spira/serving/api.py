@@ -115,7 +115,7 @@ def create_api(parts: Parts) -> FastAPI:
         return None if n_bytes is None else Upload(upload, n_bytes)
 
     tus = Tus(parts.intake.uploads, find)
-    app.add_route("/v1/uploads/{upload}", tus, methods=["HEAD", "PATCH", "OPTIONS"])
+    app.add_route("/v1/uploads/{upload}", tus.respond, methods=["HEAD", "PATCH", "OPTIONS"])
 
     @app.put("/v1/assessments/{id}", openapi_extra=_body(Manifest))
     async def put(
