@@ -7,6 +7,7 @@ client repeats it until it holds a receipt. Bytes travel by tus (spira.intake.tu
 import asyncio
 import base64
 import binascii
+import hmac
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -130,7 +131,9 @@ def create_api(parts: Parts) -> FastAPI:
         device_time = _device_time(spira_device_time)
         manifest = _read(Manifest, await _limited(request))
         filled = _filled(manifest.form)
-        submission, record = _submission(id, manifest, filled, parts.keys, site.name)
+        submission = _submission(id, manifest, filled, owner)
+        number = filled.identifying.get("record_number")
+        record = None if number is None else parts.keys.hash_record(site.name, number)
         by = f"token {site.token_id}"
 
         def commit() -> Standing:
@@ -318,20 +321,25 @@ def _filled(form: FormValues) -> Filled:
     return check(known, form.values)
 
 
-def _submission(
-    id: str, manifest: Manifest, filled: Filled, keys: KeyRing, site: str
-) -> tuple[Submission, str | None]:
-    """The submission as it is stored, without what identifies; and the hash of the record."""
-    hashed = {name: keys.hash_record(site, value) for name, value in filled.identifying.items()}
-    submission = Submission(
+def _submission(id: str, manifest: Manifest, filled: Filled, owner: Owner) -> Submission:
+    """The submission as it is stored, without what identifies a person.
+
+    In its place stands a hash that only the device's secret can make, and the server does not keep
+    that: whether another number was sent can be told, and the number cannot, now or with whatever
+    key is in use later.
+    """
+    sealed = {
+        name: hmac.digest(owner.secret.encode(), f"{name}|{value}".encode(), "sha256").hex()
+        for name, value in filled.identifying.items()
+    }
+    return Submission(
         kind="assessment",
         id=id,
         revision=manifest.revision,
-        form=manifest.form.model_copy(update={"values": {**filled.kept, **hashed}}),
+        form=manifest.form.model_copy(update={"values": {**filled.kept, **sealed}}),
         files=manifest.recordings,
         replaces=manifest.replaces,
     )
-    return submission, hashed.get("record_number")
 
 
 def _secret(text: str) -> str:

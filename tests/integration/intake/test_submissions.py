@@ -1,0 +1,409 @@
+"""Submissions, from the first manifest to the receipt, on real databases and a real folder."""
+
+import base64
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import uuid_utils
+
+from spira.domain.recordings import Measurements, SourceFormat
+from spira.domain.submissions import FormValues, RecordingFile, Submission
+from spira.intake.checking import Found, Refused
+from spira.intake.keys import KeyRing
+from spira.intake.settings import IntakeSettings
+from spira.intake.submissions import (
+    Accepted,
+    Conflict,
+    Intake,
+    Owner,
+    SendAgain,
+    Standing,
+    Unknown,
+)
+from spira.intake.sweeping import sweep
+from spira.intake.tables import SUBMISSIONS
+from spira.intake.uploads import OffsetTaken
+from spira.stores.database import Database
+from spira.stores.objects import Objects
+
+OWNER = Owner("ward", "a secret of the device")
+SOUND = b"the bytes of a recording"
+NOW = datetime.now(UTC)
+
+
+class Checking:
+    """Checks digests only; what begins with a word of refusal is refused with it."""
+
+    def check(
+        self, pieces: Sequence[bytes], file: RecordingFile, *, unfinished: bool = False
+    ) -> Found | Refused:
+        data = b"".join(pieces)
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            return Refused(reason="wrong_digest", detail="other bytes")
+        for reason in ("undecodable", "check_failed"):
+            if data.startswith(reason.encode()):
+                return Refused(reason=reason, detail="as it says")
+        measured = Measurements(
+            duration_s=6,
+            peak=0.5,
+            level_dbfs=-20,
+            speech_level_dbfs=-18,
+            noise_floor_dbfs=-60,
+            clipped_fraction=0,
+            speech_s=5,
+        )
+        source = SourceFormat(container="wav", codec="pcm_s16le", rate_hz=16000, channels=1)
+        return Found(format=source, measurements=measured, findings=(), audio=data[::-1])
+
+
+class Told:
+    """What the subsystem was told, of transactions that were committed."""
+
+    def __init__(self) -> None:
+        self.accepted: list[Accepted] = []
+        self.table = sa.table("told", sa.column("id"))
+
+    def __call__(self, tables: sa.Connection, accepted: Accepted) -> None:
+        tables.execute(self.table.insert().values(id=accepted.submission.id))
+        self.accepted.append(accepted)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """With the tables of intake, and one of a subsystem."""
+    url = f"sqlite:///{tmp_path / 'intake.db'}"
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres").empty(uuid.uuid4().hex)
+    database = Database.open(url, what="the database of a test is away")
+    database.migrate(["spira.intake"])
+    with database.writing() as tables:
+        tables.execute(sa.text("CREATE TABLE told (id TEXT PRIMARY KEY)"))
+    return database
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> Objects:
+    """A folder."""
+    return Objects.open(str(tmp_path / "objects"), setting="a test")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyRing:
+    """A ring of its own."""
+    return KeyRing.open(tmp_path / "keys")
+
+
+@pytest.fixture
+def intake(database: Database, objects: Objects, keys: KeyRing) -> Intake:
+    """Intake on them."""
+    return Intake(database, objects, Checking(), keys, IntakeSettings())
+
+
+@pytest.fixture
+def told() -> Told:
+    """What the subsystem was told."""
+    return Told()
+
+
+def submission(*sounds: bytes, revision: int = 1, **values: Any) -> Submission:
+    """An assessment with these recordings."""
+    files = [
+        RecordingFile(
+            id=str(uuid_utils.uuid7()),
+            utterance="sentence",
+            sha256=hashlib.sha256(sound).hexdigest(),
+            n_bytes=len(sound),
+            duration_s=6,
+            recorded_at=NOW,
+        )
+        for sound in sounds or (SOUND,)
+    ]
+    return Submission(
+        kind="assessment",
+        id=str(uuid_utils.uuid7()),
+        revision=revision,
+        form=FormValues(id="assessment", version=1, values=values),
+        files=tuple(files),
+    )
+
+
+def upload(intake: Intake, standing: Standing, *sounds: bytes) -> None:
+    """Send what is needed."""
+    of = {hashlib.sha256(sound).hexdigest(): sound for sound in sounds or (SOUND,)}
+    for one in standing.recordings:
+        if one.state == "announced":
+            sound = next(sound for sound in of.values() if len(sound) == one.n_bytes)
+            intake.uploads.append(one.upload, one.offset, sound[one.offset :])
+
+
+def bytes_of(objects: Objects) -> dict[str, bytes]:
+    """Every final object."""
+    return {item.key: objects.read(item.key) or b"" for item in objects.list("recordings/")}
+
+
+def test_a_submission_ends_with_a_receipt_that_stays(
+    intake: Intake, objects: Objects, told: Told
+) -> None:
+    """Byte for byte; the subsystem was told once, with both objects of every recording."""
+    sent = submission()
+
+    first = intake.commit(sent, OWNER, told)
+    upload(intake, first)
+    accepted = intake.commit(sent, OWNER, told)
+    again = intake.commit(sent, OWNER, told)
+
+    assert (first.receipt, first.recordings[0].state) == (None, "announced")
+    assert accepted.receipt is not None
+    assert again == accepted
+    (one,) = told.accepted
+    (stored,) = one.recordings
+    assert (one.submission, one.site) == (sent, "ward")
+    assert bytes_of(objects) == {stored.original: SOUND, stored.audio: SOUND[::-1]}
+    assert stored.audio_sha256 == hashlib.sha256(SOUND[::-1]).hexdigest()
+    payload = accepted.receipt.split(".")[1]
+    signed = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert [taken["sha256"] for taken in signed["recordings"]] == [sent.files[0].sha256]
+
+
+def test_bytes_that_are_not_those_announced_are_needed_from_the_start(
+    intake: Intake, told: Told
+) -> None:
+    """Under another upload, so that nobody who still sends the old ones spoils it."""
+    sent = submission()
+    standing = intake.commit(sent, OWNER, told)
+    upload(intake, standing, b"x" * len(SOUND))
+
+    spoilt = intake.commit(sent, OWNER, told)
+
+    assert (spoilt.receipt, spoilt.recordings[0].offset) == (None, 0)
+    assert spoilt.recordings[0].upload != standing.recordings[0].upload
+    assert intake.upload(standing.recordings[0].upload, "ward") is None
+    assert intake.upload(spoilt.recordings[0].upload, "ward") == len(SOUND)
+    assert intake.upload(spoilt.recordings[0].upload, "another site") is None
+    upload(intake, spoilt)
+    assert intake.commit(sent, OWNER, told).receipt is not None
+
+
+def test_a_higher_revision_replaces_and_keeps_what_was_uploaded(intake: Intake, told: Told) -> None:
+    """A lower one, or the same with other content, is a conflict that names the places."""
+    sent = submission(age=63)
+    upload(intake, intake.commit(sent, OWNER, told, ready=False))
+    corrected = sent.model_copy(
+        update={"revision": 2, "form": sent.form.model_copy(update={"values": {"age": 36}})}
+    )
+
+    standing = intake.commit(corrected, OWNER, told, ready=False)
+    with pytest.raises(Conflict) as lower:
+        intake.commit(sent, OWNER, told)
+    with pytest.raises(Conflict) as other:
+        intake.commit(sent.model_copy(update={"revision": 2}), OWNER, told)
+
+    assert standing.recordings[0].state == "stored"
+    assert lower.value.differs == ("form.values.age", "revision")
+    assert other.value.differs == ("form.values.age",)
+    assert intake.commit(corrected, OWNER, told).receipt is not None
+    assert told.accepted[0].submission == corrected
+
+
+def test_after_the_receipt_nothing_changes(intake: Intake, told: Told) -> None:
+    """Another manifest is a conflict, another device or site is told of nothing."""
+    sent = submission(age=63)
+    upload(intake, intake.commit(sent, OWNER, told))
+    receipt = intake.commit(sent, OWNER, told).receipt
+    changed = sent.model_copy(update={"revision": 2})
+
+    with pytest.raises(Conflict):
+        intake.commit(changed, OWNER, told)
+    for stranger in (Owner("ward", "another device"), Owner("elsewhere", OWNER.secret)):
+        with pytest.raises(Unknown):
+            intake.commit(sent, stranger, told)
+    assert intake.commit(sent, OWNER, told).receipt == receipt
+
+
+@pytest.mark.parametrize(("ready", "sound"), [(False, SOUND), (True, b"undecodable")])
+def test_what_cannot_be_accepted_is_kept_and_says_why(
+    ready: bool, sound: bytes, intake: Intake, told: Told
+) -> None:
+    """A field that is refused, a file that is no audio: no receipt, and nothing is told."""
+    sent = submission(sound)
+    upload(intake, intake.commit(sent, OWNER, told, ready=ready), sound)
+
+    for _ in range(2):
+        standing = intake.commit(sent, OWNER, told, ready=ready)
+        assert standing.receipt is None
+        assert standing.recordings[0].reason == (None if ready is False else "undecodable")
+    assert told.accepted == []
+
+
+def test_a_recording_that_kills_its_check_is_accepted_without_samples(
+    intake: Intake, objects: Objects, told: Told
+) -> None:
+    """Its original is kept: whoever mends the decoder wants it, and the patient has gone."""
+    sound = b"check_failed"
+    sent = submission(sound)
+    upload(intake, intake.commit(sent, OWNER, told), sound)
+
+    assert intake.commit(sent, OWNER, told).receipt is not None
+    (stored,) = told.accepted[0].recordings
+    assert (stored.found, stored.audio) == (None, None)
+    assert bytes_of(objects) == {stored.original: sound}
+
+
+def test_a_subsystem_that_fails_leaves_nothing_accepted(
+    intake: Intake, database: Database, told: Told
+) -> None:
+    """The next manifest accepts it, and tells it once."""
+    sent = submission()
+    upload(intake, intake.commit(sent, OWNER, told))
+
+    def fail(tables: sa.Connection, accepted: Accepted) -> None:
+        told(tables, accepted)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        intake.commit(sent, OWNER, fail)
+    assert intake.commit(sent, OWNER, told).receipt is not None
+    with database.reading() as tables:
+        assert tables.execute(sa.select(told.table)).all() == [(sent.id,)]
+
+
+def test_two_at_one_offset_one_wins(intake: Intake, told: Told) -> None:
+    """The other asks for the offset, and goes on from there."""
+    (needed,) = intake.commit(submission(), OWNER, told).recordings
+
+    assert intake.uploads.append(needed.upload, 0, b"first") == 5
+    with pytest.raises(OffsetTaken):
+        intake.uploads.append(needed.upload, 0, b"second")
+    assert intake.uploads.offset(needed.upload) == 5
+
+
+# --- sweeping -----------------------------------------------------------------------------------
+
+
+def test_what_nobody_finishes_expires_and_can_be_sent_again(
+    intake: Intake, database: Database, objects: Objects, told: Told
+) -> None:
+    """With everything deleted meanwhile; what is accepted keeps its recordings for ever."""
+    kept, left = submission(b"kept for ever"), submission()
+    upload(intake, intake.commit(kept, OWNER, told), b"kept for ever")
+    intake.commit(kept, OWNER, told)
+    upload(intake, intake.commit(left, OWNER, told))
+    before = bytes_of(objects)
+
+    sweep(database, objects, NOW + timedelta(days=29))
+    assert intake.commit(left, OWNER, told, ready=False).recordings[0].state == "stored"
+    sweep(database, objects, NOW + timedelta(days=366))
+    assert bytes_of(objects) == before
+    assert list(objects.list("staging/")) == []
+
+    standing = intake.commit(left, OWNER, told)
+    assert standing.recordings[0].offset == 0
+    upload(intake, standing)
+    assert intake.commit(left, OWNER, told).receipt is not None
+    assert intake.commit(kept, OWNER, told).receipt is not None
+
+
+def test_orphans_are_swept_after_an_hour(
+    intake: Intake, database: Database, objects: Objects, told: Told
+) -> None:
+    """Of revisions that were replaced; nothing that a row still names."""
+    first = submission(b"the first take")
+    upload(intake, intake.commit(first, OWNER, told, ready=False), b"the first take")
+    intake.commit(first, OWNER, told, ready=False)
+    second = first.model_copy(update={"revision": 2, "files": submission().files})
+    upload(intake, intake.commit(second, OWNER, told))
+    intake.commit(second, OWNER, told)
+
+    sweep(database, objects, NOW)
+    assert b"the first take" in bytes_of(objects).values()
+    sweep(database, objects, NOW + timedelta(hours=2))
+    assert sorted(bytes_of(objects).values()) == sorted([SOUND, SOUND[::-1]])
+    assert list(objects.list("staging/")) == []
+
+
+class Suspended:
+    """A store or a database whose user is suspended before one of the things that it does."""
+
+    def __init__(self, real: Any, at: "Countdown") -> None:
+        self._real = real
+        self._at = at
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._real, name)
+        if name == "writing":
+            return self._writing
+        if not callable(found):
+            return found
+
+        def called(*words: Any, **more: Any) -> Any:
+            self._at.step()
+            return found(*words, **more)
+
+        return called
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        self._at.step()
+        with self._real.writing() as tables:
+            yield tables
+
+
+class Countdown:
+    """Counts steps; at one of them something else happens first."""
+
+    def __init__(self, at: int, happens: Callable[[], object]) -> None:
+        self.steps = 0
+        self._at = at
+        self._happens = happens
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.steps == self._at:
+            self._happens()
+
+
+def test_suspended_at_any_step_while_the_sweeper_runs(
+    database: Database, objects: Objects, keys: KeyRing, told: Told
+) -> None:
+    """For a month: either it is accepted with every byte, or it is sent again and then accepted."""
+    at = 1
+    while True:
+        sent = submission()
+        later = NOW + timedelta(days=60)
+        countdown = Countdown(at, lambda: sweep(database, objects, later))  # noqa: B023
+        suspended: Any = Suspended(database, countdown), Suspended(objects, countdown)
+        first = Intake(*suspended, Checking(), keys, IntakeSettings())
+        calm = Intake(database, objects, Checking(), keys, IntakeSettings())
+        upload(calm, calm.commit(sent, OWNER, told))
+
+        with pytest.MonkeyPatch.context():
+            try:
+                standing = first.commit(sent, OWNER, told)
+            except SendAgain:
+                standing = calm.commit(sent, OWNER, told)
+        for _ in range(3):
+            if standing.receipt is None:
+                upload(calm, standing)
+                standing = calm.commit(sent, OWNER, told)
+
+        assert standing.receipt is not None, at
+        sweep(database, objects, later)
+        (stored,) = told.accepted[-1].recordings
+        assert told.accepted[-1].submission == sent
+        assert objects.read(stored.original) == SOUND, at
+        assert objects.read(stored.audio or "") == SOUND[::-1], at
+        if countdown.steps < at:
+            break
+        at += 1
+    assert at > 8  # announce, list, read, keep twice, note, accept
+    with database.reading() as tables:
+        states = tables.execute(sa.select(SUBMISSIONS.c.state)).scalars().all()
+    assert set(states) == {"accepted"}
