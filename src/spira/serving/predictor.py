@@ -391,6 +391,10 @@ def run(
     asyncio.run(serve())
 
 
+# Says nothing about every question of a watcher.
+_Silent = type("_Silent", (WSGIRequestHandler,), {"log_message": lambda *_: None})
+
+
 def _tell_about(predictor: Predictor, port: int) -> None:
     """Serve its metrics, and whether its loop goes round, from a thread."""
     metrics = make_wsgi_app(predictor.metrics.registry)
@@ -404,11 +408,6 @@ def _tell_about(predictor: Predictor, port: int) -> None:
 
     server = make_server("127.0.0.1", port, pages, ThreadingWSGIServer, _Silent)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-
-
-class _Silent(WSGIRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Say nothing about every question of a watcher."""
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

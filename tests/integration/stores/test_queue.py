@@ -124,13 +124,13 @@ def test_every_message_that_was_taken_is_delivered_whatever_is_killed(
     chance = random.Random(7)
 
     async def publish(queue: Queue, done: asyncio.Event) -> None:
-        for number in range(300):
+        for number in range(1500):
             await until(lambda n=number: _published(queue, n), within_s=60)  # type: ignore[misc]
         done.set()
 
     async def fetch(queue: Queue) -> set[bytes]:
         found: set[bytes] = set()
-        while len(found) < 300:
+        while len(found) < 1500:
             for message in await until(lambda: queue.fetch("asks", "some", 10), within_s=60):
                 found.add(message.data)
                 try:
@@ -152,7 +152,7 @@ def test_every_message_that_was_taken_is_delivered_whatever_is_killed(
         done = asyncio.Event()
         async with connected(local_queue) as one, connected(local_queue) as other:
             _, found, kills = await asyncio.gather(publish(one, done), fetch(other), kill(done))
-        assert found == {b"%d" % number for number in range(300)}
+        assert found == {b"%d" % number for number in range(1500)}
         assert kills > 1
 
     asyncio.run(scenario())
