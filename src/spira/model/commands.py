@@ -1,6 +1,5 @@
 """`spira predict FILE…`: ask a model about recordings."""
 
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from spira.model.prediction import Answer, Declared, PresentShare
     from spira.model.scoring import Scorer
     from spira.wiring import Application
-
-_PREVALENCE = 0.10  # CLINICAL.md: "if 10 in 100 have it"
 
 
 @dataclass(frozen=True)
@@ -128,6 +125,7 @@ def predict(
 
 def _load(app: "Application", reference: str) -> _Model:
     """A version out of the registry, or a bundle's folder."""
+    from spira.evaluation.shares import present_shares
     from spira.model.bundle import load
 
     folder = Path(reference)
@@ -139,44 +137,7 @@ def _load(app: "Application", reference: str) -> _Model:
         alias = f" ({', '.join(version.aliases)})" if version.aliases else ""
         label = f"spira {version.version}{alias}"
     manifest, scorer = load(folder)
-    return _Model(label, manifest, scorer, _shares(folder / "metrics.json"))
-
-
-def _shares(metrics: Path) -> "dict[Outcome, PresentShare]":
-    """What the test says of people with each answer, in the conditions of the operating point.
-
-    Empty where the bundle holds no evaluation; nothing is then said about how sure.
-    """
-    from spira.evaluation.results import read_result
-    from spira.model.prediction import PresentShare
-
-    if not metrics.is_file():
-        return {}
-    result = read_result(metrics)
-    noisy = result.operating_point.condition in ("noise", "both")
-    people = [found for found in result.conditions if found.level == "participant"]
-    people.sort(key=lambda found: (found.condition == "noise") != noisy)
-    for value in people[0].predictive_values if people else ():
-        if not math.isclose(value.prevalence, _PREVALENCE):
-            continue
-        shares: dict[Outcome, PresentShare] = {}
-        positive, negative = value.positive, value.negative
-        if positive.value is not None:
-            shares["positive"] = PresentShare(
-                value=positive.value,
-                low=positive.low,
-                high=positive.high,
-                prevalence=value.prevalence,
-            )
-        if negative.value is not None:
-            shares["negative"] = PresentShare(
-                value=1 - negative.value,
-                low=None if negative.high is None else 1 - negative.high,
-                high=None if negative.low is None else 1 - negative.low,
-                prevalence=value.prevalence,
-            )
-        return shares
-    return {}
+    return _Model(label, manifest, scorer, present_shares(folder))
 
 
 def _answer(

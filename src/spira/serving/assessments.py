@@ -115,10 +115,10 @@ class Assessments:
             bury(tables, assessment, kind, detail, now)
         return True
 
-    def reached(self, assessment: str, attempt: int) -> int:
+    def reached(self, assessment: str) -> int:
         """Count an attempt that reached the model; how many there were."""
         with self._database.writing() as tables:
-            this = (ASSESSMENTS.c.id == assessment) & (ASSESSMENTS.c.attempt == attempt)
+            this = ASSESSMENTS.c.id == assessment
             tables.execute(
                 ASSESSMENTS.update().where(this).values(reached=ASSESSMENTS.c.reached + 1)
             )

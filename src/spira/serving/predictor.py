@@ -20,7 +20,7 @@ import hashlib
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -34,6 +34,7 @@ from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
+from spira.domain.answers import Outcome
 from spira.domain.errors import (
     InputError,
     PolicyRefused,
@@ -42,7 +43,9 @@ from spira.domain.errors import (
     TransientError,
 )
 from spira.domain.fingerprint import fingerprint
+from spira.evaluation.shares import present_shares
 from spira.model.bundle import ModelManifest, load
+from spira.model.prediction import PresentShare
 from spira.model.scoring import Score, Scorer
 from spira.serving.messages import REPLIES, Ask, Reply, read_message, write_message
 from spira.stores.objects import Objects
@@ -70,6 +73,7 @@ class Model:
     name: str  # name/version@digest of the manifest
     manifest: ModelManifest
     scorer: Scorer
+    shares: Mapping[Outcome, PresentShare] = field(default_factory=dict)  # how sure it may be
 
 
 def load_champion(registry: Registry, cache: Path, *, demo: bool) -> Model:
@@ -80,14 +84,15 @@ def load_champion(registry: Registry, cache: Path, *, demo: bool) -> Model:
               the registry does not answer, IntegrityError for damaged files
     """
     version = registry.get("champion")
-    manifest, scorer = load(registry.download(version, cache))
+    folder = registry.download(version, cache)
+    manifest, scorer = load(folder)
     if "synthetic" in (version.evidence_level, manifest.evidence_level) and not demo:
         raise PolicyRefused(
             f"model {version.version}: trained on synthetic voices, it has no clinical meaning; "
             "promote another one, or set serving.demo"
         )
     digest = fingerprint(manifest.model_dump(mode="json"))
-    return Model(f"spira/{version.version}@{digest}", manifest, scorer)
+    return Model(f"spira/{version.version}@{digest}", manifest, scorer, present_shares(folder))
 
 
 class ModelFailed(Exception):
@@ -301,6 +306,7 @@ class Predictor:
             outcome=score.outcome,
             windows=len(score.window_logits),
             manifest=model.manifest.model_dump(mode="json"),
+            shares=model.shares,
             **about,
         )
 

@@ -43,7 +43,7 @@ class Results:
         if reply.kind == "failed":
             return self._fail(reply.assessment, "input", f"{reply.reason}: {reply.detail}")
         about = About.model_validate_json(row.about)
-        answer = of_reply(about, reply).model_dump(mode="json", exclude_none=True)
+        answer = of_reply(about, reply).model_dump(mode="json")
         scored = {
             "probability": reply.probability,
             "calibrated": reply.calibrated,
@@ -58,7 +58,7 @@ class Results:
 
     def _count(self, reply: Reply) -> bool:
         """An attempt reaches the model; after too many that brought nothing, it ends."""
-        if self._assessments.reached(reply.assessment, reply.attempt) <= _MOST_REACHED:
+        if self._assessments.reached(reply.assessment) <= _MOST_REACHED:
             return True
         return self._fail(
             reply.assessment, "unknown", f"{_MOST_REACHED} attempts reached the model, none ended"
@@ -66,7 +66,7 @@ class Results:
 
     def _fail(self, assessment: str, kind: Failure, detail: str) -> bool:
         answer = Answer(outcome=None, sentence=FAILURES[kind])
-        document = answer.model_dump(mode="json", exclude_none=True)
+        document = answer.model_dump(mode="json")
         failed = self._assessments.fail(assessment, kind, detail, document, self._now())
         if failed:
             _log.error("a dead letter", assessment=assessment, kind=kind, detail=detail)

@@ -53,7 +53,7 @@ def taken(rules: VitalRules, values: Mapping[str, Any], record: str | None, by: 
         }
         state, answer = _at_once(about, scored)
         if answer is not None:
-            row["answer"] = answer.model_dump_json(exclude_none=True)
+            row["answer"] = answer.model_dump_json()
             row["answered_at"] = row["accepted_at"]
         add(tables, row | {"state": state})
         if state == "failed":

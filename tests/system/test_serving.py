@@ -1,0 +1,239 @@
+"""Serving: assessments in, receipts and answers out, through the real service."""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import FORM, Assessment, Served, announced, publish_champion, voice
+
+from spira.audio.decode import decode
+from spira.model.bundle import load
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The model that answers, and the data folder whose champion it is."""
+    folder = tmp_path_factory.mktemp("served")
+    return publish_champion(folder / "home", folder / "bundle")
+
+
+@pytest.fixture(scope="module")
+def served(bundle: Path) -> Iterator[Served]:
+    """A service with a champion."""
+    service = Served(bundle.parent / "home")
+    service.token = service.make_token()
+    service.start()
+    yield service
+    service.kill("everything")
+
+
+def scored(served: Served, assessment: str) -> dict[str, Any]:
+    """What the model said of an assessment, which no client is told."""
+    with closing(sqlite3.connect(served.home / "spira.db")) as tables:
+        (answer,) = tables.execute(
+            "SELECT answer FROM serving_assessments WHERE id = ?", (assessment,)
+        ).fetchone()
+    found: dict[str, Any] = json.loads(answer)["scored"]
+    return found
+
+
+def test_every_answer_is_that_of_the_own_recording(
+    served: Served, bundle: Path, tmp_path: Path
+) -> None:
+    """Told by what the model says of exactly these samples."""
+    _, scorer = load(bundle)
+    some = [Assessment((voice(number),)) for number in range(5)]
+
+    receipts = [served.sent(one) for one in some]
+
+    assert len(set(receipts)) == len(some)
+    for one in some:
+        found = served.answered(one.id)
+        (tmp_path / one.id).write_bytes(one.sounds[0])
+        expected = scorer.score(decode(tmp_path / one.id))
+        assert scored(served, one.id)["probability"] == pytest.approx(
+            expected.probability, abs=1e-6
+        )
+        answer = found["answer"]
+        assert answer["outcome"] == expected.outcome
+        assert answer["evidence"]["pt"] == "Uso em pesquisa. Não regularizado na Anvisa."
+        assert "probability" not in json.dumps(found)
+    assert len({scored(served, one.id)["probability"] for one in some}) == len(some)
+
+
+def test_the_receipt_stays_and_another_manifest_is_a_conflict(served: Served) -> None:
+    """Which says what differs to the device that made it, and nothing to others."""
+    one = Assessment((voice(10),))
+    served.sent(one)
+    receipt = served.put(one).content
+    changed = Assessment(one.sounds, one.id, one.secret, json.loads(json.dumps(one.manifest)))
+    changed.manifest["form"]["values"]["record_number"] = "7654321"
+    stranger = Assessment(one.sounds, one.id, manifest=one.manifest)
+
+    conflict, unknown = served.put(changed), served.put(stranger)
+
+    assert served.put(one).content == receipt
+    assert (conflict.status_code, conflict.json()["differs"]) == (
+        409,
+        ["form.values.record_number"],
+    )
+    assert (unknown.status_code, "differs" in unknown.json()) == (404, False)
+    assert (
+        served.http(
+            "GET", f"/v1/assessments/{Assessment((b'',), manifest={'a': 1}).id}"
+        ).status_code
+        == 404
+    )
+
+
+def test_outside_the_intended_use_is_recorded_and_not_scored(served: Served) -> None:
+    """At once, with the reason, and vital signs above."""
+    one = Assessment((voice(11),))
+    one.manifest["form"]["values"] |= {"age": 12, "spo2": 88, "oxygen_support": "room_air"}
+    served.sent(one)
+
+    found = served.answered(one.id, 5)
+
+    assert (found["state"], found["answer"]["outcome"]) == ("completed", None)
+    assert "18" in found["answer"]["reasons"][0]["pt"]
+    assert found["banner"]["pt"].startswith("Sinais vitais alterados (SpO₂ 88 %).")
+
+
+def test_a_poor_recording_is_accepted_and_inconclusive(served: Served) -> None:
+    """With one thing to do."""
+    one = Assessment((voice(12, seconds=2.0),))
+    served.sent(one)
+
+    answer = served.answered(one.id, 5)["answer"]
+
+    assert answer["outcome"] == "inconclusive"
+    assert "short" in [finding["finding"] for finding in answer["findings"]]
+    assert answer["sentence"]["pt"].startswith("Inconclusivo: ")
+
+
+def test_what_is_wrong_in_a_form_is_said_by_field_and_loses_nothing(served: Served) -> None:
+    """Bytes are kept; a higher revision mends it."""
+    one = Assessment((voice(13),))
+    one.manifest["form"]["values"] |= {"age": "sixty", "agee": 3}
+    served.upload(one)
+
+    told = served.put(one).json()
+    one.manifest["revision"] = 2
+    one.manifest["form"]["values"] = dict(FORM)
+
+    assert told["state"] == "incomplete"
+    assert {field["name"]: field["reason"] for field in told["fields"]} == {
+        "age": "wrong_type",
+        "agee": "unknown",
+    }
+    assert served.put(one).json()["state"] == "accepted"
+
+
+def test_changes_are_followed_and_a_record_is_found_by_its_number(served: Served) -> None:
+    """Only of the own site; the number stands in a body, in any way of writing it."""
+    one = Assessment((voice(14),))
+    one.manifest["form"]["values"]["record_number"] = "99.888/7-a"
+    served.sent(one)
+    served.answered(one.id)
+
+    page = served.http("GET", "/v1/assessments", params={"limit": 2}).json()
+    following = served.http("GET", "/v1/assessments", params={"after": page["next"]}).json()
+    found = served.http("POST", "/v1/assessments/search", json={"record_number": "998887A"}).json()
+
+    ids = [entry["id"] for entry in (*page["assessments"], *following["assessments"])]
+    assert len(page["assessments"]) == 2
+    assert len(set(ids)) == len(ids)
+    assert one.id in ids
+    assert [entry["id"] for entry in found["assessments"]] == [one.id]
+    elsewhere = served.make_token("elsewhere")
+    other = {"headers": {"Authorization": f"Bearer {elsewhere}"}}
+    assert served.http("GET", "/v1/assessments", **other).json()["assessments"] == []
+    assert served.http("GET", f"/v1/assessments/{one.id}", **other).status_code == 404
+
+
+def test_a_voided_answer_stays_and_is_struck_through(served: Served) -> None:
+    """With when it was; a second time changes nothing."""
+    one = Assessment((voice(15),))
+    served.sent(one)
+    served.answered(one.id)
+    path = f"/v1/assessments/{one.id}/void"
+
+    first = served.http("POST", path, json={"reason": "wrong bed"}).json()
+    second = served.http("POST", path, json={"reason": "again"}).json()
+
+    assert first["voided"] == second["voided"]
+    assert first["voided"]["sentence"]["pt"].startswith("Anulado.")
+    assert first["answer"] is not None
+    assert served.http("POST", path, json={}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"revision": 0}, 400),
+        ({"revision": "one"}, 400),
+        ({"recordings": []}, 400),
+        ({"unknown": 1}, 400),
+        ({"form": {"id": "assessment", "version": 99, "values": {}}}, 400),
+        ({"form": {"id": "../assessment", "version": 1, "values": {}}}, 400),
+    ],
+)
+def test_what_is_no_manifest_is_refused_with_its_place(
+    served: Served, change: dict[str, Any], status: int
+) -> None:
+    """As problem details, with a sentence for people."""
+    one = Assessment((voice(16),))
+    one.manifest |= change
+
+    answer = served.put(one)
+
+    assert answer.status_code == status
+    assert answer.headers["content-type"].startswith("application/problem+json")
+    assert answer.json()["sentence"]["pt"]
+
+
+@pytest.mark.parametrize(
+    ("sound", "reason"),
+    [
+        (b"ffconcat version 1.0\nfile '/etc/passwd'\n", "not_audio"),
+        (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", "not_audio"),
+        (b"PK\x03\x04" + bytes(200), "not_audio"),
+        (voice(17)[:30000], "truncated"),
+    ],
+)
+def test_a_file_that_is_no_sound_is_refused_by_name(
+    served: Served, sound: bytes, reason: str
+) -> None:
+    """The other recordings, and the assessment, are kept."""
+    recording = announced(voice(17)) | {
+        "sha256": hashlib.sha256(sound).hexdigest(),
+        "n_bytes": len(sound),
+    }
+    one = Assessment(
+        (sound,),
+        manifest={
+            "revision": 1,
+            "form": {"id": "assessment", "version": 1, "values": FORM},
+            "recordings": [recording],
+        },
+    )
+    served.upload(one)
+
+    (told,) = served.put(one).json()["recordings"]
+
+    assert told["state"] == "refused"
+    assert told["reason"] in (reason, "wrong_duration", "undecodable")
+    assert told["sentence"]["pt"]
+
+
+def test_a_second_service_on_the_folder_names_the_holder(served: Served) -> None:
+    """And ends with 2."""
+    second = served.spira("serve")
+
+    assert second.returncode == 2
+    assert "is running on this data folder already (process " in second.stderr
