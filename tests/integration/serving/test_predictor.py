@@ -283,6 +283,34 @@ def test_a_store_that_is_away_delays_and_never_fails_a_recording(
     assert {reply.kind for reply in found.values()} == {"scored"}
 
 
+def test_an_ask_that_came_too_often_is_dropped_until_it_is_asked_anew(
+    local_queue: Any,
+    objects: Objects,
+    make_bundle: Bundles,
+    ask_for: Asks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A message is no truth: the request is the relay's, and stays open."""
+    monkeypatch.setattr(predictor_module, "_MOST_DELIVERIES", 1)
+    lost = ask_for(1, stored=False)
+    bundle = make_bundle()
+
+    async def scenario() -> list[Reply]:
+        async with connected(local_queue) as queue:
+            await ask_all(queue, [lost])
+            async with predicting(queue, objects, lambda: model_of(bundle)):
+                deadline = time.monotonic() + 20
+                while await left(queue):
+                    assert time.monotonic() < deadline
+                    await asyncio.sleep(0.05)
+                ask_for(1)
+                await ask_all(queue, [lost.model_copy(update={"attempt": 2})])
+                return await replies(queue, 1)
+
+    (reply,) = asyncio.run(scenario())
+    assert (reply.kind, reply.attempt) == ("scored", 2)
+
+
 def test_a_recording_that_can_never_be_scored_fails_with_its_reason(
     local_queue: Any, objects: Objects, make_bundle: Bundles, ask_for: Asks
 ) -> None:
