@@ -193,6 +193,31 @@ def test_an_ask_that_comes_again_has_no_second_reply(
     assert found[0].probability == score.probability
 
 
+def test_an_ask_is_not_done_with_before_its_reply_is_taken(
+    local_queue: Any, objects: Objects, make_bundle: Bundles, ask_for: Asks
+) -> None:
+    """A queue that takes no reply, or a kill at that moment, makes the ask come again."""
+    bundle = make_bundle()
+
+    class Full(Queue):
+        full = True
+
+        async def publish(self, *what: Any, **how: Any) -> None:
+            if self.full:
+                assert await left(self) == 1
+                self.full = False
+                raise TransientError("the stream is full")
+            await super().publish(*what, **how)
+
+    async def scenario() -> list[Reply]:
+        async with connected(local_queue) as queue, connected(local_queue, Full) as full:
+            await ask_all(queue, [ask_for(1)])
+            async with predicting(full, objects, lambda: model_of(bundle)):
+                return await replies(queue, 1)
+
+    assert len(ended(asyncio.run(scenario()))) == 1
+
+
 GARBAGE = [
     b"",
     b"\xff\xfe\x00",
