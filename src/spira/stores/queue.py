@@ -68,6 +68,8 @@ class Queue:
     async def connect(cls, url: str, *, token: Path | None = None) -> "Queue":
         """A queue at nats://host:port, and the streams on it; a server that is away comes later.
 
+        Several servers of one cluster are written with commas between them.
+
         token     the file that holds the secret, read at every connection
         """
         queue = cls(url, token=token)
@@ -212,7 +214,7 @@ class Queue:
         try:
             async with asyncio.timeout(_JOIN_WITHIN_S):
                 await client.connect(
-                    self._url,
+                    self._url.split(","),
                     token=token,
                     error_cb=_unheard,
                     allow_reconnect=False,  # it has ways to stay away for ever; we join again

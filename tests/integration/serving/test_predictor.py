@@ -193,6 +193,31 @@ def test_an_ask_that_comes_again_has_no_second_reply(
     assert found[0].probability == score.probability
 
 
+def test_an_ask_is_not_done_with_before_its_reply_is_taken(
+    local_queue: Any, objects: Objects, make_bundle: Bundles, ask_for: Asks
+) -> None:
+    """A queue that takes no reply, or a kill at that moment, makes the ask come again."""
+    bundle = make_bundle()
+
+    class Full(Queue):
+        full = True
+
+        async def publish(self, *what: Any, **how: Any) -> None:
+            if self.full:
+                assert await left(self) == 1
+                self.full = False
+                raise TransientError("the stream is full")
+            await super().publish(*what, **how)
+
+    async def scenario() -> list[Reply]:
+        async with connected(local_queue) as queue, connected(local_queue, Full) as full:
+            await ask_all(queue, [ask_for(1)])
+            async with predicting(full, objects, lambda: model_of(bundle)):
+                return await replies(queue, 1)
+
+    assert len(ended(asyncio.run(scenario()))) == 1
+
+
 GARBAGE = [
     b"",
     b"\xff\xfe\x00",
@@ -281,6 +306,34 @@ def test_a_store_that_is_away_delays_and_never_fails_a_recording(
 
     found = ended(asyncio.run(scenario()))
     assert {reply.kind for reply in found.values()} == {"scored"}
+
+
+def test_an_ask_that_came_too_often_is_dropped_until_it_is_asked_anew(
+    local_queue: Any,
+    objects: Objects,
+    make_bundle: Bundles,
+    ask_for: Asks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A message is no truth: the request is the relay's, and stays open."""
+    monkeypatch.setattr(predictor_module, "_MOST_DELIVERIES", 1)
+    lost = ask_for(1, stored=False)
+    bundle = make_bundle()
+
+    async def scenario() -> list[Reply]:
+        async with connected(local_queue) as queue:
+            await ask_all(queue, [lost])
+            async with predicting(queue, objects, lambda: model_of(bundle)):
+                deadline = time.monotonic() + 20
+                while await left(queue):
+                    assert time.monotonic() < deadline
+                    await asyncio.sleep(0.05)
+                ask_for(1)
+                await ask_all(queue, [lost.model_copy(update={"attempt": 2})])
+                return await replies(queue, 1)
+
+    (reply,) = asyncio.run(scenario())
+    assert (reply.kind, reply.attempt) == ("scored", 2)
 
 
 def test_a_recording_that_can_never_be_scored_fails_with_its_reason(

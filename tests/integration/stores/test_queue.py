@@ -305,7 +305,9 @@ def test_only_this_machine_and_only_with_the_secret(local_queue: Any, tmp_path: 
 
 
 def test_a_second_server_on_one_folder_is_refused(local_queue: Any) -> None:
-    """Two would lose each other's messages without a word."""
+    """Two would lose each other's messages without a word; the server itself holds the lock."""
+    held = [path.readlink() for path in Path(f"/proc/{local_queue.pid}/fd").iterdir()]
+    assert local_queue.folder / "lock" in held
     with (
         pytest.raises(InputError, match="another queue server is running"),
         nats_server(local_queue.folder),
