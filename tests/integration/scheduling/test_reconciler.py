@@ -206,6 +206,33 @@ def test_a_run_left_on_its_way_is_started_again_and_then_more_seldom(
     assert set(started) == {run.run_id}
 
 
+def test_a_run_that_was_never_queued_is_given_up(
+    reconciler: Reconciler,
+    requests: Requests,
+    instance: DagsterInstance,
+    ask: Callable[..., Request],
+    make_run: MakeRun,
+) -> None:
+    """The web page was killed between making and queueing it: half a minute, and another is due."""
+    request = ask("a")
+    run = make_run(request, DagsterRunStatus.NOT_STARTED)
+
+    for _ in range(14):
+        reconciler.reconcile()
+    left = instance.get_run_by_id(run.run_id)
+    assert left is not None
+    assert left.status == DagsterRunStatus.NOT_STARTED
+    for _ in range(2):
+        reconciler.reconcile()
+
+    ended = instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status == FAILED
+    found = requests.get(request.id)
+    assert (found.state, found.attempt, found.run_id) == ("open", 2, None)
+    assert [one.id for one in requests.due()] == [request.id]
+
+
 def test_a_run_of_the_page_without_partition_is_told_apart(
     reconciler: Reconciler, requests: Requests, instance: DagsterInstance
 ) -> None:
