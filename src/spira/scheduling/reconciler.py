@@ -30,7 +30,7 @@ from spira.scheduling.asking import Desk
 from spira.scheduling.launcher import DetachedRunLauncher
 from spira.scheduling.notices import tell
 from spira.scheduling.requests import Request, State
-from spira.scheduling.runs import ATTEMPT, REQUEST, adopt
+from spira.scheduling.runs import ATTEMPT, REQUEST, RUN, UNKNOWN, adopt
 from spira.scheduling.stages import Cause, Trouble
 
 EVERY_S = 2.0
@@ -115,11 +115,14 @@ class Reconciler:
             self.instance.report_run_failed(run, "it was never queued: what made it was killed")
 
     def _request_of(self, run: dg.DagsterRun) -> Request | None:
+        named = run.tags.get(REQUEST, UNKNOWN)
+        if named == UNKNOWN and run.tags.get(RUN) == run.run_id:  # not its parent's tags
+            return None
         try:
             return adopt(run, self.instance, self.desk)
         except InputError as error:
-            if REQUEST not in run.tags:
-                self.instance.add_run_tags(run.run_id, {REQUEST: "none"})
+            if named == UNKNOWN:
+                self.instance.add_run_tags(run.run_id, {REQUEST: UNKNOWN, RUN: run.run_id})
                 _log.warning("a run without a request", run=run.run_id, reason=str(error))
             return None
 

@@ -1,6 +1,7 @@
 """The reconciler, on a real table and Dagster's own storage."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.launcher.base import LaunchRunContext
 from dagster._core.test_utils import create_run_for_test
 
-from spira.domain.errors import TransientError
+from spira.datasets.names import STAGE, give_name
+from spira.domain.errors import InputError, TransientError
 from spira.scheduling.asking import Desk
 from spira.scheduling.launcher import DetachedRunLauncher
 from spira.scheduling.reconciler import Reconciler
@@ -245,6 +247,40 @@ def test_a_run_of_the_page_without_partition_is_told_apart(
     assert stored is not None
     assert stored.tags[REQUEST] == "none"
     assert not requests.list()
+
+
+def test_a_run_of_the_page_for_something_unknown_says_so_and_can_be_run_again(
+    reconciler: Reconciler,
+    requests: Requests,
+    instance: DagsterInstance,
+    store: ArtifactStore,
+    tmp_path: Path,
+) -> None:
+    """Its stage is told what is unknown; when that is mended, run again it gets a request."""
+    settings = SchedulingSettings(experiments=tmp_path / "experiments", dataset="ward")
+    desk = reconciler.desk = Desk(store, requests, settings)
+    store.commit(STAGE, "d" * 64, {}, {})
+    give_name(store, "ward", "d" * 64, datetime.now(UTC))
+    partition = {"dagster/partition/experiment": "later", "dagster/partition/seed": "1"}
+
+    def page(tags: Any, **how: Any) -> DagsterRun:
+        made = create_run_for_test(instance, status=DagsterRunStatus.STARTED, tags=tags, **how)
+        reconciler.reconcile()
+        found = instance.get_run_by_id(made.run_id)
+        assert found is not None
+        return found
+
+    first = page(partition)
+    with pytest.raises(InputError, match="experiment 'later': unknown"):
+        adopt(first, instance, desk)
+
+    settings.experiments.mkdir()
+    (settings.experiments / "later.yaml").write_text("name: later\n")
+    again = page(first.tags, parent_run_id=first.run_id, root_run_id=first.run_id)
+
+    request = adopt(again, instance, desk)
+    assert (request.experiment, request.run_id) == ("later", again.run_id)
+    assert again.tags[REQUEST] == request.id
 
 
 def test_a_run_of_the_page_gets_its_request_once(
