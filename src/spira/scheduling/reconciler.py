@@ -28,7 +28,7 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES, NOT_FINISHED_ST
 from spira.domain.errors import InputError
 from spira.scheduling.asking import Desk
 from spira.scheduling.launcher import DetachedRunLauncher
-from spira.scheduling.notices import tell
+from spira.scheduling.notices import log_notice, tell
 from spira.scheduling.requests import Request, State
 from spira.scheduling.runs import ATTEMPT, REQUEST, RUN, UNKNOWN, adopt
 from spira.scheduling.stages import Cause, Trouble
@@ -60,7 +60,8 @@ class Reconciler:
     _on_their_way: dict[tuple[str, DagsterRunStatus], int] = field(default_factory=dict)
     _since: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(days=1))
     _stopping: dict[str, threading.Thread] = field(default_factory=dict)
-    _tell_at: float = 0.0
+    # Endings (request, attempt) that stand in the log -> when to tell the webhook of them.
+    _tell_at: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def reconcile(self) -> None:
         """One pass. What is wrong with one run or request keeps no other from its end.
@@ -224,14 +225,18 @@ class Reconciler:
         return [entry.dagster_event for entry in entries if entry.dagster_event is not None]
 
     def _tell(self) -> None:
-        if time.monotonic() < self._tell_at:
-            return
-        for request in self.desk.requests.untold():
-            if tell(request, self.desk.settings.webhook):
-                self.desk.requests.told(request.id)
-            else:
-                self._tell_at = time.monotonic() + _TELL_AGAIN_AFTER_S
-                return
+        untold = {(one.id, one.attempt): one for one in self.desk.requests.untold()}
+        for ending, request in untold.items():
+            if ending not in self._tell_at:
+                log_notice(request)
+        self._tell_at = {ending: self._tell_at.get(ending, 0.0) for ending in untold}
+        for ending, request in untold.items():
+            if time.monotonic() < self._tell_at[ending]:
+                continue
+            if not tell(request, self.desk.settings.webhook):
+                self._tell_at[ending] = time.monotonic() + _TELL_AGAIN_AFTER_S
+                return  # the next pass tells the next one: a webhook that hangs holds each up once
+            self.desk.requests.told(request.id)
 
 
 def _whole(run: dg.DagsterRun) -> bool:

@@ -458,9 +458,11 @@ class Requests:
         return self.get(request_id)
 
     def untold(self) -> Sequence[Request]:
-        """Requests that failed or were refused, of which no notice went out yet."""
-        query = sa.select(_requests).where(
-            _requests.c.state.in_(("failed", "refused")), _requests.c.told_at.is_(None)
+        """Requests that failed or were refused, of which no notice went out yet, as they ended."""
+        query = (
+            sa.select(_requests)
+            .where(_requests.c.state.in_(("failed", "refused")), _requests.c.told_at.is_(None))
+            .order_by(_requests.c.ended_at, _requests.c.id)
         )
         with self._reading() as tables:
             return [_request(row) for row in tables.execute(query)]

@@ -9,6 +9,7 @@ import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.launcher.base import LaunchRunContext
 from dagster._core.test_utils import create_run_for_test
+from structlog.testing import capture_logs
 
 from spira.datasets.names import STAGE, give_name
 from spira.domain.errors import InputError, TransientError
@@ -233,6 +234,32 @@ def test_a_run_that_was_never_queued_is_given_up(
     found = requests.get(request.id)
     assert (found.state, found.attempt, found.run_id) == ("open", 2, None)
     assert [one.id for one in requests.due()] == [request.id]
+
+
+def test_a_webhook_that_refuses_one_notice_gets_the_others(
+    reconciler: Reconciler,
+    requests: Requests,
+    ask: Callable[..., Request],
+    server: tuple[str, list[Any], list[int]],
+) -> None:
+    """In the order in which they ended; the log has every ending once, taken or not."""
+    url, told, codes = server
+    codes += [500, 204, 500, 204]
+    reconciler.desk = Desk(
+        reconciler.desk.store, requests, SchedulingSettings.model_validate({"webhook": url})
+    )
+    first, second = ask("a"), ask("b", dataset="d2")
+    requests.end(second.id, 1, "failed", "no memory")
+    requests.end(first.id, 1, "refused", "an audit")
+
+    with capture_logs() as said:
+        for _ in range(3):
+            reconciler.reconcile()
+
+    assert [one["request"] for one in told] == [second.id, first.id]
+    assert [one.id for one in requests.untold()] == [second.id]
+    logged = [line["request"] for line in said if "without a model" in line["event"]]
+    assert logged == [second.id, first.id]
 
 
 def test_a_run_of_the_page_without_partition_is_told_apart(
