@@ -85,7 +85,7 @@ def test_ten_more_of_each_class_are_worth_a_training(
 def test_requests_on_other_datasets_do_not_count(
     store: ArtifactStore, requests: Requests, version: Callable[..., str]
 ) -> None:
-    """A look at a large pilot neither keeps the ward's new people from counting nor is its first."""
+    """A look at a large pilot is not the ward's first, nor what its new people are counted from."""
     asked(requests, version(200, 200, name="pilot"))
     first = version(50, 50)
     assert worth_training(store, requests, SETTINGS, now=NOW) == "first data"
