@@ -1,6 +1,9 @@
 """Speech is found where it is, and pauses are timed inside it."""
 
 import importlib.metadata
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +240,20 @@ def test_speech_without_a_gap_has_no_quiet_parts(voice: Floats) -> None:
     inside = voice[round(first * RATE_HZ) + 4000 : round(last * RATE_HZ) - 4000]
 
     assert len(quiet_parts(inside)) < 0.1 * RATE_HZ
+
+
+def test_the_network_keeps_and_tells_nothing(tmp_path: Path) -> None:
+    """Listening leaves nothing in the user's folders: ONNX Runtime's telemetry, which collects
+    there what it sends, is off, whatever the environment says."""
+    listen = (
+        "import numpy as np; from spira.audio.speech import speech_probability; "
+        "speech_probability(np.zeros(16_000, np.float32))"
+    )
+    quiet = ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")  # would switch it off, or move it
+    environment = {name: value for name, value in os.environ.items() if name not in quiet}
+
+    subprocess.run(
+        [sys.executable, "-c", listen], check=True, env=environment | {"HOME": str(tmp_path)}
+    )
+
+    assert list(tmp_path.rglob("*")) == []
