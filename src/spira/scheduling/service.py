@@ -2,7 +2,7 @@
 
     code      serves the definitions                dagster api grpc
     daemon    sensors, schedules, queue, monitoring dagster-daemon run
-    web       the page, on 127.0.0.1 only           dagster-webserver
+    web       the page, on 127.0.0.1 only           spira.scheduling.web
     endpoint  POST /v1/runs, and the reconciler     spira schedule endpoint
 
 They end with this process, however it ends; the workers of runs do not: they go on, and the next
@@ -243,7 +243,7 @@ def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]
         ),
         process(
             "web",
-            [python, "-m", "dagster_webserver", "-h", _LOCAL, "-p", web, "-w", workspace],
+            [python, "-m", "spira.scheduling.web", "-h", _LOCAL, "-p", web, "-w", workspace],
             lambda: _answers(f"http://{_LOCAL}:{web}/server_info"),
         ),
         process(
