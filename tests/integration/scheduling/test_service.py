@@ -1,6 +1,7 @@
 """The processes of the service are watched by their answers."""
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ import pytest
 
 from spira.domain.errors import InputError, TransientError
 from spira.scheduling.holding import held_folder
+from spira.scheduling.instance import prepare
 from spira.scheduling.service import Process, free_or_wanted
+from spira.scheduling.settings import SchedulingSettings
 
 
 @pytest.fixture
@@ -85,6 +88,13 @@ def test_what_is_away_is_not_told_as_a_second_service(tmp_path: Path) -> None:
     holder = f"process {os.getpid()}, since"
     with held_folder(tmp_path), pytest.raises(InputError, match=holder), held_folder(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("cron", ["every sunday", "0 3 * * 0 5", "61 * * * *", ""])
+def test_a_timetable_that_is_none_is_refused_at_the_start(tmp_path: Path, cron: str) -> None:
+    """The code server would die of it, be started again, and die."""
+    with pytest.raises(InputError, match=rf"^setting scheduling\.cron: '{re.escape(cron)}' is no"):
+        prepare(tmp_path, SchedulingSettings(cron=cron))
 
 
 def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
