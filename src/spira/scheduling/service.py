@@ -48,6 +48,7 @@ _PAUSE_S = (
 )
 _LONGEST_PAUSE_S = 30.0
 
+_directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _log = structlog.get_logger()
 
 
@@ -143,6 +144,7 @@ def up(app: "Application") -> None:
               or a port is taken; TransientError when the database does not answer
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    os.environ.update(without_proxy(os.environ, app.settings.scheduling.host))
     place = folder(app.home)
     with held_folder(place):
         database = hold_database(app.settings.scheduling)
@@ -244,7 +246,7 @@ def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]
         process(
             "web",
             [python, "-m", "spira.scheduling.web", "-h", _LOCAL, "-p", web, "-w", workspace],
-            lambda: _answers(f"http://{_LOCAL}:{web}/server_info"),
+            lambda: is_up(f"http://{_LOCAL}:{web}/server_info"),
         ),
         process(
             "endpoint",
@@ -252,7 +254,7 @@ def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]
                 *(python, "-m", "spira.cli", "--log-level", "info"),
                 *("schedule", "endpoint", "--port", endpoint),
             ],
-            lambda: _answers(f"http://{settings.host}:{endpoint}/healthz"),
+            lambda: is_up(f"http://{settings.host}:{endpoint}/healthz"),
         ),
     ]
     found[1].silent_s, found[1].needs_database = _DAEMON_SILENT_S, True
@@ -295,9 +297,21 @@ def free_or_wanted(name: str, wanted: int, host: str = _LOCAL) -> int:
         return int(listener.getsockname()[1])
 
 
-def _answers(url: str) -> bool:
+def without_proxy(environment: Mapping[str, str], host: str) -> dict[str, str]:
+    """Variables by which what is on this machine is asked directly, beside what was so before.
+
+    gRPC and Python would ask an `http_proxy` for 127.0.0.1 as well. Both spellings say the same:
+    some programs read only one, for others the small one counts.
+    """
+    kept = environment.get("no_proxy") or environment.get("NO_PROXY")
+    direct = ",".join([*filter(None, [kept]), _LOCAL, "localhost", host])
+    return {"no_proxy": direct, "NO_PROXY": direct}
+
+
+def is_up(url: str) -> bool:
+    """Whether an address of this machine answers with 200."""
     try:
-        with urllib.request.urlopen(url, timeout=_ANSWER_WITHIN_S) as answer:
+        with _directly.open(url, timeout=_ANSWER_WITHIN_S) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ import pytest
 from spira.domain.errors import InputError, TransientError
 from spira.scheduling.holding import held_folder
 from spira.scheduling.instance import prepare
-from spira.scheduling.service import Process, free_or_wanted
+from spira.scheduling.service import Process, free_or_wanted, is_up, without_proxy
 from spira.scheduling.settings import SchedulingSettings
+
+WELL = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture
@@ -95,6 +98,38 @@ def test_a_timetable_that_is_none_is_refused_at_the_start(tmp_path: Path, cron: 
     """The code server would die of it, be started again, and die."""
     with pytest.raises(InputError, match=rf"^setting scheduling\.cron: '{re.escape(cron)}' is no"):
         prepare(tmp_path, SchedulingSettings(cron=cron))
+
+
+def answering(said: bytes) -> str:
+    """The address of a server that says this to the first who asks."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        with listener, listener.accept()[0] as asked:
+            asked.recv(4096)
+            asked.sendall(said)
+
+    Thread(target=answer, daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}/healthz"
+
+
+def test_this_machine_is_asked_past_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy of a hospital knows nothing of its 127.0.0.1: what is well would be killed."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+    assert is_up(answering(WELL))
+
+
+def test_what_was_asked_past_a_proxy_still_is() -> None:
+    """Whichever spelling said so."""
+    ours = "127.0.0.1,localhost,10.0.0.7"
+
+    assert set(without_proxy({}, "10.0.0.7").values()) == {ours}
+    for name in ("no_proxy", "NO_PROXY"):
+        found = without_proxy({name: "s3.ward.example"}, "10.0.0.7")
+        assert found == dict.fromkeys(("no_proxy", "NO_PROXY"), f"s3.ward.example,{ours}")
 
 
 def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
