@@ -1,5 +1,6 @@
 """The processes of the service are watched by their answers."""
 
+import errno
 import os
 import re
 import socket
@@ -113,6 +114,15 @@ def answering(said: bytes) -> str:
     return f"http://127.0.0.1:{listener.getsockname()[1]}/healthz"
 
 
+@pytest.mark.parametrize(
+    ("said", "up"),
+    [(WELL, True), (b"HTTP/1.1 503 No\r\n\r\n", False), (b"SSH-2.0-x\r\n", False), (b"", False)],
+)
+def test_an_answer_that_is_none_does_not_end_the_service(said: bytes, up: bool) -> None:
+    """Whoever listens there, and whatever it was about to say when it was killed."""
+    assert is_up(answering(said)) == up
+
+
 def test_this_machine_is_asked_past_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The proxy of a hospital knows nothing of its 127.0.0.1: what is well would be killed."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
@@ -141,3 +151,57 @@ def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
         with pytest.raises(InputError, match=rf"scheduling.web_port: port {port} is taken"):
             free_or_wanted("web_port", port)
     assert free_or_wanted("port", 0) > 0
+
+
+def test_the_endpoint_may_listen_on_ipv6() -> None:
+    """Where the machine has it; where not, that is what is said."""
+    try:
+        found = str(free_or_wanted("port", 0, "::1"))
+    except InputError as error:
+        found = str(error)
+
+    assert re.match(r"\d+$|setting scheduling\.host: ::1: nothing can listen there", found)
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("ward..example", "label empty"),
+        ("192.0.2.1", "cannot assign requested address"),
+    ],
+)
+def test_an_address_that_is_not_of_this_machine_is_named_with_its_setting(
+    host: str, why: str
+) -> None:
+    """It is not the port that is wrong."""
+    says = rf"^setting scheduling\.host: {re.escape(host)}: .*{why}.*such as 127\.0\.0\.1$"
+    with pytest.raises(InputError, match=says):
+        free_or_wanted("port", 0, host)
+
+
+def test_a_name_that_nobody_knows_is_named_with_its_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As misspelt ones are."""
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+
+    with pytest.raises(InputError, match=r"scheduling.host: wrad: .*name or service not known"):
+        free_or_wanted("port", 8700, "wrad")
+
+
+def test_a_port_that_this_account_may_not_have_is_not_called_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those below 1024 are root's."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)  # root may have every port
+
+    with pytest.raises(InputError, match=r"scheduling.port: port 80 is not for this account"):
+        free_or_wanted("port", 80)
