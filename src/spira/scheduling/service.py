@@ -2,13 +2,14 @@
 
     code      serves the definitions                dagster api grpc
     daemon    sensors, schedules, queue, monitoring dagster-daemon run
-    web       the page, on 127.0.0.1 only           dagster-webserver
+    web       the page, on 127.0.0.1 only           spira.scheduling.web
     endpoint  POST /v1/runs, and the reconciler     spira schedule endpoint
 
 They end with this process, however it ends; the workers of runs do not: they go on, and the next
 service finds them by their locks.
 """
 
+import errno
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,7 @@ import yaml
 from spira.domain.errors import InputError, TransientError
 from spira.scheduling.holding import HeldDatabase, held_folder, hold_database
 from spira.scheduling.instance import folder, open_instance, prepare
+from spira.scheduling.tokens import in_address
 from spira.stores.processes import end_with_starter
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ _PAUSE_S = (
 )
 _LONGEST_PAUSE_S = 30.0
 
+_OF_A_PORT = {errno.EADDRINUSE: "is taken", errno.EACCES: "is not for this account"}
+_directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _log = structlog.get_logger()
 
 
@@ -143,6 +148,7 @@ def up(app: "Application") -> None:
               or a port is taken; TransientError when the database does not answer
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    os.environ.update(without_proxy(os.environ, app.settings.scheduling.host))
     place = folder(app.home)
     with held_folder(place):
         database = hold_database(app.settings.scheduling)
@@ -204,7 +210,7 @@ def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]
     server = {"host": _LOCAL, "port": code, "location_name": "spira"}
     workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
     addresses = {
-        "endpoint": f"http://{settings.host}:{endpoint}",
+        "endpoint": f"http://{in_address(settings.host)}:{endpoint}",
         "web": f"http://{_LOCAL}:{web}",
     }
     (place / "addresses.json").write_text(json.dumps(addresses))
@@ -243,8 +249,8 @@ def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]
         ),
         process(
             "web",
-            [python, "-m", "dagster_webserver", "-h", _LOCAL, "-p", web, "-w", workspace],
-            lambda: _answers(f"http://{_LOCAL}:{web}/server_info"),
+            [python, "-m", "spira.scheduling.web", "-h", _LOCAL, "-p", web, "-w", workspace],
+            lambda: is_up(f"http://{_LOCAL}:{web}/server_info"),
         ),
         process(
             "endpoint",
@@ -252,7 +258,7 @@ def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]
                 *(python, "-m", "spira.cli", "--log-level", "info"),
                 *("schedule", "endpoint", "--port", endpoint),
             ],
-            lambda: _answers(f"http://{settings.host}:{endpoint}/healthz"),
+            lambda: is_up(f"{addresses['endpoint']}/healthz"),
         ),
     ]
     found[1].silent_s, found[1].needs_database = _DAEMON_SILENT_S, True
@@ -282,24 +288,45 @@ def _environment(app: "Application") -> dict[str, str]:
 def free_or_wanted(name: str, wanted: int, host: str = _LOCAL) -> int:
     """A port that can be listened on: the wanted one, or any free one for 0.
 
-    raises    InputError naming the setting when it is taken
+    raises    InputError naming the setting when it is taken, or the host is not this machine
     """
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, wanted))
-        except OSError as error:
-            raise InputError(
-                f"setting scheduling.{name}: port {wanted} is taken; choose another, or 0 for any"
-            ) from error
-        return int(listener.getsockname()[1])
-
-
-def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=_ANSWER_WITHIN_S) as answer:
+        family, _, _, _, address = socket.getaddrinfo(host, wanted, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            return int(listener.getsockname()[1])
+    except (OSError, UnicodeError) as error:  # a name that cannot be one is the latter
+        code = getattr(error, "errno", None)
+        if code in _OF_A_PORT:
+            raise InputError(
+                f"setting scheduling.{name}: port {wanted} {_OF_A_PORT[code]}; "
+                "choose another, or 0 for any"
+            ) from error
+        why = str(getattr(error, "strerror", None) or error).lower()
+        raise InputError(
+            f"setting scheduling.host: {host}: nothing can listen there ({why}); "
+            f"write an address of this machine, such as {_LOCAL}"
+        ) from error
+
+
+def without_proxy(environment: Mapping[str, str], host: str) -> dict[str, str]:
+    """Variables by which what is on this machine is asked directly, beside what was so before.
+
+    gRPC and Python would ask an `http_proxy` for 127.0.0.1 as well. Both spellings say the same:
+    some programs read only one, for others the small one counts.
+    """
+    kept = environment.get("no_proxy") or environment.get("NO_PROXY")
+    direct = ",".join([*filter(None, [kept]), _LOCAL, "localhost", host])
+    return {"no_proxy": direct, "NO_PROXY": direct}
+
+
+def is_up(url: str) -> bool:
+    """Whether an address of this machine answers with 200."""
+    try:
+        with _directly.open(url, timeout=_ANSWER_WITHIN_S) as answer:
             return bool(answer.status == 200)
-    except OSError:
+    except (OSError, HTTPException):
         return False
 
 
