@@ -142,7 +142,7 @@ class Service:
             "worker": [" api ", "_run "],
             "code": ["api grpc"],
             "daemon": ["spira.scheduling.daemon"],
-            "web": ["dagster_webserver"],
+            "web": ["spira.scheduling.web"],
             "endpoint": ["schedule endpoint"],
             "up": ["schedule up"],
         }[what]

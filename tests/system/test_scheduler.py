@@ -51,8 +51,12 @@ def webhook() -> Webhook:
 
 @pytest.fixture(scope="module")
 def service(start_service: Callable[..., Service], webhook: Webhook) -> Service:
-    """A service with a webhook, three runs at once in two slots, and one retry."""
+    """A service with a webhook, three runs at once in two slots, and one retry; the proxy that
+    its environment names is not there, and nothing on this machine may be asked through it."""
     return start_service(
+        http_proxy="http://127.0.0.1:9",
+        no_proxy="",
+        NO_PROXY="",
         SPIRA_SCHEDULING__WEBHOOK=webhook.url,
         SPIRA_SCHEDULING__CONCURRENT_RUNS="3",
         SPIRA_SCHEDULING__CPU_SLOTS="2",
@@ -242,7 +246,8 @@ def test_pruning_leaves_what_is_open(service: Service) -> None:
         ({"dataset": "nosuch"}, "dataset 'nosuch': unknown"),
         ({"dataset": "../../etc"}, "dataset '../../etc': unknown"),
         ({"seed": -1}, "seed -1"),
-        ({"seed": "x"}, "seed: input should be a valid integer"),
+        ({"seed": "42"}, "seed: input should be a valid integer"),
+        ({"experiment": ""}, "experiment: empty"),
         ({"reason": ""}, "reason: 1 to 500 characters"),
         ({"sede": 3}, "sede: unknown; did you mean seed?"),
     ],

@@ -34,7 +34,8 @@ def page() -> Iterator[Any]:
 def test_a_run_is_started_on_the_page_and_followed_to_its_end(
     page: Any, trained_home: Path, tiny_experiment: Path, start_service: Callable[..., Service]
 ) -> None:
-    """From the asset graph to the report: only with what the page offers, and on this machine."""
+    """From the asset graph to the report: only with what the page offers, and on this machine.
+    Another site, open in the same browser, commands nothing."""
     up = start_service(
         tiny=False,
         source=trained_home,
@@ -87,6 +88,12 @@ def test_a_run_is_started_on_the_page_and_followed_to_its_end(
     with page.expect_popup() as opened:
         page.locator('a[href*="/v1/reports/"]').first.click()
     opened.value.get_by_role("heading", name="Relatório de avaliação").wait_for()
+
+    command = f"{up.addresses['web']}/graphql?query=mutation{{freeConcurrencySlots(runId:1)}}"
+    page.goto(f"{up.addresses['endpoint']}/healthz")
+    with page.expect_response(lambda answer: "/graphql?" in answer.url) as told:
+        page.evaluate("address => { new Image().src = address }", command)
+    assert told.value.status == 403
 
     local = tuple(up.addresses.values())
     assert [

@@ -3,7 +3,7 @@
 import re
 import shlex
 import tomllib
-from configparser import ConfigParser
+from configparser import ConfigParser, SectionProxy
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +161,17 @@ def test_no_file_of_deploy_holds_a_secret() -> None:
 # ---- one machine
 
 
+def unit(text: str) -> SectionProxy:
+    """The service of a unit of systemd."""
+    parsed = ConfigParser(strict=False, interpolation=None)
+    parsed.optionxform = str  # type: ignore[assignment,method-assign]
+    parsed.read_string(text)
+    return parsed["Service"]
+
+
 def test_the_unit_starts_the_service_and_leaves_its_workers_alone() -> None:
     """Stopping the service must not stop a training; wrong settings are not tried for ever."""
-    unit = ConfigParser(strict=False, interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(UNIT)
-    service = unit["Service"]
+    service = unit(UNIT.read_text(encoding="utf-8"))
     program, *words = shlex.split(service["ExecStart"])
 
     assert [Path(program).name, *words] == UP
@@ -174,3 +179,12 @@ def test_the_unit_starts_the_service_and_leaves_its_workers_alone() -> None:
     assert service["RestartPreventExitStatus"] == "2"
     assert service["User"] != "root"
     assert "PrivateTmp" not in service
+
+
+def test_a_stage_out_of_memory_does_not_end_the_service() -> None:
+    """Left to itself, systemd stops a unit of which the kernel killed one process."""
+    page = (ROOT / "docs/how-to.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```text\n(\[Service\].+?)```", page, re.M | re.S)
+
+    for text in (UNIT.read_text(encoding="utf-8"), shown):
+        assert unit(text)["OOMPolicy"] == "continue"

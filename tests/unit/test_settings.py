@@ -90,6 +90,34 @@ def test_a_variable_that_was_meant_as_a_setting_is_an_error(
     assert hint in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("webhook=nonsense", "scheduling.webhook: value error, write it as https://host/path"),
+        ("webhook=ftp://notices.example", "write it as https://host/path"),
+        ("webhook=https:///spira", "write it as https://host/path"),
+        ("webhook=http://notices.example:spira", "write it as https://host/path"),
+        ("port=8701", "scheduling.web_port: value error, scheduling.port is the same"),
+        ("web_port=8700", "scheduling.web_port: value error, scheduling.port is the same"),
+    ],
+)
+def test_an_address_that_nothing_can_be_sent_to_is_an_error(
+    setting: str, says: str, tmp_path: Path
+) -> None:
+    """When the service is started, not when the first notice is lost."""
+    with pytest.raises(InputError, match=says):
+        read_settings(home=tmp_path, overrides=[f"scheduling.{setting}"])
+
+
+def test_a_webhook_and_two_free_ports_are_taken(tmp_path: Path) -> None:
+    """0 and 0 are not the same port."""
+    given = ["webhook='http://127.0.0.1:80/x?y'", "port=0", "web_port=0"]
+
+    read = read_settings(home=tmp_path, overrides=[f"scheduling.{one}" for one in given])
+
+    assert read.scheduling.webhook == "http://127.0.0.1:80/x?y"
+
+
 def test_variables_of_other_programs_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

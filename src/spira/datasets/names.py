@@ -83,6 +83,12 @@ def list_versions(store: ArtifactStore) -> list[Listing]:
     return sorted(listings, key=lambda line: str(line.about["imported_at"]), reverse=True)
 
 
+def versions_of(store: ArtifactStore, name: str) -> set[str]:
+    """Digests of every version that a name means or has meant."""
+    given = (artifact.about for artifact in store.list(_NAMES_STAGE))
+    return {about["dataset"] for about in given if about["name"] == name}
+
+
 def require_undamaged(store: ArtifactStore) -> None:
     """Raise IntegrityError naming every dataset version whose manifest cannot be read."""
     damaged = store.damaged(STAGE)

@@ -4,8 +4,11 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import StrictInt
+
 from spira.datasets.names import resolve
 from spira.domain.errors import InputError
+from spira.domain.fingerprint import fingerprint
 from spira.domain.frozen import Frozen
 from spira.scheduling.catalogue import read_catalogue
 from spira.scheduling.requests import Asked, Requests
@@ -19,7 +22,7 @@ class Body(Frozen):
 
     experiment: str | None = None  # name; None: the one in operation
     dataset: str | None = None  # digest, unique prefix or name; None: the name in operation
-    seed: int | None = None  # None: that of the experiment's file
+    seed: StrictInt | None = None  # None: that of the experiment's file
     by: str
     reason: str
 
@@ -44,13 +47,19 @@ class Desk:
         """Open a request, or join the one that is open for the same.
 
         key           None: one of its own, so that it is never taken for another
-        experiment    one that was read already; None: its name is looked for
+        experiment    one that was read already, whose content then is part of what is asked for;
+                      None: its name is looked for
         sweep         what it belongs to; its model does not become challenger
         run_id        of the run that it is the request of, where that is there already
         raises        InputError for what is unknown, missing or broken, KeyUsed; nothing is queued
         """
+        empty = [name for name in ("experiment", "dataset") if getattr(body, name) == ""]
+        if empty:
+            raise InputError(*(f"{name}: empty; give a name, or leave it out" for name in empty))
         key = key or uuid.uuid4().hex
         asked: dict[str, Any] = body.model_dump(mode="json") | {"sweep": sweep}
+        if experiment is not None:
+            asked["document"] = fingerprint(compose(experiment))
         known = self.requests.known(key, asked)
         if known is not None:
             return known

@@ -25,14 +25,22 @@ class Catalogue:
     def find(self, name: str) -> Experiment:
         """The experiment of this name.
 
-        raises    InputError when there is none, saying what is wrong with a file that may be meant
+        raises    InputError when there is none, saying where it was looked for and what is wrong
+                  with a file that may be meant
         """
         if name in self.experiments:
             return self.experiments[name]
-        known = f"{nearest(name, self.experiments)}; known: {', '.join(self.experiments)}"
+        place = self.folder.absolute()
+        if not place.is_dir():
+            raise InputError(
+                f"experiment {name!r}: unknown; the folder {place} is not there; "
+                "setting scheduling.experiments names it"
+            )
+        known = "; known: " + ", ".join(self.experiments) if self.experiments else ""
         broken = f"; {len(self.broken)} files cannot be read: " if self.broken else ""
         broken += "; ".join(f"{file} ({why})" for file, why in self.broken.items())
-        raise InputError(f"experiment {name!r}: unknown{known if self.experiments else ''}{broken}")
+        meant = nearest(name, self.experiments)
+        raise InputError(f"experiment {name!r}: unknown in {place}{meant}{known}{broken}")
 
 
 def read_catalogue(folder: Path) -> Catalogue:

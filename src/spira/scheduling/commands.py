@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _by = click.option("--by", metavar="NAME", help="Who asks; the account's name where not given.")
 _request = click.argument("request_id", metavar="REQUEST")
+_AWAY_FOR_S = 60.0  # a database may be away for so long before whoever watches gives up
 
 
 @click.group()
@@ -236,6 +237,7 @@ def sweep(
     app.table(*table.shown())
     for line in table.missing:
         app.say(line)
+    _end_as_sweep(ended)
 
 
 @schedule.command()
@@ -287,22 +289,42 @@ def _shown(app: Application, found: "Request") -> dict[str, Any]:
 
 
 def _followed(app: Application, requests: "Sequence[Request]") -> "list[Request]":
-    """Wait until every request has ended, telling how many have."""
+    """Wait until every request has ended, telling how many have.
+
+    raises    TransientError when the database has been away for over a minute; nothing is lost,
+              and the same command watches again
+    """
     import time
 
+    from spira.domain.errors import TransientError
     from spira.scheduling.status import is_up
 
     if not is_up(app):
         app.say("The service is not running: `spira schedule up` will take them up.")
     total = len(requests)
+    answered = time.monotonic()
     with app.console.working():
         while True:
-            found = [app.requests.get(request.id) for request in requests]
+            try:
+                found = [app.requests.get(request.id) for request in requests]
+            except TransientError:
+                if time.monotonic() - answered > _AWAY_FOR_S:
+                    raise
+                time.sleep(1.0)
+                continue
+            answered = time.monotonic()
             ended = [request for request in found if request.state != "open"]
             app.progress("requests", len(ended), total)
             if len(ended) == total:
                 return found
             time.sleep(0.3)
+
+
+def _end_as_sweep(requests: "Sequence[Request]") -> None:
+    """Exit 0 when some run has figures worth comparing, else as the first that has none."""
+    if not any(request.state == "complete" for request in requests):
+        worst = [request for request in requests if request.state != "refused"]
+        _end_as((worst or [*requests])[0])
 
 
 def _end_as(request: "Request") -> None:

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from spira.datasets.names import STAGE, list_versions
+from spira.datasets.names import STAGE, list_versions, versions_of
 from spira.scheduling.requests import Requests
 from spira.scheduling.settings import SchedulingSettings
 from spira.stores.artifacts import ArtifactStore
@@ -17,14 +17,15 @@ def worth_training(
 
     It is when it has `new_participants` more of each class than the version of the last request
     for the experiment in operation, or when it is another version and that request is
-    `new_after_days` old. One version is asked for once.
+    `new_after_days` old. Only requests on versions that the dataset's name means, or has meant,
+    count. One version is asked for once.
     """
     if not (settings.dataset and settings.experiment):
         return None
     newest = next((one for one in list_versions(store) if settings.dataset in one.names), None)
     if newest is None:
         return None
-    last = requests.latest(settings.experiment)
+    last = requests.latest(settings.experiment, versions_of(store, settings.dataset))
     if last is None:
         return "first data"
     if last.dataset == newest.digest:

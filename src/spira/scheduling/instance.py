@@ -60,13 +60,15 @@ def prepare(home: Path, settings: SchedulingSettings) -> None:
 
     Three processes that meet a fresh SQLite home at once can ruin its schema.
 
-    raises    InputError for the executor of a cluster, which has no use for this launcher
+    raises    InputError for the executor of a cluster, which has no use for this launcher, and
+              for a timetable that is none
     """
     if settings.executor == "kubernetes":
         raise InputError(
             "setting scheduling.executor: kubernetes is for the pods of deploy/kubernetes; "
             "on one machine write 'in process', or 'process'"
         )
+    check_cron(settings)
     place = folder(home)
     dagster_home = place / "dagster"
     dagster_home.mkdir(parents=True, exist_ok=True)
@@ -74,6 +76,17 @@ def prepare(home: Path, settings: SchedulingSettings) -> None:
     written.write_text(yaml.safe_dump(configuration(place, settings)), encoding="utf-8")
     written.replace(dagster_home / "dagster.yaml")
     create_tables(home, settings)
+
+
+def check_cron(settings: SchedulingSettings) -> None:
+    """Refuse a timetable that is none: the code server would die of it each time it is started."""
+    from dagster._utils.schedules import is_valid_cron_schedule
+
+    if settings.cron is not None and not is_valid_cron_schedule(settings.cron):
+        raise InputError(
+            f"setting scheduling.cron: {settings.cron!r} is no cron expression; write five fields, "
+            "such as '0 3 * * 0' for Sundays at three, UTC"
+        )
 
 
 def create_tables(home: Path, settings: SchedulingSettings) -> None:
@@ -137,4 +150,5 @@ if __name__ == "__main__":
     from spira.settings import read_settings
 
     read = read_settings()
+    check_cron(read.scheduling)
     create_tables(read.home, read.scheduling)

@@ -1,4 +1,4 @@
-"""Notices of what failed for good: a line in the log, and a webhook where one is set."""
+"""Notices of what failed for good: a line in the log, and one to a webhook where that is set."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,13 +30,14 @@ def notice(request: Request) -> dict[str, Any]:
     return told
 
 
+def log_notice(request: Request) -> None:
+    """Write the notice to the log."""
+    _log.error("request ended without a model", **notice(request))
+
+
 def tell(request: Request, webhook: str | None) -> bool:
     """Send the notice; False when the webhook did not take it and it is to be sent again."""
-    told = notice(request)
-    if not _sent(told, webhook):
-        return False
-    _log.error("request ended without a model", **told)
-    return True
+    return _sent(notice(request), webhook)
 
 
 def tell_not_asked(by: str, reason: str, webhook: str | None) -> None:

@@ -3,6 +3,7 @@
     a run without a request          is given one (it was started from the web page)
     a run of a cancelled request     is stopped
     a run left in STARTING           is started again: its worker, or the daemon, died on the way
+    a run left in NOT_STARTED        has failed: web page or daemon died before it was queued
     a run that ended                 ends its request, or makes the next attempt due
     a request that failed            is told about, once
 
@@ -27,15 +28,16 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES, NOT_FINISHED_ST
 from spira.domain.errors import InputError
 from spira.scheduling.asking import Desk
 from spira.scheduling.launcher import DetachedRunLauncher
-from spira.scheduling.notices import tell
+from spira.scheduling.notices import log_notice, tell
 from spira.scheduling.requests import Request, State
-from spira.scheduling.runs import ATTEMPT, REQUEST, adopt
+from spira.scheduling.runs import ATTEMPT, REQUEST, RUN, UNKNOWN, adopt
 from spira.scheduling.stages import Cause, Trouble
 
 EVERY_S = 2.0
 # Passes after which a run that is still starting, without a worker, is started again: soon, and
 # then more and more seldom, as whatever keeps it from starting may last.
 _STARTED_AGAIN_AT = frozenset(2**n for n in range(1, 12))
+_NEVER_QUEUED_AT = 15  # passes; the daemon, started again, still queues what it had written down
 _LONGEST_WAIT_S = 600.0  # between two attempts
 _TELL_AGAIN_AFTER_S = 60.0
 _LOOK_BACK = timedelta(minutes=1)  # for a run whose end was written while the last pass looked
@@ -54,10 +56,12 @@ class Reconciler:
 
     instance: dg.DagsterInstance
     desk: Desk
-    _starting: dict[str, int] = field(default_factory=dict)  # runs -> passes that saw them so
+    # Runs on their way, and how they stand -> passes that saw them so.
+    _on_their_way: dict[tuple[str, DagsterRunStatus], int] = field(default_factory=dict)
     _since: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(days=1))
     _stopping: dict[str, threading.Thread] = field(default_factory=dict)
-    _tell_at: float = 0.0
+    # Endings (request, attempt) that stand in the log -> when to tell the webhook of them.
+    _tell_at: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def reconcile(self) -> None:
         """One pass. What is wrong with one run or request keeps no other from its end.
@@ -73,10 +77,10 @@ class Reconciler:
             for run in self.instance.get_runs(ended)
             if REQUEST not in run.tags or run.parent_run_id is not None
         ]
-        self._starting = {
-            run.run_id: self._starting.get(run.run_id, 0) + 1
+        self._on_their_way = {
+            (run.run_id, run.status): self._on_their_way.get((run.run_id, run.status), 0) + 1
             for run in runs
-            if run.status == DagsterRunStatus.STARTING
+            if run.status in (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING)
         }
         opened = self.desk.requests.list(state="open", limit=_MOST_OPEN)
         by_id = {request.id: request for request in opened}
@@ -93,7 +97,7 @@ class Reconciler:
         self._since = began - _LOOK_BACK
 
     def _look_after(self, run: dg.DagsterRun, opened: Mapping[str, Request]) -> None:
-        """Give a run its request, stop it with its request, start it again."""
+        """Give a run its request, stop it with its request, start it again or give it up."""
         named = run.tags.get(REQUEST, "")
         if named in opened and run.parent_run_id is None:
             request: Request | None = opened[named]
@@ -103,15 +107,23 @@ class Reconciler:
             return
         if request is not None and request.state == "cancelled":
             self._stop(run.run_id)
-        elif self._starting.get(run.run_id, 0) in _STARTED_AGAIN_AT:
+            return
+        passes = self._on_their_way.get((run.run_id, run.status), 0)
+        if run.status == DagsterRunStatus.STARTING and passes in _STARTED_AGAIN_AT:
             self._start_again(run)
+        elif run.status == DagsterRunStatus.NOT_STARTED and passes >= _NEVER_QUEUED_AT:
+            _log.info("a run that was never queued is given up", run=run.run_id)
+            self.instance.report_run_failed(run, "it was never queued: what made it was killed")
 
     def _request_of(self, run: dg.DagsterRun) -> Request | None:
+        named = run.tags.get(REQUEST, UNKNOWN)
+        if named == UNKNOWN and run.tags.get(RUN) == run.run_id:  # not its parent's tags
+            return None
         try:
             return adopt(run, self.instance, self.desk)
         except InputError as error:
-            if REQUEST not in run.tags:
-                self.instance.add_run_tags(run.run_id, {REQUEST: "none"})
+            if named == UNKNOWN:
+                self.instance.add_run_tags(run.run_id, {REQUEST: UNKNOWN, RUN: run.run_id})
                 _log.warning("a run without a request", run=run.run_id, reason=str(error))
             return None
 
@@ -213,14 +225,18 @@ class Reconciler:
         return [entry.dagster_event for entry in entries if entry.dagster_event is not None]
 
     def _tell(self) -> None:
-        if time.monotonic() < self._tell_at:
-            return
-        for request in self.desk.requests.untold():
-            if tell(request, self.desk.settings.webhook):
-                self.desk.requests.told(request.id)
-            else:
-                self._tell_at = time.monotonic() + _TELL_AGAIN_AFTER_S
-                return
+        untold = {(one.id, one.attempt): one for one in self.desk.requests.untold()}
+        for ending, request in untold.items():
+            if ending not in self._tell_at:
+                log_notice(request)
+        self._tell_at = {ending: self._tell_at.get(ending, 0.0) for ending in untold}
+        for ending, request in untold.items():
+            if time.monotonic() < self._tell_at[ending]:
+                continue
+            if not tell(request, self.desk.settings.webhook):
+                self._tell_at[ending] = time.monotonic() + _TELL_AGAIN_AFTER_S
+                return  # the next pass tells the next one: a webhook that hangs holds each up once
+            self.desk.requests.told(request.id)
 
 
 def _whole(run: dg.DagsterRun) -> bool:

@@ -13,7 +13,7 @@ gets the same request, so that a client that heard nothing may repeat itself.
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
@@ -281,11 +281,15 @@ class Requests:
         with self._database.reading() as tables:
             return [_request(row) for row in tables.execute(query)]
 
-    def latest(self, experiment: str) -> Request | None:
-        """The latest request for an experiment of this name, however it stands; no sweep's."""
+    def latest(self, experiment: str, datasets: Collection[str]) -> Request | None:
+        """The latest request for an experiment of this name, however it stands; no sweep's.
+
+        datasets  digests of dataset versions; requests on others do not count
+        """
+        mine = (_requests.c.experiment == experiment) & _requests.c.dataset.in_(datasets)
         query = (
             sa.select(_requests)
-            .where(_requests.c.experiment == experiment, _requests.c.challenger)
+            .where(mine, _requests.c.challenger)
             .order_by(_requests.c.asked_at.desc())
         )
         with self._database.reading() as tables:
@@ -453,9 +457,11 @@ class Requests:
         return self.get(request_id)
 
     def untold(self) -> Sequence[Request]:
-        """Requests that failed or were refused, of which no notice went out yet."""
-        query = sa.select(_requests).where(
-            _requests.c.state.in_(("failed", "refused")), _requests.c.told_at.is_(None)
+        """Requests that failed or were refused, of which no notice went out yet, as they ended."""
+        query = (
+            sa.select(_requests)
+            .where(_requests.c.state.in_(("failed", "refused")), _requests.c.told_at.is_(None))
+            .order_by(_requests.c.ended_at, _requests.c.id)
         )
         with self._database.reading() as tables:
             return [_request(row) for row in tables.execute(query)]

@@ -14,6 +14,7 @@ EXPERIMENT, SEED = "experiment", "seed"  # the dimensions of partitions
 REQUEST, ATTEMPT, DATASET, KIND, BY, RUN = (
     f"spira/{name}" for name in ("request", "attempt", "dataset", "kind", "by", "run")
 )
+UNKNOWN = "none"  # in place of a request: what the run is to do is unknown
 _JOINED = "joined"  # in place of an attempt: a run of one's own beside that of the request
 
 
@@ -45,6 +46,8 @@ def adopt(run: dg.DagsterRun, instance: dg.DagsterInstance, desk: Desk) -> Reque
     raises    InputError when what it asks for is unknown
     """
     named = run.tags.get(REQUEST)
+    if named == UNKNOWN:  # maybe it is known by now; else whoever asks hears what is wrong
+        named = None
     adopted = run.tags.get(RUN) == run.run_id
     if named is not None and (adopted or run.parent_run_id is None):
         return desk.requests.get(named)

@@ -2,7 +2,7 @@
 
     code      serves the definitions                dagster api grpc
     daemon    sensors, schedules, queue, monitoring dagster-daemon run
-    web       the page, on 127.0.0.1 only           dagster-webserver
+    web       the page, on 127.0.0.1 only           spira.scheduling.web
     endpoint  POST /v1/runs, and the reconciler     spira schedule endpoint
 
 They end with this process, however it ends; the workers of runs do not: they go on, and the next
@@ -23,7 +23,8 @@ import yaml
 from spira.domain.errors import TransientError
 from spira.scheduling.holding import HeldDatabase, held_folder, hold_database
 from spira.scheduling.instance import folder, open_instance, prepare
-from spira.stores.processes import Process, answers, free_or_wanted, stop_all
+from spira.scheduling.tokens import in_address
+from spira.stores.processes import Process, answers, free_or_wanted, stop_all, without_proxy
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -45,6 +46,7 @@ def up(app: "Application") -> None:
               or a port is taken; TransientError when the database does not answer
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    os.environ.update(without_proxy(os.environ, app.settings.scheduling.host))
     place = folder(app.home)
     with held_folder(place):
         database = hold_database(app.settings.scheduling)
@@ -106,7 +108,7 @@ def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]
     server = {"host": _LOCAL, "port": code, "location_name": "spira"}
     workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
     addresses = {
-        "endpoint": f"http://{settings.host}:{endpoint}",
+        "endpoint": f"http://{in_address(settings.host)}:{endpoint}",
         "web": f"http://{_LOCAL}:{web}",
     }
     (place / "addresses.json").write_text(json.dumps(addresses))
@@ -145,7 +147,7 @@ def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]
         ),
         process(
             "web",
-            [python, "-m", "dagster_webserver", "-h", _LOCAL, "-p", web, "-w", workspace],
+            [python, "-m", "spira.scheduling.web", "-h", _LOCAL, "-p", web, "-w", workspace],
             lambda: answers(f"http://{_LOCAL}:{web}/server_info"),
         ),
         process(
@@ -154,7 +156,7 @@ def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]
                 *(python, "-m", "spira.cli", "--log-level", "info"),
                 *("schedule", "endpoint", "--port", endpoint),
             ],
-            lambda: answers(f"http://{settings.host}:{endpoint}/healthz"),
+            lambda: answers(f"{addresses['endpoint']}/healthz"),
         ),
     ]
     found[1].silent_s = _DAEMON_SILENT_S

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from spira.domain.frozen import Frozen
 
@@ -20,7 +21,8 @@ class SchedulingSettings(Frozen):
     # The endpoint (POST /v1/runs). Behind a proxy that speaks TLS where others may reach it.
     host: str = "127.0.0.1"
     port: int = Field(default=8700, ge=0, le=65535)  # 0: any free one
-    web_port: int = Field(default=8701, ge=0, le=65535)  # Dagster's page, on 127.0.0.1 only
+    # Dagster's page, on 127.0.0.1 only.
+    web_port: int = Field(default=8701, ge=0, le=65535, validate_default=True)
 
     # What runs beside what. A stage takes one slot of its resource, `train` on CUDA one of `gpu`.
     concurrent_runs: int = Field(default=4, ge=1)
@@ -46,11 +48,31 @@ class SchedulingSettings(Frozen):
     new_participants: int | None = Field(default=None, ge=1)  # of each class, since the last one
     new_after_days: float | None = Field(default=None, gt=0)  # or any new data after so long
 
+    @field_validator("web_port")
+    @classmethod
+    def _another_port(cls, value: int, others: ValidationInfo) -> int:
+        if value and value == others.data.get("port"):
+            raise ValueError("scheduling.port is the same; choose another, or 0 for any")
+        return value
+
+    @field_validator("webhook")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        wrong = ValueError("write it as https://host/path, or http")
+        try:
+            parts = urlsplit(value)
+            _ = parts.port
+        except ValueError as error:
+            raise wrong from error
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise wrong
+        return value
+
     @field_validator("database")
     @classmethod
     def _without_password(cls, value: str | None) -> str | None:
-        from urllib.parse import urlsplit
-
         if value is None:
             return value
         try:

@@ -4,7 +4,8 @@ What its exit code means for the run is decided here, once:
 
     0                   done
     75                  transient: tried again, with back-off
-    a signal            killed: tried again, a few times
+    a signal, or 128    killed: tried again, a few times
+      and its number
     3                   refused by an audit or a policy: for good
     2, 1                wrong input, a defect: for good
     70                  stored bytes are damaged: the next attempt makes them again
@@ -111,10 +112,17 @@ def run_process(
         )
     if process.returncode == 0:
         return None
-    if process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
-        return Trouble("killed", f"killed by {name}, maybe for want of memory")
+    if killed_by := _signal(process.returncode):
+        return Trouble("killed", f"killed by {killed_by}, maybe for want of memory")
     return Trouble(_CAUSES.get(process.returncode, "defect"), _sentence(lines))
+
+
+def _signal(code: int) -> str | None:
+    """The signal that ended a stage, also where a wrapper's shell says it as 128 and its number."""
+    try:
+        return signal.Signals(-code if code < 0 else code - 128).name
+    except ValueError:
+        return None
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -52,7 +52,12 @@ def report_address(home: Path, settings: SchedulingSettings, fingerprint: str) -
         return None
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     key = signature(read_token(home), fingerprint)
-    return f"http://{host}:{port}/v1/reports/{fingerprint}?key={key}"
+    return f"http://{in_address(host)}:{port}/v1/reports/{fingerprint}?key={key}"
+
+
+def in_address(host: str) -> str:
+    """A host as it is written in addresses: those of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def signature(token: str, fingerprint: str) -> str:

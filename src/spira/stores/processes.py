@@ -1,6 +1,7 @@
 """Processes that end with the one that gives them work, and some that are watched by it."""
 
 import ctypes
+import errno
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import structlog
@@ -26,6 +28,9 @@ _SILENT_S = 20.0  # without an answer, once it has answered: it hangs
 _STOPPED_WITHIN_S = 8.0
 _PAUSE_S = 1.0  # before another start, doubled each time it ends without an answer
 _LONGEST_PAUSE_S = 30.0
+_LOCAL = "127.0.0.1"
+_OF_A_PORT = {errno.EADDRINUSE: "is taken", errno.EACCES: "is not for this account"}
+_directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 _log = structlog.get_logger()
@@ -154,26 +159,45 @@ def stop_all(processes: Sequence[Process]) -> None:
         process.wait(deadline)
 
 
-def free_or_wanted(setting: str, wanted: int, host: str = "127.0.0.1") -> int:
+def free_or_wanted(setting: str, wanted: int, host: str = _LOCAL) -> int:
     """A port that can be listened on: the wanted one, or any free one for 0.
 
-    raises    InputError naming the setting when it is taken
+    raises    InputError naming the setting when it is taken, or the host is not this machine
     """
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, wanted))
-        except OSError as error:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, wanted, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            return int(listener.getsockname()[1])
+    except (OSError, UnicodeError) as error:  # a name that cannot be one is the latter
+        code = getattr(error, "errno", None)
+        if code in _OF_A_PORT:
             raise InputError(
-                f"setting {setting}: port {wanted} is taken; choose another, or 0 for any"
+                f"setting {setting}: port {wanted} {_OF_A_PORT[code]}; choose another, or 0 for any"
             ) from error
-        return int(listener.getsockname()[1])
+        why = str(getattr(error, "strerror", None) or error).lower()
+        raise InputError(
+            f"setting {setting.partition('.')[0]}.host: {host}: nothing can listen there ({why}); "
+            f"write an address of this machine, such as {_LOCAL}"
+        ) from error
+
+
+def without_proxy(environment: Mapping[str, str], host: str) -> dict[str, str]:
+    """Variables by which what is on this machine is asked directly, beside what was so before.
+
+    gRPC and Python would ask an `http_proxy` for 127.0.0.1 as well. Both spellings say the same:
+    some programs read only one, for others the small one counts.
+    """
+    kept = environment.get("no_proxy") or environment.get("NO_PROXY")
+    direct = ",".join([*filter(None, [kept]), _LOCAL, "localhost", host])
+    return {"no_proxy": direct, "NO_PROXY": direct}
 
 
 def answers(url: str) -> bool:
-    """Whether a page is there, and all is well behind it (200)."""
+    """Whether an address of this machine answers, and all is well behind it (200)."""
     try:
-        with urllib.request.urlopen(url, timeout=_ANSWER_WITHIN_S) as answer:
+        with _directly.open(url, timeout=_ANSWER_WITHIN_S) as answer:
             return bool(answer.status == 200)
-    except OSError:
+    except (OSError, HTTPException):
         return False

@@ -163,6 +163,7 @@ def host_facts(training: TrainingSettings) -> dict[str, Any]:
         "threads": training.threads,
         "processes": 1,
         **_versions("torch", "lightning-fabric", "numpy", "scipy"),
+        **({"tf32": False} if training.accelerator == "cuda" else {}),
     }
 
 

@@ -32,17 +32,17 @@ def requests(tmp_path: Path) -> Requests:
 
 
 @pytest.fixture
-def version(store: ArtifactStore) -> Callable[[int, int], str]:
+def version(store: ArtifactStore) -> Callable[..., str]:
     """Make a dataset version with so many people, with RI and without, the latest of its name."""
     made = iter(range(100))
 
-    def make(present: int, absent: int) -> str:
+    def make(present: int, absent: int, name: str = "ward") -> str:
         at = NOW + timedelta(seconds=next(made))
         about = {"imported_at": at.isoformat(), "people": present + absent}
         counts = {"people": {"present": present, "absent": absent, "unknown": 0}}
         digest = fingerprint([present, absent])
         store.commit(STAGE, digest, {"summary.json": canonical_json(counts)}, about)
-        give_name(store, "ward", digest, at)
+        give_name(store, name, digest, at)
         return digest
 
     return make
@@ -80,6 +80,36 @@ def test_ten_more_of_each_class_are_worth_a_training(
     assert why == "12 new participants with RI, 10 without"
     asked(requests, enough)
     assert worth_training(store, requests, SETTINGS, now=NOW) is None
+
+
+def test_requests_on_other_datasets_do_not_count(
+    store: ArtifactStore, requests: Requests, version: Callable[..., str]
+) -> None:
+    """A look at a large pilot is not the ward's first, nor what its new people are counted from."""
+    asked(requests, version(200, 200, name="pilot"))
+    first = version(50, 50)
+    assert worth_training(store, requests, SETTINGS, now=NOW) == "first data"
+
+    asked(requests, first)
+    asked(requests, version(300, 300, name="pilot"))
+    assert worth_training(store, requests, SETTINGS, now=NOW) is None
+    version(60, 61)
+    why = worth_training(store, requests, SETTINGS, now=NOW)
+    assert why == "10 new participants with RI, 11 without"
+
+
+def test_the_last_request_may_be_on_any_version_of_the_name(
+    store: ArtifactStore, requests: Requests, version: Callable[..., str]
+) -> None:
+    """Counted from that one, be it the latest version or one that the name meant before."""
+    first, second = version(50, 50), version(62, 62)
+    asked(requests, second)
+    asked(requests, first)
+
+    version(65, 65)
+
+    why = worth_training(store, requests, SETTINGS, now=NOW)
+    assert why == "15 new participants with RI, 15 without"
 
 
 def test_any_new_data_are_after_a_while(

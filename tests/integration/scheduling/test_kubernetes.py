@@ -254,6 +254,16 @@ def test_commands_of_the_pods_exist() -> None:
                 assert str(mounted.parent) == settings_of()["DAGSTER_HOME"]
 
 
+def test_probes_ask_the_page_as_this_machine() -> None:
+    """By the address of its pod it answers 403, as to other sites."""
+    (container,) = pods()["web"]["containers"]
+
+    assert container["command"][:3] == ["python", "-m", "spira.scheduling.web"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        headers = container[probe]["httpGet"]["httpHeaders"]
+        assert headers == [{"name": "Host", "value": "localhost"}]
+
+
 def test_the_daemon_and_the_page_find_the_code_server() -> None:
     """By the name and the port of its Service."""
     (loaded,) = documents(BASE / "workspace.yaml")[0]["load_from"]

@@ -42,7 +42,7 @@ def test_a_notice_says_where_why_and_what_to_do(failed: Request) -> None:
 def test_a_webhook_that_does_not_take_it_is_told_again(
     failed: Request, server: tuple[str, list[Any], list[int]]
 ) -> None:
-    """Away, or in trouble: the notice is not told; without a webhook the log is enough."""
+    """Away, or in trouble: the notice is not told; without a webhook nobody is."""
     url, told, codes = server
     codes += [500, 204]
 

@@ -1,6 +1,7 @@
 """The reconciler, on a real table and Dagster's own storage."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.launcher.base import LaunchRunContext
 from dagster._core.test_utils import create_run_for_test
+from structlog.testing import capture_logs
 
-from spira.domain.errors import TransientError
+from spira.datasets.names import STAGE, give_name
+from spira.domain.errors import InputError, TransientError
 from spira.scheduling.asking import Desk
 from spira.scheduling.launcher import DetachedRunLauncher
 from spira.scheduling.reconciler import Reconciler
@@ -206,6 +209,59 @@ def test_a_run_left_on_its_way_is_started_again_and_then_more_seldom(
     assert set(started) == {run.run_id}
 
 
+def test_a_run_that_was_never_queued_is_given_up(
+    reconciler: Reconciler,
+    requests: Requests,
+    instance: DagsterInstance,
+    ask: Callable[..., Request],
+    make_run: MakeRun,
+) -> None:
+    """The web page was killed between making and queueing it: half a minute, and another is due."""
+    request = ask("a")
+    run = make_run(request, DagsterRunStatus.NOT_STARTED)
+
+    for _ in range(14):
+        reconciler.reconcile()
+    left = instance.get_run_by_id(run.run_id)
+    assert left is not None
+    assert left.status == DagsterRunStatus.NOT_STARTED
+    for _ in range(2):
+        reconciler.reconcile()
+
+    ended = instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status == FAILED
+    found = requests.get(request.id)
+    assert (found.state, found.attempt, found.run_id) == ("open", 2, None)
+    assert [one.id for one in requests.due()] == [request.id]
+
+
+def test_a_webhook_that_refuses_one_notice_gets_the_others(
+    reconciler: Reconciler,
+    requests: Requests,
+    ask: Callable[..., Request],
+    server: tuple[str, list[Any], list[int]],
+) -> None:
+    """In the order in which they ended; the log has every ending once, taken or not."""
+    url, told, codes = server
+    codes += [500, 204, 500, 204]
+    reconciler.desk = Desk(
+        reconciler.desk.store, requests, SchedulingSettings.model_validate({"webhook": url})
+    )
+    first, second = ask("a"), ask("b", dataset="d2")
+    requests.end(second.id, 1, "failed", "no memory")
+    requests.end(first.id, 1, "refused", "an audit")
+
+    with capture_logs() as said:
+        for _ in range(3):
+            reconciler.reconcile()
+
+    assert [one["request"] for one in told] == [second.id, first.id]
+    assert [one.id for one in requests.untold()] == [second.id]
+    logged = [line["request"] for line in said if "without a model" in line["event"]]
+    assert logged == [second.id, first.id]
+
+
 def test_a_run_of_the_page_without_partition_is_told_apart(
     reconciler: Reconciler, requests: Requests, instance: DagsterInstance
 ) -> None:
@@ -218,6 +274,40 @@ def test_a_run_of_the_page_without_partition_is_told_apart(
     assert stored is not None
     assert stored.tags[REQUEST] == "none"
     assert not requests.list()
+
+
+def test_a_run_of_the_page_for_something_unknown_says_so_and_can_be_run_again(
+    reconciler: Reconciler,
+    requests: Requests,
+    instance: DagsterInstance,
+    store: ArtifactStore,
+    tmp_path: Path,
+) -> None:
+    """Its stage is told what is unknown; when that is mended, run again it gets a request."""
+    settings = SchedulingSettings(experiments=tmp_path / "experiments", dataset="ward")
+    desk = reconciler.desk = Desk(store, requests, settings)
+    store.commit(STAGE, "d" * 64, {}, {})
+    give_name(store, "ward", "d" * 64, datetime.now(UTC))
+    partition = {"dagster/partition/experiment": "later", "dagster/partition/seed": "1"}
+
+    def page(tags: Any, **how: Any) -> DagsterRun:
+        made = create_run_for_test(instance, status=DagsterRunStatus.STARTED, tags=tags, **how)
+        reconciler.reconcile()
+        found = instance.get_run_by_id(made.run_id)
+        assert found is not None
+        return found
+
+    first = page(partition)
+    with pytest.raises(InputError, match="experiment 'later': unknown"):
+        adopt(first, instance, desk)
+
+    settings.experiments.mkdir()
+    (settings.experiments / "later.yaml").write_text("name: later\n")
+    again = page(first.tags, parent_run_id=first.run_id, root_run_id=first.run_id)
+
+    request = adopt(again, instance, desk)
+    assert (request.experiment, request.run_id) == ("later", again.run_id)
+    assert again.tags[REQUEST] == request.id
 
 
 def test_a_run_of_the_page_gets_its_request_once(

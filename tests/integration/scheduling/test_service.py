@@ -1,12 +1,15 @@
-"""One service at a time."""
+"""One service at a time, and what it refuses when it is started."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from spira.domain.errors import InputError, TransientError
 from spira.scheduling.holding import held_folder
+from spira.scheduling.instance import prepare
+from spira.scheduling.settings import SchedulingSettings
 
 
 def test_what_is_away_is_not_told_as_a_second_service(tmp_path: Path) -> None:
@@ -16,3 +19,10 @@ def test_what_is_away_is_not_told_as_a_second_service(tmp_path: Path) -> None:
     holder = f"process {os.getpid()}, since"
     with held_folder(tmp_path), pytest.raises(InputError, match=holder), held_folder(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("cron", ["every sunday", "0 3 * * 0 5", "61 * * * *", ""])
+def test_a_timetable_that_is_none_is_refused_at_the_start(tmp_path: Path, cron: str) -> None:
+    """The code server would die of it, be started again, and die."""
+    with pytest.raises(InputError, match=rf"^setting scheduling\.cron: '{re.escape(cron)}' is no"):
+        prepare(tmp_path, SchedulingSettings(cron=cron))

@@ -56,9 +56,10 @@ def test_of_several_mistakes_the_first_is_told_with_their_number(tmp_path: Path)
     assert trouble.reason == "first (and 1 more)"
 
 
-def test_a_killed_stage_is_tried_again(tmp_path: Path) -> None:
-    """As one that ran out of memory is."""
-    trouble = run_process(shell("kill -9 $$"), log=tmp_path / "log", limit_s=10)
+@pytest.mark.parametrize("script", ["kill -9 $$", "sh -c 'kill -9 $$'; exit $?"])
+def test_a_killed_stage_is_tried_again(script: str, tmp_path: Path) -> None:
+    """As one that ran out of memory is, also in a wrapper's shell."""
+    trouble = run_process(shell(script), log=tmp_path / "log", limit_s=10)
 
     assert trouble is not None
     assert trouble.cause == "killed"

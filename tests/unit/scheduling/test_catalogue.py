@@ -1,5 +1,6 @@
 """The experiments that can be asked for."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,20 @@ def test_a_name_that_is_not_there_is_told_with_what_may_be_meant(tmp_path: Path)
 
     with pytest.raises(InputError, match=r"did you mean tiny\?; known: tiny; 1 .*b.yaml \(.*sede"):
         catalogue.find("tny")
+
+
+def test_an_unknown_name_is_told_with_the_folder_that_was_looked_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole, as a relative one depends on where the command is started; and if it is not there."""
+    monkeypatch.chdir(tmp_path)
+    place = re.escape(str(tmp_path / "experiments"))
+
+    with pytest.raises(InputError, match=f"'tiny': unknown; the folder {place} is not there"):
+        read_catalogue(Path("experiments")).find("tiny")
+    (tmp_path / "experiments").mkdir()
+    with pytest.raises(InputError, match=f"'tiny': unknown in {place}$"):
+        read_catalogue(Path("experiments")).find("tiny")
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:

@@ -113,3 +113,6 @@ def test_a_link_names_where_the_endpoint_listens(store: ArtifactStore, tmp_path:
 
     assert address is not None
     assert address.startswith(f"http://127.0.0.1:41234/v1/reports/{artifact.fingerprint}?key=")
+    address = report_address(tmp_path, SchedulingSettings(host="::1"), artifact.fingerprint)
+    assert address is not None
+    assert address.startswith("http://[::1]:41234/v1/reports/")
