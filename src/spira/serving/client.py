@@ -1,0 +1,986 @@
+"""What the Client App (5) does, as a library: record without a network, send when there is one.
+
+A `Device` is an outbox in a folder. `record` puts an assessment there, whole, on stable storage;
+`sync` sends everything, until the server's receipt for each one is stored here too. It may be
+killed at any moment, and be called again as often as anybody likes: nothing is sent twice under
+two names, and nothing is deleted here that the server has not signed for.
+
+    lock
+    assessments/ID/assessment.json    how it is sent; another revision replaces it whole
+    assessments/ID/RECORDING          the bytes, until they are in a receipt
+    assessments/ID/receipt            the server's, checked; while it is not there, we send
+    keys/SERVER.json                  the public keys that receipts of this server verify with
+    making/                           what a kill left half-made; deleted at the next start
+
+Whoever can read the folder can read what was recorded: it belongs on an encrypted disk.
+"""
+
+import base64
+import errno
+import hashlib
+import json
+import os
+import random
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import httpx
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+from pydantic import BaseModel, Field, ValidationError
+from uuid_utils import uuid7
+
+from spira.domain.answers import Sentence
+from spira.domain.errors import InputError, IntegrityError, StorageFull, TransientError
+from spira.domain.frozen import Frozen
+from spira.domain.recordings import Utterance
+from spira.domain.submissions import Capture, FormValues, Id, RecordingFile
+from spira.stores.locks import locked
+
+MOST_RECORDINGS = 4
+LARGEST_RECORDING_BYTES = 20 << 20
+
+_SECRET_BYTES = 32
+_LARGEST_ANSWER_BYTES = 4 << 20
+_LONGEST_ANSWER_S = 300.0  # for a portal that drips for ever; each part of one has its own limit
+_MOST_POLLS = 100  # while the server checks; then the next sync asks again
+_PAGE = 200
+_JSON = "application/json"
+_PROBLEM = "application/problem+json"
+_TUS = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
+_RECEIPT_TYPE = "spira-receipt+jws"
+_ALGORITHM = "Ed25519"
+_T = TypeVar("_T")
+
+
+class Recorded(NamedTuple):
+    """A recording as it was made."""
+
+    utterance: Utterance
+    audio: bytes
+    duration_s: float
+    recorded_at: datetime  # by the device's clock, with its zone
+    capture: Capture = Capture()
+
+
+class Assessment(Frozen):
+    """An assessment as the device keeps it.
+
+    `id` is what the server knows it by. It begins as what `record` returned, and becomes another
+    one when the server knows that id as something else (a cloned phone); `earlier_ids` has it then.
+    """
+
+    id: Id
+    secret: str = Field(repr=False)  # base64url; proves to the server that we made it
+    revision: int
+    form: FormValues = Field(repr=False)
+    recordings: tuple[RecordingFile, ...]
+    replaces: Id | None = None
+    left_out: tuple[RecordingFile, ...] = ()  # by a revision; kept here and sent to nobody
+    earlier_ids: tuple[Id, ...] = ()
+
+
+class Refusal(Frozen):
+    """What the server does not take as it is, and what a person can do."""
+
+    what: Literal["recording", "field", "assessment"]
+    name: str  # the recording's id, the field's name, the assessment's id
+    reason: str
+    sentence: Sentence
+
+
+class Outcome(Frozen):
+    """What a sync came to for one assessment.
+
+    accepted      the receipt is stored here
+    refused       kept here; `refusals` says what a person has to change (`revise`)
+    waiting       kept here; the next sync goes on
+    distrusted    kept here; the server gave a receipt that is not one for what was sent
+    damaged       kept here; the disk gave back other bytes than were recorded
+    """
+
+    recorded_as: Id  # what `record` returned
+    id: Id
+    state: Literal["accepted", "refused", "waiting", "distrusted", "damaged"]
+    detail: str = ""
+    refusals: tuple[Refusal, ...] = ()
+
+
+class Report(Frozen):
+    """What a sync came to; one outcome for each assessment that had no receipt before."""
+
+    outcomes: tuple[Outcome, ...]
+    stopped: Literal["no network", "token refused"] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every assessment of this device holds a receipt."""
+        return all(one.state == "accepted" for one in self.outcomes)
+
+
+class Results(Frozen):
+    """What the site's assessments have come to, by the ids that the server knows them by."""
+
+    assessments: Mapping[Id, Mapping[str, Any]]
+    after: int  # where to go on
+
+
+class Pace(Frozen):
+    """How hard a device tries. Pauses double, and are drawn anew each time (full jitter)."""
+
+    at_once: int = Field(default=4, ge=1, le=32)  # assessments
+    tries: int = Field(default=6, ge=1)  # in a row without progress; then the next sync goes on
+    first_pause_s: float = Field(default=0.5, gt=0)
+    longest_pause_s: float = Field(default=30.0, gt=0)
+    longest_retry_after_s: float = Field(default=120.0, ge=0)  # a server may ask for no more
+    silence_s: float = Field(default=30.0, gt=0)  # then a connection is dead
+
+
+class Device:
+    """An outbox in a folder, for one process at a time; its threads may share it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        pace: Pace | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Open the folder, made when it is not there.
+
+        now       the device's clock; it may be wrong
+        raises    TransientError when another process has it open
+        """
+        self._folder = folder
+        self._pace = pace or Pace()
+        self._now = now
+        self._changing = threading.RLock()
+        self._held = ExitStack()
+        with _on_disk("opening the outbox"):
+            for place in (folder, self._at(), folder / "keys", folder / "making"):
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._held.enter_context(locked(folder / "lock", wait=False))
+            _sync(folder.parent)
+            _sync(folder)
+            for half in (folder / "making").iterdir():
+                shutil.rmtree(half)
+            for name in self._names():
+                self._tidy(name)
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        self._held.close()
+
+    # --- what the person at the bed does ----------------------------------------------------
+
+    def record(
+        self,
+        form_values: Mapping[str, Any],
+        recordings: Sequence[tuple[Any, ...]] = (),
+        *,
+        replaces: str | None = None,
+        form: tuple[str, int] = ("assessment", 1),
+    ) -> str:
+        """Keep an assessment; when this returns it is on stable storage, and before, nothing is.
+
+        recordings  1 to 4 of `Recorded`, or tuples like it
+        replaces    the assessment that this one is a re-recording of: what `record` returned, or
+                    the id of one of another device
+        form        which form was filled in, and its version
+        returns     its id
+        raises      InputError for what no server would take; StorageFull, TransientError
+        """
+        files, audio = _described(recordings)
+        new = str(uuid7())
+        with self._changing:
+            new_one = _checked(
+                Assessment,
+                id=new,
+                secret=_secret(),
+                revision=1,
+                form={"id": form[0], "version": form[1], "values": dict(form_values)},
+                recordings=files,
+                replaces=self.get(replaces).id if replaces in self._names() else replaces,
+            )
+            _require_some(new_one)
+            with _on_disk("keeping a recording"):
+                making = self._folder / "making" / new
+                try:
+                    making.mkdir(mode=0o700)
+                    for id, data in audio.items():
+                        _write(making / id, data)
+                    _write(making / "assessment.json", new_one.model_dump_json().encode())
+                    _sync(making)
+                    making.rename(self._at(new))
+                except OSError:
+                    shutil.rmtree(making, ignore_errors=True)
+                    raise
+                _sync(self._at())
+        return new
+
+    def revise(
+        self,
+        id: str,
+        form_values: Mapping[str, Any] | None = None,
+        *,
+        add: Sequence[tuple[Any, ...]] = (),
+        leave_out: Sequence[str] = (),
+    ) -> None:
+        """Change an assessment that has no receipt yet; what was sent of it is kept there.
+
+        form_values  all of them anew; None: as they are
+        leave_out    ids of recordings that are not to be sent; they are kept here
+        raises       InputError when it has a receipt, or there is nothing like it
+        """
+        files, audio = _described(add)
+        with self._changing:
+            old = self.get(id)
+            if self.receipt(id) is not None:
+                raise InputError(
+                    f"assessment {id}: has its receipt and changes no more; record another one "
+                    f"with replaces={id}"
+                )
+            unknown = set(leave_out) - {one.id for one in old.recordings}
+            if unknown:
+                raise InputError(f"assessment {id}: has no recording {', '.join(sorted(unknown))}")
+            form = old.form
+            if form_values is not None:
+                form = _checked(
+                    FormValues, id=form.id, version=form.version, values=dict(form_values)
+                )
+            left_out = tuple(one for one in old.recordings if one.id in leave_out)
+            new = old.model_copy(
+                update={
+                    "revision": old.revision + 1,
+                    "form": form,
+                    "recordings": tuple(
+                        one for one in (*old.recordings, *files) if one not in left_out
+                    ),
+                    "left_out": old.left_out + left_out,
+                }
+            )
+            _require_some(new)
+            with _on_disk("keeping a revision"):
+                for recording, data in audio.items():
+                    _write(self._at(id, recording), data)
+                self._keep(id, new)
+
+    def ids(self) -> tuple[str, ...]:
+        """What `record` returned for each assessment of this device, the oldest first."""
+        return tuple(self._names())
+
+    def get(self, id: str) -> Assessment:
+        """An assessment by what `record` returned.
+
+        raises    InputError when there is none; IntegrityError when the disk has lost it
+        """
+        try:
+            return Assessment.model_validate_json(self._at(id, "assessment.json").read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(f"assessment {id}: was not recorded in this folder") from None
+        except (OSError, ValidationError):
+            raise IntegrityError(
+                f"assessment {id}: its file cannot be read; keep the folder for whoever repairs it"
+            ) from None
+
+    def audio(self, id: str, recording: str) -> bytes | None:
+        """The bytes of a recording; None when they are in a receipt and not here any more.
+
+        raises    IntegrityError when the disk has other bytes than were recorded
+        """
+        kept = self.get(id)
+        file = next(
+            (one for one in (*kept.recordings, *kept.left_out) if one.id == recording), None
+        )
+        if file is None:
+            raise InputError(f"assessment {id}: has no recording {recording}")
+        try:
+            data = self._at(id, recording).read_bytes()
+        except FileNotFoundError:
+            if self.receipt(id) is not None:
+                return None
+            data = b""
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise IntegrityError(
+                f"assessment {id}: recording {recording} is not what was recorded; the disk lost it"
+            )
+        return data
+
+    def receipt(self, id: str) -> str | None:
+        """The server's signed word that it has an assessment; None while there is none."""
+        try:
+            return self._at(id, "receipt").read_text()
+        except FileNotFoundError:
+            return None
+
+    # --- sending ----------------------------------------------------------------------------
+
+    def sync(self, server: str, token: str) -> Report:
+        """Send everything that has no receipt, as far as the network goes; call it again later.
+
+        server    https://…; http:// only on this machine
+        token     the site's
+        returns   what has become of each; that there is no network is no error
+        raises    InputError for what is no server's address
+        """
+        # The newest first: somebody may be waiting at the bed.
+        names = [name for name in reversed(self._names()) if self.receipt(name) is None]
+        at_once = max(1, min(self._pace.at_once, len(names)))
+        with _Line(server, token, self._pace, at_once) as line:
+            with ThreadPoolExecutor(at_once, "spira-sync") as pool:
+                try:
+                    outcomes = list(pool.map(lambda name: self._send(name, line), names))
+                except BaseException:
+                    line.ended.set()
+                    raise
+            return Report(outcomes=tuple(outcomes), stopped=line.stopped)
+
+    def results(self, server: str, token: str, *, after: int = 0) -> Results:
+        """What has become of the site's assessments since `after`, this device's among them.
+
+        raises    TransientError without a network, InputError when the token is refused
+        """
+        found: dict[str, Mapping[str, Any]] = {}
+        with _Line(server, token, self._pace) as line:
+            tries = 0
+            while True:
+                try:
+                    page = line.changes(after)
+                except (_NoAnswer, _NotNow) as error:
+                    tries += 1
+                    if tries >= self._pace.tries:
+                        raise TransientError(f"results: {error}; ask again later") from error
+                    line.pause(tries, error.at_least_s)
+                    continue
+                except _TokenRefused as error:
+                    raise InputError(f"results: {error}") from error
+                if not page.assessments or page.next <= after:
+                    return Results(assessments=found, after=after)
+                tries, after = 0, page.next
+                found |= {one["id"]: one for one in page.assessments}
+
+    def _send(self, name: str, line: "_Line") -> Outcome:
+        """Go on with one assessment until it has its receipt, or no more can be done now."""
+        furthest: tuple[Assessment | None, int] = (None, 0)
+        stale = polls = 0  # rounds without progress; answers that it is being checked
+        renamed = False
+        why = "not begun"
+        id = name
+        try:
+            while stale < self._pace.tries and polls < _MOST_POLLS and not line.ended.is_set():
+                kept = self.get(name)
+                id = kept.id
+                at_least_s = 0.0
+                stale += 1
+                try:
+                    told = line.put(kept, self._now())
+                    if told.state == "accepted":
+                        if self._take_receipt(name, kept, told.receipt or "", line):
+                            return Outcome(recorded_as=name, id=id, state="accepted")
+                        continue  # it was revised meanwhile, and is sent as that
+                    if told.state == "checking":
+                        why = "the server is checking"
+                        stale, polls = 0, polls + 1
+                        line.wait(told.at_least_s)
+                        continue
+                    if kept != furthest[0] or told.progress > furthest[1]:
+                        furthest = (kept, told.progress)
+                        stale = 0
+                    needed = [one for one in told.recordings if one.state == "needed"]
+                    if not needed and (refusals := told.refusals):
+                        return Outcome(
+                            recorded_as=name,
+                            id=id,
+                            state="refused",
+                            detail=f"{len(refusals)} things have to be changed; see refusals",
+                            refusals=refusals,
+                        )
+                    for one in needed:
+                        data = self.audio(name, one.id)
+                        assert data is not None  # only a receipt lets go of it
+                        line.patch(one, data)
+                    if needed or stale == 0:
+                        continue
+                    why = "the server has everything and gives no receipt"
+                except _KnownOtherwise as error:
+                    why = str(error)
+                    if not renamed:
+                        self._give_new_id(name, kept, conflict=error.status == 409)
+                        renamed = True
+                        continue
+                except (_NoAnswer, _NotNow) as error:
+                    why, at_least_s = str(error), error.at_least_s
+                line.pause(stale, at_least_s)
+        except _TokenRefused as error:
+            line.stop("token refused")
+            why = str(error)
+        except _Rejected as error:
+            refusal = Refusal(
+                what="assessment", name=id, reason=error.detail, sentence=error.sentence
+            )
+            return Outcome(
+                recorded_as=name, id=id, state="refused", detail=error.detail, refusals=(refusal,)
+            )
+        except _WrongReceipt as error:
+            return Outcome(recorded_as=name, id=id, state="distrusted", detail=str(error))
+        except IntegrityError as error:
+            return Outcome(recorded_as=name, id=id, state="damaged", detail=str(error))
+        except TransientError as error:  # of this device's disk
+            why = str(error)
+        return Outcome(recorded_as=name, id=id, state="waiting", detail=line.stopped or why)
+
+    def _take_receipt(self, name: str, sent: Assessment, receipt: str, line: "_Line") -> bool:
+        """Store a receipt for what was sent; False when that is not what is here any more.
+
+        raises    _WrongReceipt
+        """
+        taken = _check_receipt(receipt, sent, lambda kid: self._key(kid, line))
+        with self._changing, _on_disk("keeping a receipt"):
+            if self.get(name) != sent:
+                return False
+            _replace(self._at(name, "receipt"), receipt.encode())
+            for recording in taken:
+                self._at(name, recording).unlink(missing_ok=True)
+        return True
+
+    def _give_new_id(self, name: str, old: Assessment, *, conflict: bool) -> None:
+        """The server knows this id as something else: ours is another assessment.
+
+        Where we revised it, the server has an earlier revision (its answer was lost, or this
+        phone was cloned): what we have replaces that.
+        """
+        with self._changing, _on_disk("keeping a copy"):
+            kept = self.get(name)
+            if kept.id != old.id:
+                return
+            update = {
+                "id": str(uuid7()),
+                "secret": _secret(),
+                "revision": 1,
+                "replaces": old.id if conflict and old.revision > 1 else kept.replaces,
+                "earlier_ids": (*kept.earlier_ids, old.id),
+            }
+            self._keep(name, kept.model_copy(update=update))
+
+    def _key(self, kid: str, line: "_Line") -> Mapping[str, Any]:
+        """The public key of this id: pinned when a server is first met.
+
+        A key that is new is taken only where every key that we know is still there unchanged: a
+        server rotates its keys and publishes the old ones too, and another server has others.
+        raises    _WrongReceipt when there is none
+        """
+        with self._changing:
+            place = self._folder / "keys" / f"{hashlib.sha256(line.base.encode()).hexdigest()}.json"
+            pinned: dict[str, Mapping[str, Any]] = (
+                json.loads(place.read_text()) if place.exists() else {}
+            )
+            if kid not in pinned:
+                published = line.keys()
+                changed = [known for known in pinned if published.get(known) != pinned[known]]
+                if changed:
+                    raise _WrongReceipt(
+                        f"the server's keys {', '.join(changed)} are gone or others than when this "
+                        "device first met it; ask whoever runs the server"
+                    )
+                if kid not in published:
+                    raise _WrongReceipt(f"receipt: signed with key {kid!r}, which is not published")
+                with _on_disk("keeping the server's keys"):
+                    _replace(place, json.dumps(published, indent=2).encode())
+                pinned = published
+            return pinned[kid]
+
+    # --- the folder -------------------------------------------------------------------------
+
+    def _at(self, *names: str) -> Path:
+        return self._folder.joinpath("assessments", *names)
+
+    def _names(self) -> list[str]:
+        return sorted(place.name for place in self._at().iterdir() if place.is_dir())
+
+    def _keep(self, name: str, kept: Assessment) -> None:
+        _replace(self._at(name, "assessment.json"), kept.model_dump_json().encode())
+
+    def _tidy(self, name: str) -> None:
+        """Finish what a kill cut off: files of a revision that never was, audio in a receipt."""
+        try:
+            kept = self.get(name)
+            receipt = self.receipt(name)
+            taken = frozenset() if receipt is None else _taken(_payload(receipt))
+        except (IntegrityError, InputError, ValueError, TypeError, LookupError):
+            return  # damaged: whatever lies there may be all that is left
+        recordings = {one.id for one in (*kept.recordings, *kept.left_out)}
+        keep = {"assessment.json", "receipt"} | recordings - taken
+        for place in self._at(name).iterdir():
+            if place.name not in keep:
+                place.unlink()
+
+
+# --- receipts -------------------------------------------------------------------------------
+
+
+def _check_receipt(
+    receipt: str, sent: Assessment, key_of: Callable[[str], Mapping[str, Any]]
+) -> frozenset[str]:
+    """Ids of the recordings that the server has, by its signed word about exactly what was sent.
+
+    raises    _WrongReceipt
+    """
+    try:
+        head = jws.extract_compact(receipt.encode()).headers()
+        if head.get("typ") != _RECEIPT_TYPE:
+            raise _WrongReceipt("receipt: signed as something else")
+        key = OKPKey.import_key(dict(key_of(str(head.get("kid")))))
+        jws.deserialize_compact(receipt, key, [_ALGORITHM])
+        payload = _payload(receipt)
+        told = sorted((one["id"], one["sha256"], one["n_bytes"]) for one in payload["recordings"])
+        taken = _taken(payload)
+    except (JoseError, ValueError, TypeError, KeyError) as error:
+        raise _WrongReceipt(f"receipt: is not signed as it should be ({error})") from error
+    wrong = [
+        name
+        for name, same in {
+            "kind": payload.get("kind") == "assessment",
+            "id": payload.get("id") == sent.id,
+            "revision": payload.get("revision") == sent.revision,
+            "recordings": told
+            == sorted((one.id, one.sha256, one.n_bytes) for one in sent.recordings),
+        }.items()
+        if not same
+    ]
+    if wrong:
+        raise _WrongReceipt(f"receipt: for another {', '.join(wrong)} than was sent")
+    return taken
+
+
+def _payload(receipt: str) -> dict[str, Any]:
+    middle = receipt.split(".")[1]
+    payload = json.loads(base64.urlsafe_b64decode(middle + "=" * (-len(middle) % 4)))
+    if not isinstance(payload, dict):
+        raise ValueError("receipt: is no document")  # noqa: TRY004 - of what was sent
+    return payload
+
+
+def _taken(payload: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(str(one["id"]) for one in payload["recordings"] if one["what"] == "taken")
+
+
+# --- the network ----------------------------------------------------------------------------
+
+
+class _NoAnswer(Exception):
+    """Nothing came back, or not from our API: as good as no network."""
+
+    at_least_s = 0.0
+
+
+class _NotNow(Exception):
+    """Our API says: later."""
+
+    def __init__(self, why: str, at_least_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.at_least_s = at_least_s
+
+
+class _TokenRefused(Exception):
+    """Our API does not know the token."""
+
+
+class _KnownOtherwise(Exception):
+    """Our API knows the id as another assessment: of another device (404), or changed (409)."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the server knows this id as another assessment ({status})")
+        self.status = status
+
+
+class _Rejected(Exception):
+    """Our API does not take it, and never will as it is."""
+
+    def __init__(self, detail: str, sentence: Sentence) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.sentence = sentence
+
+
+class _WrongReceipt(Exception):
+    """Not the server's word for what was sent."""
+
+
+class _Part(BaseModel):
+    """How one recording or field stands; more than we know may be in it."""
+
+    state: str = ""
+    id: str = ""
+    name: str = ""
+    upload_url: str = ""
+    n_bytes: int = 0
+    offset: int = Field(default=0, ge=0)
+    reason: str = ""
+    sentence: Sentence = Sentence(pt="", en="")
+
+
+class _Told(BaseModel):
+    """The answer to a manifest."""
+
+    state: Literal["incomplete", "checking", "accepted"]
+    receipt: str | None = None
+    recordings: tuple[_Part, ...] = ()
+    fields: tuple[_Part, ...] = ()
+    at_least_s: float = 0.0
+    progress: int = 0
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """What a person has to change."""
+        return (
+            *(
+                Refusal(what="recording", name=one.id, reason=one.reason, sentence=one.sentence)
+                for one in self.recordings
+                if one.state == "refused"
+            ),
+            *(
+                Refusal(what="field", name=one.name, reason=one.reason, sentence=one.sentence)
+                for one in self.fields
+            ),
+        )
+
+
+class _Page(BaseModel):
+    assessments: tuple[dict[str, Any], ...]
+    next: int
+
+
+class _Answer(NamedTuple):
+    status: int
+    headers: httpx.Headers
+    document: dict[str, Any]
+
+
+class _Line:
+    """The way to one server, shared by the threads of a sync."""
+
+    def __init__(self, server: str, token: str, pace: Pace, at_once: int = 1) -> None:
+        self.base = _base(server)
+        self.stopped: Literal["no network", "token refused"] | None = None
+        self.ended = threading.Event()
+        self._pace = pace
+        self._at_once = at_once
+        self._unheard = 0  # tries in a row, of all threads, that brought no answer
+        self._counting = threading.Lock()
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"},
+            timeout=pace.silence_s,
+            follow_redirects=False,
+            # What a portal wants remembered goes to nobody.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        )
+
+    def __enter__(self) -> "_Line":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def put(self, sent: Assessment, now: datetime) -> _Told:
+        """Send a manifest; how it stands.
+
+        raises    _NoAnswer, _NotNow, _TokenRefused, _KnownOtherwise, _Rejected
+        """
+        whole = sent.model_dump(mode="json", include={"revision", "replaces", "form", "recordings"})
+        headers = {
+            "Content-Type": _JSON,
+            "Spira-Device-Secret": sent.secret,
+            "Spira-Device-Time": now.isoformat(timespec="milliseconds"),
+        }
+        sizes = {one.id: one.n_bytes for one in sent.recordings}
+
+        def read(answer: _Answer) -> _Told:
+            if answer.status >= 400:
+                raise _refusal(answer)
+            told = _Told.model_validate(answer.document)
+            done = 0
+            for one in told.recordings:
+                size = sizes[one.id]
+                if one.state == "needed" and (
+                    one.n_bytes != size
+                    or one.offset > size
+                    or not one.upload_url.startswith("/v1/uploads/")
+                ):
+                    raise ValueError("an upload that is not of this assessment")
+                done += one.offset if one.state == "needed" else size + 1
+            after_s = self._retry_after(answer) or self._pace.first_pause_s
+            return told.model_copy(update={"progress": done, "at_least_s": after_s})
+
+        path = f"/v1/assessments/{sent.id}"
+        body = json.dumps(whole, ensure_ascii=False).encode()
+        return self._ask("PUT", path, read, headers=headers, content=body)
+
+    def patch(self, part: _Part, data: bytes) -> None:
+        """Send the bytes from an upload's offset on; the next `put` tells what came of it.
+
+        raises    _NoAnswer, _NotNow, _TokenRefused
+        """
+
+        def read(answer: _Answer) -> None:
+            if "Tus-Resumable" not in answer.headers:
+                raise ValueError("no answer of tus")
+            if answer.status >= 400:
+                detail = str(answer.document.get("detail"))
+                raise _NotNow(f"upload: {answer.status} {detail}", self._retry_after(answer))
+            int(answer.headers["Upload-Offset"])
+
+        headers = _TUS | {"Upload-Offset": str(part.offset)}
+        self._ask("PATCH", part.upload_url, read, headers=headers, content=data[part.offset :])
+
+    def keys(self) -> dict[str, Mapping[str, Any]]:
+        """The server's public keys by their ids.
+
+        raises    _NoAnswer, _NotNow, _TokenRefused
+        """
+
+        def read(answer: _Answer) -> dict[str, Mapping[str, Any]]:
+            if answer.status >= 400:
+                raise _NotNow(f"keys: {answer.status}", self._retry_after(answer))
+            found = {str(key["kid"]): key for key in answer.document["keys"]}
+            for key in found.values():
+                OKPKey.import_key(dict(key))
+            return found
+
+        return self._ask("GET", "/v1/keys", read)
+
+    def changes(self, after: int) -> _Page:
+        """The next assessments in the order of their last change.
+
+        raises    _NoAnswer, _NotNow, _TokenRefused
+        """
+
+        def read(answer: _Answer) -> _Page:
+            if answer.status >= 400:
+                raise _NotNow(f"answered {answer.status}", self._retry_after(answer))
+            page = _Page.model_validate(answer.document)
+            if not all(isinstance(one["id"], str) for one in page.assessments):
+                raise ValueError("an assessment without an id")
+            return page
+
+        return self._ask("GET", f"/v1/assessments?after={after}&limit={_PAGE}", read)
+
+    def pause(self, failures: int, at_least_s: float = 0.0) -> None:
+        """Wait before the next try, less when everything ends meanwhile."""
+        longest = min(self._pace.longest_pause_s, self._pace.first_pause_s * 2.0 ** (failures - 1))
+        self.wait(at_least_s + random.uniform(0, longest))
+
+    def wait(self, seconds: float) -> None:
+        """Wait, less when everything ends meanwhile."""
+        self.ended.wait(seconds)
+
+    def stop(self, why: Literal["no network", "token refused"]) -> None:
+        """Everything ends."""
+        self.stopped = self.stopped or why
+        self.ended.set()
+
+    def _ask(self, method: str, path: str, read: Callable[[_Answer], _T], **how: Any) -> _T:
+        """Ask, and read the answer; whatever cannot be read is none of our API."""
+        try:
+            found = read(self._answer(method, path, **how))
+        except (_NotNow, _TokenRefused, _KnownOtherwise, _Rejected):
+            self._heard()
+            raise
+        except (_NoAnswer, httpx.HTTPError, httpx.StreamError, OSError) as error:
+            self._not_heard()
+            raise _NoAnswer(f"no network ({type(error).__name__}: {error})") from error
+        except (JoseError, ValueError, TypeError, KeyError) as error:
+            self._not_heard()
+            raise _NoAnswer(
+                f"no network: not an answer of SPIRA ({type(error).__name__})"
+            ) from error
+        self._heard()
+        return found
+
+    def _answer(self, method: str, path: str, **how: Any) -> _Answer:
+        """What came back, if it can be our API's.
+
+        raises    _TokenRefused, _NotNow; _NoAnswer, ValueError, KeyError and what httpx raises
+        """
+        until = time.monotonic() + _LONGEST_ANSWER_S
+        with self._http.stream(method, self.base + path, **how) as answer:
+            kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            status = answer.status_code
+            ours = kind == _JSON if status in (200, 202) else status == 204 or kind == _PROBLEM
+            if not ours:
+                raise _NoAnswer(f"{status} {kind}, as a captive portal answers")
+            body = bytearray()
+            for part in answer.iter_raw():
+                body += part
+                if len(body) > _LARGEST_ANSWER_BYTES or time.monotonic() > until:
+                    raise _NoAnswer("an answer without end")
+        document = {} if status == 204 else json.loads(body)
+        if not isinstance(document, dict) or (status >= 400 and document["status"] != status):
+            raise _NoAnswer(f"{status} with another document")
+        found = _Answer(status, answer.headers, document)
+        if status == 401:
+            raise _TokenRefused("the server does not know this token; ask for another one")
+        if status in (408, 429) or status >= 500:
+            raise _NotNow(f"{status} {document.get('detail')}", self._retry_after(found))
+        return found
+
+    def _retry_after(self, answer: _Answer) -> float:
+        """In seconds, as our API says it."""
+        said = answer.headers.get("Retry-After", "")
+        seconds = float(said) if said.isascii() and said.isdecimal() else 0.0
+        return min(seconds, self._pace.longest_retry_after_s)
+
+    def _heard(self) -> None:
+        with self._counting:
+            self._unheard = 0
+
+    def _not_heard(self) -> None:
+        with self._counting:
+            self._unheard += 1
+            gone = self._unheard >= self._pace.tries * self._at_once
+        if gone:
+            self.stop("no network")
+
+
+def _refusal(answer: _Answer) -> Exception:
+    """What an error of our API means for a manifest.
+
+    raises    ValidationError, KeyError without its sentence: then it is somebody else's
+    """
+    sentence = Sentence.model_validate(answer.document["sentence"])
+    if answer.status in (404, 409):
+        return _KnownOtherwise(answer.status)
+    if answer.status == 410:
+        return _NotNow("the server let go of what was sent before")
+    return _Rejected(str(answer.document.get("detail")), sentence)
+
+
+def _base(server: str) -> str:
+    try:
+        url = httpx.URL(server)
+    except (httpx.InvalidURL, TypeError):
+        url = httpx.URL("")
+    near = url.host in ("localhost", "127.0.0.1", "::1")
+    if not url.host or url.scheme not in ("https", "http") or url.query or url.fragment:
+        raise InputError(f"server {server!r}: write https://host, with a port where it needs one")
+    if url.scheme == "http" and not near:
+        raise InputError(
+            f"server {server!r}: http:// would send voices and the token readable to everybody; "
+            "write https://"
+        )
+    return str(url).rstrip("/")
+
+
+# --- what is recorded -----------------------------------------------------------------------
+
+
+def _described(
+    recordings: Sequence[tuple[Any, ...]],
+) -> tuple[tuple[RecordingFile, ...], dict[str, bytes]]:
+    """As it is announced, and the bytes by id.
+
+    raises    InputError
+    """
+    files, audio = [], {}
+    for one in (Recorded(*each) for each in recordings):
+        file = _checked(
+            RecordingFile,
+            id=str(uuid7()),
+            utterance=one.utterance,
+            sha256=hashlib.sha256(one.audio).hexdigest(),
+            n_bytes=len(one.audio),
+            duration_s=one.duration_s,
+            recorded_at=one.recorded_at,
+            capture=one.capture,
+        )
+        if file.n_bytes > LARGEST_RECORDING_BYTES:
+            raise InputError(
+                f"recording {one.utterance}: {file.n_bytes} bytes; "
+                f"{LARGEST_RECORDING_BYTES} at most"
+            )
+        files.append(file)
+        audio[file.id] = bytes(one.audio)
+    return tuple(files), audio
+
+
+_Model = TypeVar("_Model", bound=Frozen)
+
+
+def _checked(model: type[_Model], **values: Any) -> _Model:
+    """A value, or every mistake in it; never the value of a field, which may be a person's."""
+    try:
+        made = model.model_validate(values)
+        made.model_dump_json()
+    except ValidationError as error:
+        raise InputError(
+            *(
+                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+                for fault in error.errors(include_input=False, include_url=False)
+            )
+        ) from None
+    except ValueError:
+        raise InputError("form: a value that JSON does not know") from None
+    return made
+
+
+def _require_some(kept: Assessment) -> None:
+    if not 1 <= len(kept.recordings) <= MOST_RECORDINGS:
+        raise InputError(
+            f"{len(kept.recordings)} recordings; an assessment has 1 to {MOST_RECORDINGS}"
+        )
+
+
+def _secret() -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
+
+
+# --- the disk -------------------------------------------------------------------------------
+
+
+def _replace(place: Path, data: bytes) -> None:
+    """A whole file or the one before, on stable storage."""
+    new = place.with_name(f"{place.name}.new")
+    new.unlink(missing_ok=True)
+    _write(new, data)
+    new.rename(place)
+    _sync(place.parent)
+
+
+def _write(place: Path, data: bytes) -> None:
+    with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _on_disk(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"{doing}: this device is full; free some space") from error
+        raise TransientError(f"{doing}: the disk failed ({error.strerror}); try again") from error
