@@ -11,6 +11,7 @@ two names, and nothing is deleted here that the server has not signed for.
     assessments/ID/receipt            the server's, checked; while it is not there, we send
     keys/SERVER.json                  the public keys that receipts of this server verify with
     making/                           what a kill left half-made; deleted at the next start
+    reserve                           space for a receipt on a device that is full: it frees more
 
 Whoever can read the folder can read what was recorded: it belongs on an encrypted disk.
 """
@@ -51,6 +52,8 @@ MOST_RECORDINGS = 4
 LARGEST_RECORDING_BYTES = 20 << 20
 
 _SECRET_BYTES = 32
+_RESERVE_BYTES = 64 << 10
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LARGEST_ANSWER_BYTES = 4 << 20
 _LONGEST_ANSWER_S = 300.0  # for a portal that drips for ever; each part of one has its own limit
 _MOST_POLLS = 100  # while the server checks; then the next sync asks again
@@ -165,6 +168,7 @@ class Device:
         self._pace = pace or Pace()
         self._now = now
         self._changing = threading.RLock()
+        self._syncing = threading.Lock()
         self._held = ExitStack()
         with _on_disk("opening the outbox"):
             for place in (folder, self._at(), folder / "keys", folder / "making"):
@@ -176,6 +180,7 @@ class Device:
                 shutil.rmtree(half)
             for name in self._names():
                 self._tidy(name)
+            self._make_reserve()
 
     def __enter__(self) -> "Device":
         return self
@@ -214,7 +219,7 @@ class Device:
                 id=new,
                 secret=_secret(),
                 revision=1,
-                form={"id": form[0], "version": form[1], "values": dict(form_values)},
+                form=_filled(*form, form_values),
                 recordings=files,
                 replaces=self.get(replaces).id if replaces in self._names() else replaces,
             )
@@ -261,9 +266,7 @@ class Device:
                 raise InputError(f"assessment {id}: has no recording {', '.join(sorted(unknown))}")
             form = old.form
             if form_values is not None:
-                form = _checked(
-                    FormValues, id=form.id, version=form.version, values=dict(form_values)
-                )
+                form = _filled(form.id, form.version, form_values)
             left_out = tuple(one for one in old.recordings if one.id in leave_out)
             new = old.model_copy(
                 update={
@@ -339,17 +342,20 @@ class Device:
         returns   what has become of each; that there is no network is no error
         raises    InputError for what is no server's address
         """
-        # The newest first: somebody may be waiting at the bed.
-        names = [name for name in reversed(self._names()) if self.receipt(name) is None]
-        at_once = max(1, min(self._pace.at_once, len(names)))
-        with _Line(server, token, self._pace, at_once) as line:
-            with ThreadPoolExecutor(at_once, "spira-sync") as pool:
+        with self._syncing:
+            # The newest first: somebody may be waiting at the bed.
+            names = [name for name in reversed(self._names()) if self.receipt(name) is None]
+            at_once = max(1, min(self._pace.at_once, len(names)))
+            with (
+                _Line(server, token, self._pace, at_once) as line,
+                ThreadPoolExecutor(at_once, "spira-sync") as pool,
+            ):
                 try:
-                    outcomes = list(pool.map(lambda name: self._send(name, line), names))
+                    outcomes = tuple(pool.map(lambda name: self._send(name, line), names))
                 except BaseException:
                     line.ended.set()
                     raise
-            return Report(outcomes=tuple(outcomes), stopped=line.stopped)
+            return Report(outcomes=outcomes, stopped=line.stopped)
 
     def results(self, server: str, token: str, *, after: int = 0) -> Results:
         """What has become of the site's assessments since `after`, this device's among them.
@@ -415,9 +421,11 @@ class Device:
                         data = self.audio(name, one.id)
                         assert data is not None  # only a receipt lets go of it
                         line.patch(one, data)
-                    if needed or stale == 0:
+                    if stale == 0:
                         continue
-                    why = "the server has everything and gives no receipt"
+                    why = (
+                        "the server asks for the same again, or has everything and does not say so"
+                    )
                 except _KnownOtherwise as error:
                     why = str(error)
                     if not renamed:
@@ -454,9 +462,10 @@ class Device:
         with self._changing, _on_disk("keeping a receipt"):
             if self.get(name) != sent:
                 return False
-            _replace(self._at(name, "receipt"), receipt.encode())
+            self._replace(self._at(name, "receipt"), receipt.encode())
             for recording in taken:
                 self._at(name, recording).unlink(missing_ok=True)
+            self._make_reserve()
         return True
 
     def _give_new_id(self, name: str, old: Assessment, *, conflict: bool) -> None:
@@ -501,7 +510,7 @@ class Device:
                 if kid not in published:
                     raise _WrongReceipt(f"receipt: signed with key {kid!r}, which is not published")
                 with _on_disk("keeping the server's keys"):
-                    _replace(place, json.dumps(published, indent=2).encode())
+                    self._replace(place, json.dumps(published, indent=2).encode())
                 pinned = published
             return pinned[kid]
 
@@ -514,7 +523,25 @@ class Device:
         return sorted(place.name for place in self._at().iterdir() if place.is_dir())
 
     def _keep(self, name: str, kept: Assessment) -> None:
-        _replace(self._at(name, "assessment.json"), kept.model_dump_json().encode())
+        self._replace(self._at(name, "assessment.json"), kept.model_dump_json().encode())
+
+    def _replace(self, place: Path, data: bytes) -> None:
+        """A whole file or the one before, on stable storage; even when the device is full."""
+        try:
+            _replace(place, data)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            (self._folder / "reserve").unlink(missing_ok=True)
+            _replace(place, data)
+
+    def _make_reserve(self) -> None:
+        reserve = self._folder / "reserve"
+        if not reserve.exists():
+            try:
+                _write(reserve, bytes(_RESERVE_BYTES))
+            except OSError:  # full: until a receipt has freed some
+                reserve.unlink(missing_ok=True)
 
     def _tidy(self, name: str) -> None:
         """Finish what a kill cut off: files of a revision that never was, audio in a receipt."""
@@ -918,14 +945,31 @@ def _described(
     return tuple(files), audio
 
 
+def _filled(form: str, version: int, values: Mapping[str, Any]) -> FormValues:
+    """Values that JSON brings over as they are.
+
+    raises    InputError
+    """
+    wrong = []
+    for name, value in values.items():
+        try:
+            json.dumps({name: value}, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, TypeError, RecursionError):
+            wrong.append(
+                f"form field {name!r}: JSON cannot hold its value ({type(value).__name__})"
+            )
+    if wrong:
+        raise InputError(*wrong)
+    return _checked(FormValues, id=form, version=version, values=dict(values))
+
+
 _Model = TypeVar("_Model", bound=Frozen)
 
 
 def _checked(model: type[_Model], **values: Any) -> _Model:
     """A value, or every mistake in it; never the value of a field, which may be a person's."""
     try:
-        made = model.model_validate(values)
-        made.model_dump_json()
+        return model.model_validate(values)
     except ValidationError as error:
         raise InputError(
             *(
@@ -933,9 +977,6 @@ def _checked(model: type[_Model], **values: Any) -> _Model:
                 for fault in error.errors(include_input=False, include_url=False)
             )
         ) from None
-    except ValueError:
-        raise InputError("form: a value that JSON does not know") from None
-    return made
 
 
 def _require_some(kept: Assessment) -> None:
@@ -981,6 +1022,6 @@ def _on_disk(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             raise StorageFull(f"{doing}: this device is full; free some space") from error
         raise TransientError(f"{doing}: the disk failed ({error.strerror}); try again") from error
