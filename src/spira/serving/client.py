@@ -2,8 +2,9 @@
 
 A `Device` is an outbox in a folder. `record` puts an assessment there, whole, on stable storage;
 `sync` sends everything, until the server's receipt for each one is stored here too. It may be
-killed at any moment, and be called again as often as anybody likes: nothing is sent twice under
-two names, and nothing is deleted here that the server has not signed for.
+killed at any moment, and be called again as often as anybody likes. Nothing is deleted here that
+the server has not signed for, and nothing gets another id unless the server knows that one as
+something else.
 
     lock
     assessments/ID/assessment.json    how it is sent; another revision replaces it whole
@@ -21,24 +22,20 @@ import errno
 import hashlib
 import json
 import os
-import random
 import secrets
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import httpx
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 from uuid_utils import uuid7
 
 from spira.domain.answers import Sentence
@@ -46,6 +43,16 @@ from spira.domain.errors import InputError, IntegrityError, StorageFull, Transie
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import Utterance
 from spira.domain.submissions import Capture, FormValues, Id, RecordingFile
+from spira.serving.line import (
+    KnownOtherwise,
+    Line,
+    NoAnswer,
+    NotNow,
+    Pace,
+    Rejected,
+    TokenRefused,
+    Told,
+)
 from spira.stores.locks import locked
 
 MOST_RECORDINGS = 4
@@ -54,16 +61,9 @@ LARGEST_RECORDING_BYTES = 20 << 20
 _SECRET_BYTES = 32
 _RESERVE_BYTES = 64 << 10
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_LARGEST_ANSWER_BYTES = 4 << 20
-_LONGEST_ANSWER_S = 300.0  # for a portal that drips for ever; each part of one has its own limit
 _MOST_POLLS = 100  # while the server checks; then the next sync asks again
-_PAGE = 200
-_JSON = "application/json"
-_PROBLEM = "application/problem+json"
-_TUS = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
 _RECEIPT_TYPE = "spira-receipt+jws"
 _ALGORITHM = "Ed25519"
-_T = TypeVar("_T")
 
 
 class Recorded(NamedTuple):
@@ -91,6 +91,10 @@ class Assessment(Frozen):
     replaces: Id | None = None
     left_out: tuple[RecordingFile, ...] = ()  # by a revision; kept here and sent to nobody
     earlier_ids: tuple[Id, ...] = ()
+
+    def manifest(self) -> dict[str, Any]:
+        """What is sent of it, beside the bytes."""
+        return self.model_dump(mode="json", include={"revision", "replaces", "form", "recordings"})
 
 
 class Refusal(Frozen):
@@ -136,17 +140,6 @@ class Results(Frozen):
 
     assessments: Mapping[Id, Mapping[str, Any]]
     after: int  # where to go on
-
-
-class Pace(Frozen):
-    """How hard a device tries. Pauses double, and are drawn anew each time (full jitter)."""
-
-    at_once: int = Field(default=4, ge=1, le=32)  # assessments
-    tries: int = Field(default=6, ge=1)  # in a row without progress; then the next sync goes on
-    first_pause_s: float = Field(default=0.5, gt=0)
-    longest_pause_s: float = Field(default=30.0, gt=0)
-    longest_retry_after_s: float = Field(default=120.0, ge=0)  # a server may ask for no more
-    silence_s: float = Field(default=30.0, gt=0)  # then a connection is dead
 
 
 class Device:
@@ -347,7 +340,7 @@ class Device:
             names = [name for name in reversed(self._names()) if self.receipt(name) is None]
             at_once = max(1, min(self._pace.at_once, len(names)))
             with (
-                _Line(server, token, self._pace, at_once) as line,
+                Line(server, token, self._pace, at_once) as line,
                 ThreadPoolExecutor(at_once, "spira-sync") as pool,
             ):
                 try:
@@ -363,25 +356,25 @@ class Device:
         raises    TransientError without a network, InputError when the token is refused
         """
         found: dict[str, Mapping[str, Any]] = {}
-        with _Line(server, token, self._pace) as line:
+        with Line(server, token, self._pace) as line:
             tries = 0
             while True:
                 try:
                     page = line.changes(after)
-                except (_NoAnswer, _NotNow) as error:
+                except (NoAnswer, NotNow) as error:
                     tries += 1
                     if tries >= self._pace.tries:
                         raise TransientError(f"results: {error}; ask again later") from error
                     line.pause(tries, error.at_least_s)
                     continue
-                except _TokenRefused as error:
+                except TokenRefused as error:
                     raise InputError(f"results: {error}") from error
                 if not page.assessments or page.next <= after:
                     return Results(assessments=found, after=after)
                 tries, after = 0, page.next
                 found |= {one["id"]: one for one in page.assessments}
 
-    def _send(self, name: str, line: "_Line") -> Outcome:
+    def _send(self, name: str, line: Line) -> Outcome:
         """Go on with one assessment until it has its receipt, or no more can be done now."""
         furthest: tuple[Assessment | None, int] = (None, 0)
         stale = polls = 0  # rounds without progress; answers that it is being checked
@@ -395,7 +388,7 @@ class Device:
                 at_least_s = 0.0
                 stale += 1
                 try:
-                    told = line.put(kept, self._now())
+                    told = line.put(kept.id, kept.secret, kept.manifest(), self._now())
                     if told.state == "accepted":
                         if self._take_receipt(name, kept, told.receipt or "", line):
                             return Outcome(recorded_as=name, id=id, state="accepted")
@@ -409,7 +402,7 @@ class Device:
                         furthest = (kept, told.progress)
                         stale = 0
                     needed = [one for one in told.recordings if one.state == "needed"]
-                    if not needed and (refusals := told.refusals):
+                    if not needed and (refusals := _refusals(told)):
                         return Outcome(
                             recorded_as=name,
                             id=id,
@@ -426,19 +419,19 @@ class Device:
                     why = (
                         "the server asks for the same again, or has everything and does not say so"
                     )
-                except _KnownOtherwise as error:
+                except KnownOtherwise as error:
                     why = str(error)
                     if not renamed:
                         self._give_new_id(name, kept, conflict=error.status == 409)
                         renamed = True
                         continue
-                except (_NoAnswer, _NotNow) as error:
+                except (NoAnswer, NotNow) as error:
                     why, at_least_s = str(error), error.at_least_s
                 line.pause(stale, at_least_s)
-        except _TokenRefused as error:
+        except TokenRefused as error:
             line.stop("token refused")
             why = str(error)
-        except _Rejected as error:
+        except Rejected as error:
             refusal = Refusal(
                 what="assessment", name=id, reason=error.detail, sentence=error.sentence
             )
@@ -453,7 +446,7 @@ class Device:
             why = str(error)
         return Outcome(recorded_as=name, id=id, state="waiting", detail=line.stopped or why)
 
-    def _take_receipt(self, name: str, sent: Assessment, receipt: str, line: "_Line") -> bool:
+    def _take_receipt(self, name: str, sent: Assessment, receipt: str, line: Line) -> bool:
         """Store a receipt for what was sent; False when that is not what is here any more.
 
         raises    _WrongReceipt
@@ -487,7 +480,7 @@ class Device:
             }
             self._keep(name, kept.model_copy(update=update))
 
-    def _key(self, kid: str, line: "_Line") -> Mapping[str, Any]:
+    def _key(self, kid: str, line: Line) -> Mapping[str, Any]:
         """The public key of this id: pinned when a server is first met.
 
         A key that is new is taken only where every key that we know is still there unchanged: a
@@ -558,7 +551,26 @@ class Device:
                 place.unlink()
 
 
+def _refusals(told: Told) -> tuple[Refusal, ...]:
+    """What a person has to change."""
+    return (
+        *(
+            Refusal(what="recording", name=one.id, reason=one.reason, sentence=one.sentence)
+            for one in told.recordings
+            if one.state == "refused"
+        ),
+        *(
+            Refusal(what="field", name=one.name, reason=one.reason, sentence=one.sentence)
+            for one in told.fields
+        ),
+    )
+
+
 # --- receipts -------------------------------------------------------------------------------
+
+
+class _WrongReceipt(Exception):
+    """Not the server's word for what was sent."""
 
 
 def _check_receipt(
@@ -605,312 +617,6 @@ def _payload(receipt: str) -> dict[str, Any]:
 
 def _taken(payload: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(str(one["id"]) for one in payload["recordings"] if one["what"] == "taken")
-
-
-# --- the network ----------------------------------------------------------------------------
-
-
-class _NoAnswer(Exception):
-    """Nothing came back, or not from our API: as good as no network."""
-
-    at_least_s = 0.0
-
-
-class _NotNow(Exception):
-    """Our API says: later."""
-
-    def __init__(self, why: str, at_least_s: float = 0.0) -> None:
-        super().__init__(why)
-        self.at_least_s = at_least_s
-
-
-class _TokenRefused(Exception):
-    """Our API does not know the token."""
-
-
-class _KnownOtherwise(Exception):
-    """Our API knows the id as another assessment: of another device (404), or changed (409)."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"the server knows this id as another assessment ({status})")
-        self.status = status
-
-
-class _Rejected(Exception):
-    """Our API does not take it, and never will as it is."""
-
-    def __init__(self, detail: str, sentence: Sentence) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.sentence = sentence
-
-
-class _WrongReceipt(Exception):
-    """Not the server's word for what was sent."""
-
-
-class _Part(BaseModel):
-    """How one recording or field stands; more than we know may be in it."""
-
-    state: str = ""
-    id: str = ""
-    name: str = ""
-    upload_url: str = ""
-    n_bytes: int = 0
-    offset: int = Field(default=0, ge=0)
-    reason: str = ""
-    sentence: Sentence = Sentence(pt="", en="")
-
-
-class _Told(BaseModel):
-    """The answer to a manifest."""
-
-    state: Literal["incomplete", "checking", "accepted"]
-    receipt: str | None = None
-    recordings: tuple[_Part, ...] = ()
-    fields: tuple[_Part, ...] = ()
-    at_least_s: float = 0.0
-    progress: int = 0
-
-    @property
-    def refusals(self) -> tuple[Refusal, ...]:
-        """What a person has to change."""
-        return (
-            *(
-                Refusal(what="recording", name=one.id, reason=one.reason, sentence=one.sentence)
-                for one in self.recordings
-                if one.state == "refused"
-            ),
-            *(
-                Refusal(what="field", name=one.name, reason=one.reason, sentence=one.sentence)
-                for one in self.fields
-            ),
-        )
-
-
-class _Page(BaseModel):
-    assessments: tuple[dict[str, Any], ...]
-    next: int
-
-
-class _Answer(NamedTuple):
-    status: int
-    headers: httpx.Headers
-    document: dict[str, Any]
-
-
-class _Line:
-    """The way to one server, shared by the threads of a sync."""
-
-    def __init__(self, server: str, token: str, pace: Pace, at_once: int = 1) -> None:
-        self.base = _base(server)
-        self.stopped: Literal["no network", "token refused"] | None = None
-        self.ended = threading.Event()
-        self._pace = pace
-        self._at_once = at_once
-        self._unheard = 0  # tries in a row, of all threads, that brought no answer
-        self._counting = threading.Lock()
-        self._http = httpx.Client(
-            headers={"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"},
-            timeout=pace.silence_s,
-            follow_redirects=False,
-            # What a portal wants remembered goes to nobody.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        )
-
-    def __enter__(self) -> "_Line":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.close()
-
-    def put(self, sent: Assessment, now: datetime) -> _Told:
-        """Send a manifest; how it stands.
-
-        raises    _NoAnswer, _NotNow, _TokenRefused, _KnownOtherwise, _Rejected
-        """
-        whole = sent.model_dump(mode="json", include={"revision", "replaces", "form", "recordings"})
-        headers = {
-            "Content-Type": _JSON,
-            "Spira-Device-Secret": sent.secret,
-            "Spira-Device-Time": now.isoformat(timespec="milliseconds"),
-        }
-        sizes = {one.id: one.n_bytes for one in sent.recordings}
-
-        def read(answer: _Answer) -> _Told:
-            if answer.status >= 400:
-                raise _refusal(answer)
-            told = _Told.model_validate(answer.document)
-            done = 0
-            for one in told.recordings:
-                size = sizes[one.id]
-                if one.state == "needed" and (
-                    one.n_bytes != size
-                    or one.offset > size
-                    or not one.upload_url.startswith("/v1/uploads/")
-                ):
-                    raise ValueError("an upload that is not of this assessment")
-                done += one.offset if one.state == "needed" else size + 1
-            after_s = self._retry_after(answer) or self._pace.first_pause_s
-            return told.model_copy(update={"progress": done, "at_least_s": after_s})
-
-        path = f"/v1/assessments/{sent.id}"
-        body = json.dumps(whole, ensure_ascii=False).encode()
-        return self._ask("PUT", path, read, headers=headers, content=body)
-
-    def patch(self, part: _Part, data: bytes) -> None:
-        """Send the bytes from an upload's offset on; the next `put` tells what came of it.
-
-        raises    _NoAnswer, _NotNow, _TokenRefused
-        """
-
-        def read(answer: _Answer) -> None:
-            if "Tus-Resumable" not in answer.headers:
-                raise ValueError("no answer of tus")
-            if answer.status >= 400:
-                detail = str(answer.document.get("detail"))
-                raise _NotNow(f"upload: {answer.status} {detail}", self._retry_after(answer))
-            int(answer.headers["Upload-Offset"])
-
-        headers = _TUS | {"Upload-Offset": str(part.offset)}
-        self._ask("PATCH", part.upload_url, read, headers=headers, content=data[part.offset :])
-
-    def keys(self) -> dict[str, Mapping[str, Any]]:
-        """The server's public keys by their ids.
-
-        raises    _NoAnswer, _NotNow, _TokenRefused
-        """
-
-        def read(answer: _Answer) -> dict[str, Mapping[str, Any]]:
-            if answer.status >= 400:
-                raise _NotNow(f"keys: {answer.status}", self._retry_after(answer))
-            found = {str(key["kid"]): key for key in answer.document["keys"]}
-            for key in found.values():
-                OKPKey.import_key(dict(key))
-            return found
-
-        return self._ask("GET", "/v1/keys", read)
-
-    def changes(self, after: int) -> _Page:
-        """The next assessments in the order of their last change.
-
-        raises    _NoAnswer, _NotNow, _TokenRefused
-        """
-
-        def read(answer: _Answer) -> _Page:
-            if answer.status >= 400:
-                raise _NotNow(f"answered {answer.status}", self._retry_after(answer))
-            page = _Page.model_validate(answer.document)
-            if not all(isinstance(one["id"], str) for one in page.assessments):
-                raise ValueError("an assessment without an id")
-            return page
-
-        return self._ask("GET", f"/v1/assessments?after={after}&limit={_PAGE}", read)
-
-    def pause(self, failures: int, at_least_s: float = 0.0) -> None:
-        """Wait before the next try, less when everything ends meanwhile."""
-        longest = min(self._pace.longest_pause_s, self._pace.first_pause_s * 2.0 ** (failures - 1))
-        self.wait(at_least_s + random.uniform(0, longest))
-
-    def wait(self, seconds: float) -> None:
-        """Wait, less when everything ends meanwhile."""
-        self.ended.wait(seconds)
-
-    def stop(self, why: Literal["no network", "token refused"]) -> None:
-        """Everything ends."""
-        self.stopped = self.stopped or why
-        self.ended.set()
-
-    def _ask(self, method: str, path: str, read: Callable[[_Answer], _T], **how: Any) -> _T:
-        """Ask, and read the answer; whatever cannot be read is none of our API."""
-        try:
-            found = read(self._answer(method, path, **how))
-        except (_NotNow, _TokenRefused, _KnownOtherwise, _Rejected):
-            self._heard()
-            raise
-        except (_NoAnswer, httpx.HTTPError, httpx.StreamError, OSError) as error:
-            self._not_heard()
-            raise _NoAnswer(f"no network ({type(error).__name__}: {error})") from error
-        except (JoseError, ValueError, TypeError, KeyError) as error:
-            self._not_heard()
-            raise _NoAnswer(
-                f"no network: not an answer of SPIRA ({type(error).__name__})"
-            ) from error
-        self._heard()
-        return found
-
-    def _answer(self, method: str, path: str, **how: Any) -> _Answer:
-        """What came back, if it can be our API's.
-
-        raises    _TokenRefused, _NotNow; _NoAnswer, ValueError, KeyError and what httpx raises
-        """
-        until = time.monotonic() + _LONGEST_ANSWER_S
-        with self._http.stream(method, self.base + path, **how) as answer:
-            kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-            status = answer.status_code
-            ours = kind == _JSON if status in (200, 202) else status == 204 or kind == _PROBLEM
-            if not ours:
-                raise _NoAnswer(f"{status} {kind}, as a captive portal answers")
-            body = bytearray()
-            for part in answer.iter_raw():
-                body += part
-                if len(body) > _LARGEST_ANSWER_BYTES or time.monotonic() > until:
-                    raise _NoAnswer("an answer without end")
-        document = {} if status == 204 else json.loads(body)
-        if not isinstance(document, dict) or (status >= 400 and document["status"] != status):
-            raise _NoAnswer(f"{status} with another document")
-        found = _Answer(status, answer.headers, document)
-        if status == 401:
-            raise _TokenRefused("the server does not know this token; ask for another one")
-        if status in (408, 429) or status >= 500:
-            raise _NotNow(f"{status} {document.get('detail')}", self._retry_after(found))
-        return found
-
-    def _retry_after(self, answer: _Answer) -> float:
-        """In seconds, as our API says it."""
-        said = answer.headers.get("Retry-After", "")
-        seconds = float(said) if said.isascii() and said.isdecimal() else 0.0
-        return min(seconds, self._pace.longest_retry_after_s)
-
-    def _heard(self) -> None:
-        with self._counting:
-            self._unheard = 0
-
-    def _not_heard(self) -> None:
-        with self._counting:
-            self._unheard += 1
-            gone = self._unheard >= self._pace.tries * self._at_once
-        if gone:
-            self.stop("no network")
-
-
-def _refusal(answer: _Answer) -> Exception:
-    """What an error of our API means for a manifest.
-
-    raises    ValidationError, KeyError without its sentence: then it is somebody else's
-    """
-    sentence = Sentence.model_validate(answer.document["sentence"])
-    if answer.status in (404, 409):
-        return _KnownOtherwise(answer.status)
-    if answer.status == 410:
-        return _NotNow("the server let go of what was sent before")
-    return _Rejected(str(answer.document.get("detail")), sentence)
-
-
-def _base(server: str) -> str:
-    try:
-        url = httpx.URL(server)
-    except (httpx.InvalidURL, TypeError):
-        url = httpx.URL("")
-    near = url.host in ("localhost", "127.0.0.1", "::1")
-    if not url.host or url.scheme not in ("https", "http") or url.query or url.fragment:
-        raise InputError(f"server {server!r}: write https://host, with a port where it needs one")
-    if url.scheme == "http" and not near:
-        raise InputError(
-            f"server {server!r}: http:// would send voices and the token readable to everybody; "
-            "write https://"
-        )
-    return str(url).rstrip("/")
 
 
 # --- what is recorded -----------------------------------------------------------------------

@@ -34,7 +34,8 @@ from starlette.routing import Route
 
 from spira.domain.errors import InputError, IntegrityError, StorageFull, TransientError
 from spira.domain.fingerprint import canonical_json
-from spira.serving.client import Device, Pace, Recorded, Report
+from spira.serving.client import Device, Recorded, Report
+from spira.serving.line import Pace
 
 TOKEN = "the site's token"
 NOW = datetime(2026, 11, 26, 3, 0, tzinfo=UTC)
@@ -312,6 +313,34 @@ def test_what_is_no_answer_of_ours_is_no_network(server: Honest, device: Device,
         network.mode = "clean"
         assert device.sync(network.url, TOKEN).complete
     server.assert_every_byte()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        JSONResponse({"state": "checking"}, media_type="text/html"),
+        JSONResponse({"state": "checking"}, 201),
+        JSONResponse({"state": "checking"}, 503),
+        JSONResponse({"state": "fine"}),
+        JSONResponse([]),
+        Response(status_code=204),
+        Response('{"state": "accep', media_type="application/json"),
+        Response(b"\xff", media_type="application/json"),
+        JSONResponse({"status": 409, "sentence": SENTENCE}, 409),
+        JSONResponse({"status": 401}, 401),
+    ],
+)
+def test_what_only_resembles_an_answer_is_none(
+    server: Honest, device: Device, answer: Response
+) -> None:
+    """Another type, another status, another document: nothing is concluded from it."""
+    id = device.record({"n": 0}, recorded(0))
+    server.answers_first = [answer] * SWIFT.tries
+
+    assert device.sync(server.url, TOKEN).stopped == "no network"
+
+    assert device.get(id).id == id
+    assert device.sync(server.url, TOKEN).complete
 
 
 def test_no_server_at_all_ends_soon(device: Device, free_port: int) -> None:
@@ -616,7 +645,8 @@ CHILD = """
 import random
 from datetime import UTC, datetime
 from pathlib import Path
-from spira.serving.client import Device, Pace, Recorded
+from spira.serving.client import Device, Recorded
+from spira.serving.line import Pace
 
 NOW, TOKEN = {now!r}, {token!r}
 {audio_of}
