@@ -10,6 +10,7 @@ import os
 import random
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -350,11 +351,17 @@ def test_no_server_at_all_ends_soon(device: Device, free_port: int) -> None:
     assert device.sync(f"http://127.0.0.1:{free_port}", TOKEN).stopped == "no network"
 
 
+def test_broken_tls_is_no_network(server: Honest, device: Device) -> None:
+    """Where TLS does not come about, nothing is sent and nothing is lost."""
+    device.record({"n": 0}, recorded(0))
+
+    assert device.sync(f"https://127.0.0.1:{server.port}", TOKEN).stopped == "no network"
+    assert server.held == {}
+
+
 @pytest.fixture
 def free_port() -> int:
     """A port that nobody listens on."""
-    import socket
-
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
@@ -688,7 +695,7 @@ def test_killed_at_random_moments_everything_arrives_once(server: Honest, tmp_pa
         while ended is None:
             child = subprocess.Popen([sys.executable, "-c", script])
             try:
-                ended = child.wait(rng.uniform(0.5, 4.0) if kills < 8 else 120)
+                ended = child.wait(rng.uniform(0.4, 1.4) if kills < 8 else 120)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
