@@ -19,11 +19,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import free_port
 from faulty_network import FaultyNetwork
 from served import FORM, Served, publish_champion, voice
 from services import wait_for
 
+from conftest import free_port
 from spira.audio.decode import decode
 from spira.intake.sweeping import sweep
 from spira.model.bundle import load
@@ -57,9 +57,7 @@ class Phone:
 @contextmanager
 def phones(folder: Path, n: int, each: int) -> Iterator[list[Phone]]:
     """So many devices, with so many assessments each."""
-    made = [
-        Phone(Device(folder / f"phone-{number}", pace=Pace(tries=3))) for number in range(n)
-    ]
+    made = [Phone(Device(folder / f"phone-{number}", pace=Pace(tries=3))) for number in range(n)]
     for number, phone in enumerate(made):
         for which in range(each):
             phone.record(number * each + which)
@@ -69,7 +67,11 @@ def phones(folder: Path, n: int, each: int) -> Iterator[list[Phone]]:
 
 
 def disturb(
-    served: Served, rng: random.Random, kills: int, for_s: float, more: dict[str, Callable[[], None]]
+    served: Served,
+    rng: random.Random,
+    kills: int,
+    for_s: float,
+    more: dict[str, Callable[[], None]],
 ) -> list[str]:
     """Kill and suspend at random moments; everything runs again when it returns."""
     told = []
@@ -157,9 +159,10 @@ def burst(
     served.token = served.make_token()
     served.start()
     try:
-        with phones(tmp_path, devices, each) as all_phones, FaultyNetwork(
-            seed=seed, upstream=port, rate=0.2
-        ).running() as network:
+        with (
+            phones(tmp_path, devices, each) as all_phones,
+            FaultyNetwork(seed=seed, upstream=port, rate=0.2).running() as network,
+        ):
             until = time.monotonic() + 2 * for_s + 300
             sending = [
                 threading.Thread(target=phone.send, args=(network.url, served.token, until))
@@ -194,9 +197,7 @@ def burst(
 OPEN = "SELECT id FROM serving_assessments WHERE state = 'queued'"
 
 
-def assert_right(
-    folder: Path, stores: Stores, bundle: Path, sounds: dict[str, bytes]
-) -> None:
+def assert_right(folder: Path, stores: Stores, bundle: Path, sounds: dict[str, bytes]) -> None:
     """Every answer is what the model says of exactly these bytes; nothing else is stored."""
     _, scorer = load(bundle)
     rows = stores.rows("SELECT id, state, answer FROM serving_assessments")
@@ -231,6 +232,4 @@ def test_a_long_burst_with_faults(
     where: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Ten phones with thirty assessments each; twenty kills in five minutes."""
-    burst(
-        tmp_path, request.getfixturevalue(where), devices=10, each=30, kills=20, for_s=300
-    )
+    burst(tmp_path, request.getfixturevalue(where), devices=10, each=30, kills=20, for_s=300)
