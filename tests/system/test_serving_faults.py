@@ -3,6 +3,7 @@
 SPIRA_FAULTS_SEED replays a series; each test prints the one it used.
 """
 
+import json
 import os
 import random
 import signal
@@ -23,13 +24,13 @@ from faulty_network import FaultyNetwork
 from served import FORM, Served, publish_champion, voice
 from services import wait_for
 
-from conftest import free_port
 from spira.audio.decode import decode
 from spira.intake.sweeping import sweep
 from spira.model.bundle import load
 from spira.serving.client import Device, Pace
 from spira.stores.database import Database
 from spira.stores.objects import Objects
+from spira.stores.processes import free_or_wanted
 
 TARGETS = ("api", "relay", "predictor", "queue", "checker", "everything")
 
@@ -154,7 +155,7 @@ def burst(
     print(f"SPIRA_FAULTS_SEED={seed}")
     rng = random.Random(seed)
     bundle = publish_champion(tmp_path / "home", tmp_path / "bundle")
-    port = free_port()
+    port = free_or_wanted("", 0)
     served = Served(tmp_path / "home", {**stores.settings, "SPIRA_SERVING__PORT": str(port)})
     served.token = served.make_token()
     served.start()
@@ -203,8 +204,6 @@ def assert_right(folder: Path, stores: Stores, bundle: Path, sounds: dict[str, b
     rows = stores.rows("SELECT id, state, answer FROM serving_assessments")
     assert {id for id, _, _ in rows} == set(sounds)
     assert {state for _, state, _ in rows} == {"completed"}
-    import json
-
     for id, _, answer in rows:
         (folder / "sound").write_bytes(sounds[id])
         expected = scorer.score(decode(folder / "sound"))
