@@ -237,3 +237,35 @@ def test_a_second_service_on_the_folder_names_the_holder(served: Served) -> None
 
     assert second.returncode == 2
     assert "is running on this data folder already (process " in second.stderr
+
+
+def test_metrics_and_health_say_how_it_goes_and_of_nobody(served: Served) -> None:
+    """For Prometheus and for whoever restarts processes."""
+    served.http("GET", "/v1/assessments/01938f00-0000-7000-8000-000000000000")
+
+    metrics = served.http("GET", "/metrics").text
+
+    assert 'spira_api_refusals_total{status="404"}' in metrics
+    assert "spira_api_accept_seconds_count" in metrics
+    assert "spira_api_oldest_open_seconds" in metrics
+    assert FORM["record_number"] not in metrics
+    for path in ("/healthz", "/readyz"):
+        assert served.http("GET", path).status_code == 200
+
+
+def test_no_record_number_is_in_a_log_a_name_or_a_message(served: Served) -> None:
+    """Everything below the data folder is searched: tables, logs, queue, names of files."""
+    number = "55443322118877"
+    one = Assessment((voice(18),))
+    one.manifest["form"]["values"]["record_number"] = number
+    served.sent(one)
+    served.answered(one.id)
+    served.http("POST", "/v1/assessments/search", json={"record_number": number})
+
+    searched = 0
+    for path in served.home.rglob("*"):
+        assert number not in path.name
+        if path.is_file():
+            searched += 1
+            assert number.encode() not in path.read_bytes(), path
+    assert searched > 20

@@ -3,6 +3,7 @@
 source    RFC 9457
 """
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -10,8 +11,6 @@ from starlette.responses import JSONResponse
 
 from spira.domain.answers import Sentence
 from spira.domain.errors import InputError, SpiraError, StorageFull, TransientError
-
-_RETRY_AFTER_S = "2"
 
 
 def problem(
@@ -37,14 +36,20 @@ def problem(
     )
 
 
-def problem_of(error: SpiraError) -> JSONResponse:
-    """An error of the domain: 400 wrong input, 507 no space left, 503 try again, 500 a defect."""
+def problem_of(
+    error: SpiraError, sentence_of: Callable[[int], Sentence | None] = lambda status: None
+) -> JSONResponse:
+    """An error of the domain: 400 wrong input, 507 no space left, 503 try again, 500 a defect.
+
+    sentence_of   what a person is told, by status
+    """
     match error:
         case InputError():
-            return problem(400, str(error))
+            status, detail, headers = 400, str(error), {}
         case StorageFull():
-            return problem(507, "no space left", headers={"Retry-After": "60"})
+            status, detail, headers = 507, "no space left", {"Retry-After": "60"}
         case TransientError():
-            return problem(503, "not now; try again", headers={"Retry-After": _RETRY_AFTER_S})
+            status, detail, headers = 503, "not now; try again", {"Retry-After": "2"}
         case _:
-            return problem(500, "a defect; it is in the log")
+            status, detail, headers = 500, "a defect; it is in the log", {}
+    return problem(status, detail, sentence=sentence_of(status), headers=headers)

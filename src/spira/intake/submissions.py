@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from spira.domain.errors import SpiraError
+from spira.domain.errors import SpiraError, TransientError
 from spira.domain.recordings import Described
 from spira.domain.submissions import RecordingFile, Submission
 from spira.intake.checking import Found, Refused
@@ -63,14 +63,19 @@ class Unknown(SpiraError):
 
 
 class Conflict(SpiraError):
-    """Another manifest was sent under this id; `differs` names the places."""
+    """Another manifest was sent under this id.
 
-    def __init__(self, detail: str, differs: Sequence[str] = ()) -> None:
+    differs   the places that are not equal, never what stands there
+    revision  which one is here
+    """
+
+    def __init__(self, detail: str, differs: Sequence[str], revision: int) -> None:
         super().__init__(detail)
         self.differs = tuple(differs)
+        self.revision = revision
 
 
-class SendAgain(SpiraError):
+class SendAgain(TransientError):
     """The row has expired or changed in the middle; nothing is lost, the manifest begins anew."""
 
 
@@ -262,10 +267,18 @@ class Intake:
                         n_bytes=file.n_bytes,
                         upload=_upload(place, 0),
                         tries=0,
-                        state="announced",
+                        **self._at_first(file),
                         place=f"{RECORDINGS_PREFIX}/{place}",
                     )
                 )
+
+    def _at_first(self, file: RecordingFile) -> dict[str, Any]:
+        """The state of a recording that has just been announced."""
+        most = self._settings.largest_file_bytes
+        if file.n_bytes <= most:
+            return {"state": "announced"}
+        detail = f"{file.n_bytes} bytes were announced, at most {most} are taken"
+        return {"state": "refused", "reason": "too_large", "detail": detail}
 
     def _recordings(self, submission: str) -> Sequence[sa.Row[Any]]:
         with self._database.reading() as tables:
@@ -386,6 +399,7 @@ def _conflict(row: sa.Row[Any], submission: Submission) -> Conflict:
         if accepted
         else f"revision {row.revision} is here already; send a change with a higher revision",
         sorted(_differences(there, sent)),
+        row.revision,
     )
 
 

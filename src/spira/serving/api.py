@@ -9,18 +9,20 @@ import base64
 import binascii
 import hmac
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar, cast
 
 import structlog
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
@@ -32,11 +34,12 @@ from spira.domain.submissions import FormValues, Id, RecordingFile, Submission
 from spira.domain.vitals import DEFAULT_VITAL_RULES, VitalRules
 from spira.intake.keys import KeyRing
 from spira.intake.problems import problem, problem_of
-from spira.intake.submissions import Conflict, Intake, Owner, Progress, SendAgain, Standing, Unknown
+from spira.intake.submissions import Conflict, Intake, Owner, Progress, Standing, Unknown
 from spira.intake.tus import Tus, Upload
 from spira.serving.answers import stale_after
 from spira.serving.assessments import Assessments
 from spira.serving.forms import FORMS
+from spira.serving.metrics import CountRefusals, Metrics
 from spira.serving.settings import ServingSettings
 from spira.serving.taking import taken
 from spira.serving.tokens import Site, Tokens
@@ -45,6 +48,13 @@ from spira.serving.words import PROBLEMS, REFUSALS, STATES, Problem, Refusal
 _LARGEST_BODY_BYTES = 256 << 10
 _LARGEST_PAGE = 200
 _SECRET_BYTES = 32
+_COMMITS_AT_ONCE = 16
+_WORDS_OF: dict[int, Problem] = {
+    400: "bad_request",
+    500: "broken",
+    503: "unavailable",
+    507: "storage_full",
+}
 
 _log = structlog.get_logger()
 _Model = TypeVar("_Model", bound=Frozen)
@@ -83,6 +93,8 @@ class Parts:
     thresholds: QualityThresholds
     vital_rules: VitalRules = DEFAULT_VITAL_RULES
     checking: dict[tuple[str, int, str], "asyncio.Task[Standing]"] = field(default_factory=dict)
+    # So many commits at once, waiting for a child that checks: others are still uploaded and asked.
+    committing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_COMMITS_AT_ONCE))
 
 
 def create_api(parts: Parts) -> FastAPI:
@@ -95,6 +107,9 @@ def create_api(parts: Parts) -> FastAPI:
         redoc_url=None,
     )
     bearer = HTTPBearer(auto_error=False)
+    metrics = Metrics(parts.assessments)
+
+    app.add_middleware(CountRefusals, refused=metrics.refused)
 
     async def authorised(
         shown: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
@@ -146,10 +161,13 @@ def create_api(parts: Parts) -> FastAPI:
                 device_time=device_time,
             )
 
+        began = time.monotonic()
         standing = await _in_time(parts, submission, commit)
         if standing is None:
             body = {"state": "checking", "sentence": STATES["checking"].model_dump()}
             return JSONResponse(body, 202, headers={"Retry-After": "1"})
+        if standing.receipt is not None:
+            metrics.accepted.observe(time.monotonic() - began)
         return _told(standing, filled)
 
     @app.get("/v1/assessments/{id}")
@@ -219,6 +237,11 @@ def create_api(parts: Parts) -> FastAPI:
     def healthz() -> JSONResponse:
         """The process answers."""
         return JSONResponse({"well": True})
+
+    @app.get("/metrics")
+    async def scrape() -> Response:
+        """For Prometheus."""
+        return Response(await to_thread.run_sync(metrics.text), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
@@ -307,7 +330,7 @@ async def _in_time(
     key = (submission.id, submission.revision, str(hash(submission.canonical())))
     task = parts.checking.get(key)
     if task is None:
-        task = asyncio.create_task(to_thread.run_sync(commit))
+        task = asyncio.create_task(to_thread.run_sync(commit, limiter=parts.committing))
         parts.checking[key] = task
         task.add_done_callback(lambda _: parts.checking.pop(key, None))
     done, _ = await asyncio.wait({task}, timeout=parts.settings.checking_answer_s)
@@ -401,17 +424,18 @@ def _translate_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Conflict)
     async def conflict(_: Request, error: Conflict) -> JSONResponse:
-        return problem(409, str(error), sentence=PROBLEMS["conflict"], differs=list(error.differs))
-
-    @app.exception_handler(SendAgain)
-    async def again(_: Request, error: SendAgain) -> JSONResponse:
-        headers = {"Retry-After": "1"}
-        return problem(503, str(error), sentence=PROBLEMS["unavailable"], headers=headers)
+        return problem(
+            409,
+            str(error),
+            sentence=PROBLEMS["conflict"],
+            differs=list(error.differs),
+            revision=error.revision,
+        )
 
     @app.exception_handler(SpiraError)
     async def translated(request: Request, error: SpiraError) -> JSONResponse:
         _log.warning("a request failed", path=request.url.path, error=str(error))
-        return problem_of(error)
+        return problem_of(error, lambda status: PROBLEMS[_WORDS_OF[status]])
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:

@@ -275,6 +275,19 @@ def test_a_subsystem_that_fails_leaves_nothing_accepted(
         assert tables.execute(sa.select(told.table)).all() == [(sent.id,)]
 
 
+def test_a_file_that_is_too_large_is_refused_before_a_byte_is_sent(
+    intake: Intake, told: Told
+) -> None:
+    """Two gigabytes are announced in a hundred bytes."""
+    sent = submission()
+    huge = sent.files[0].model_copy(update={"n_bytes": 2_000_000_000})
+
+    (one,) = intake.commit(sent.model_copy(update={"files": (huge,)}), OWNER, told).recordings
+
+    assert (one.state, one.reason) == ("refused", "too_large")
+    assert intake.upload(one.upload, "ward") is None
+
+
 def test_two_at_one_offset_one_wins(intake: Intake, told: Told) -> None:
     """The other asks for the offset, and goes on from there."""
     (needed,) = intake.commit(submission(), OWNER, told).recordings
