@@ -269,3 +269,31 @@ def test_no_record_number_is_in_a_log_a_name_or_a_message(served: Served) -> Non
             searched += 1
             assert number.encode() not in path.read_bytes(), path
     assert searched > 20
+
+
+def test_a_receipt_can_be_checked_years_later(served: Served, tmp_path: Path) -> None:
+    """By a command that says what it names; one that was changed is no receipt."""
+    one = Assessment((voice(19),))
+    receipt = served.sent(one)
+    (tmp_path / "receipt").write_text(receipt + "\n")
+    head, payload, signature = receipt.split(".")
+    (tmp_path / "changed").write_text(f"{head}.{payload[:-4]}AAAA.{signature}")
+
+    good = served.spira("keys", "verify", str(tmp_path / "receipt"), "--json")
+    changed = served.spira("keys", "verify", str(tmp_path / "changed"))
+
+    assert good.returncode == 0, good.stderr
+    assert json.loads(good.stdout)["id"] == one.id
+    assert changed.returncode == 70
+    assert "the signature does not fit any key" in changed.stderr
+
+
+def test_a_database_without_its_keys_is_not_served(served: Served, tmp_path: Path) -> None:
+    """With other keys no patient of it would be found, and nobody would notice."""
+    one = Assessment((voice(20),))
+    served.sent(one)
+
+    wrong = served.spira("--setting", f"intake.keys={tmp_path / 'others'}", "serve", "api")
+
+    assert wrong.returncode == 70
+    assert "restore the keys from a backup" in wrong.stderr

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PASSPHRASE = "SPIRA_KEYS_PASSPHRASE"  # variable of the environment
 
+_LONGEST_RECEIPT = 1 << 16  # characters
 _file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 
@@ -86,6 +87,23 @@ def restore(app: Application, file: Path) -> None:
     from spira.intake.keys import KeyRing
 
     _show(app, KeyRing.restore(app.keys_folder, file, _passphrase()).list_keys())
+
+
+@keys.command()
+@click.argument("file", type=click.File())
+@json_option
+@click.pass_obj
+def verify(app: Application, file: TextIO) -> None:
+    """Check a receipt (a FILE, or - for standard input): exit 70 when it is not of this server."""
+    from spira.intake.keys import KeyRing
+    from spira.intake.receipts import read_receipt
+
+    said = read_receipt(file.read(_LONGEST_RECEIPT).strip(), KeyRing(app.keys_folder).public())
+    app.emit(said.model_dump(mode="json"))
+    app.say(f"Signed by this server: {said.kind} {said.id}, revision {said.revision}")
+    app.say(f"of site {said.site}, accepted at {said.accepted_at:%Y-%m-%d %H:%M:%S} UTC")
+    rows = [(one.id, one.what, str(one.n_bytes), one.sha256) for one in said.recordings]
+    app.table(("recording", "what", "bytes", "SHA-256"), rows)
 
 
 def _show(app: Application, found: "tuple[Key, ...]") -> None:

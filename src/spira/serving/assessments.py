@@ -222,6 +222,13 @@ class Assessments:
         return None if oldest is None else datetime.fromisoformat(oldest)
 
 
+def one_record_a_site(database: Database) -> Sequence[str]:
+    """One stored hash of a record number for each site."""
+    query = sa.select(sa.func.max(ASSESSMENTS.c.record)).group_by(ASSESSMENTS.c.site)
+    with database.reading() as tables:
+        return [record for record in tables.execute(query).scalars() if record is not None]
+
+
 def add(tables: sa.Connection, values: Mapping[str, Any]) -> None:
     """Write a new assessment in the transaction that accepts its submission."""
     tables.execute(
@@ -235,15 +242,6 @@ def bury(tables: sa.Connection, assessment: str, kind: str, detail: str, now: da
     """Write a dead letter."""
     tables.execute(
         DEAD_LETTERS.insert().values(assessment=assessment, at=_iso(now), kind=kind, detail=detail)
-    )
-
-
-def touch(tables: sa.Connection, assessment: str) -> None:
-    """Whoever follows changes sees it again."""
-    tables.execute(
-        ASSESSMENTS.update()
-        .where(ASSESSMENTS.c.id == assessment)
-        .values(change=next_change(tables))
     )
 
 

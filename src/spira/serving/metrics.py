@@ -48,6 +48,8 @@ class CountRefusals:
         self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, and look at the status."""
+
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 self._refused.labels(message["status"]).inc()

@@ -35,10 +35,17 @@ _DRAINED_WITHIN_S = 20  # requests in hand when the API is told to end
 
 
 def prepare(app: "Application") -> None:
-    """Bring database and keys up to date; whoever comes second finds nothing to do."""
+    """Bring database and keys up to date; whoever comes second finds nothing to do.
+
+    raises    IntegrityError where the keys are not those of the database: no patient of theirs
+              would be found
+    """
+    from spira.serving.assessments import one_record_a_site
+
     app.home.mkdir(parents=True, exist_ok=True)
     app.database.migrate(ROOMS)
-    _ = app.keys
+    for record in one_record_a_site(app.database):
+        app.keys.wrapped(record)
 
 
 def serve(app: "Application") -> None:
