@@ -297,3 +297,24 @@ def test_a_database_without_its_keys_is_not_served(served: Served, tmp_path: Pat
 
     assert wrong.returncode == 70
     assert "restore the keys from a backup" in wrong.stderr
+
+
+def test_without_a_model_assessments_are_taken_and_wait(tmp_path: Path) -> None:
+    """And say so; they are answered once there is one."""
+    served = Served(tmp_path / "home")
+    served.home.mkdir()
+    served.token = served.make_token()
+    served.start()
+    try:
+        one = Assessment((voice(21),))
+        served.sent(one)
+        waiting = served.http("GET", f"/v1/assessments/{one.id}").json()
+        publish_champion(served.home, tmp_path / "bundle")
+        answered = served.answered(one.id)
+    finally:
+        served.kill("everything")
+
+    assert (waiting["answer"], waiting["why"]) == (None, "no model")
+    assert waiting["sentence"]["pt"].startswith("Recebido. Ainda não há modelo em uso.")
+    assert answered["answer"]["outcome"] is not None
+    assert answered["why"] is None

@@ -124,6 +124,10 @@ def create_api(parts: Parts) -> FastAPI:
     Of = Annotated[Site, Depends(authorised)]  # a type
     Of_id = Annotated[Id, PathParameter()]
 
+    async def told(rows: Sequence[Any]) -> list[dict[str, Any]]:
+        model = await to_thread.run_sync(parts.assessments.model)
+        return [shown(row, model) for row in rows]
+
     async def find(request: Request) -> Upload | None:
         site = await authorised(await bearer(request))
         upload = request.path_params["upload"]
@@ -176,8 +180,8 @@ def create_api(parts: Parts) -> FastAPI:
         row = await to_thread.run_sync(parts.assessments.about, id)
         if row is None or row.site != site.name:
             raise _Refused("not_found", 404, "there is no such assessment at this site")
-        found = shown(row)
-        tag = f'"{row.change}"'
+        (found,) = await told([row])
+        tag = f'"{row.change}-{found["why"] or ""}"'
         if request.headers.get("If-None-Match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
         return JSONResponse(found, headers={"ETag": tag, "Cache-Control": "private, no-cache"})
@@ -191,7 +195,7 @@ def create_api(parts: Parts) -> FastAPI:
         """The site's assessments in the order of their last change; go on from `next`."""
         rows = await to_thread.run_sync(parts.assessments.changed_after, site.name, after, limit)
         following = rows[-1].change if rows else after
-        body = {"assessments": [shown(row) for row in rows], "next": following}
+        body = {"assessments": await told(rows), "next": following}
         return JSONResponse(body, headers={"Cache-Control": "private, no-cache"})
 
     @app.post("/v1/assessments/search", openapi_extra=_body(Search))
@@ -205,7 +209,7 @@ def create_api(parts: Parts) -> FastAPI:
             return parts.assessments.search(site.name, records, by, _LARGEST_PAGE)
 
         rows = await to_thread.run_sync(found)
-        return JSONResponse({"assessments": [shown(row) for row in rows]})
+        return JSONResponse({"assessments": await told(rows)})
 
     @app.post("/v1/assessments/{id}/void", openapi_extra=_body(Reason))
     async def void(id: Of_id, request: Request, site: Of) -> JSONResponse:
@@ -215,7 +219,7 @@ def create_api(parts: Parts) -> FastAPI:
         row = await to_thread.run_sync(parts.assessments.void, id, site.name, why, by)
         if row is None:
             raise _Refused("not_found", 404, "there is no such assessment at this site")
-        return JSONResponse(shown(row))
+        return JSONResponse((await told([row]))[0])
 
     @app.get("/v1/forms/assessment")
     def form() -> JSONResponse:
@@ -262,18 +266,23 @@ class _Refused(Exception):  # what is answered instead
             self.answer.headers["WWW-Authenticate"] = "Bearer"
 
 
-def shown(row: Any) -> dict[str, Any]:
-    """An assessment as its site sees it."""
+def shown(row: Any, model: str | None) -> dict[str, Any]:
+    """An assessment as its site sees it.
+
+    model     that answers; None where there is none
+    """
     about = json.loads(row.about)
     recorded_at = datetime.fromisoformat(row.recorded_at)
     state = "received" if row.state == "queued" and row.attempt == 0 else row.state
+    waiting = STATES["no_model" if model is None else "queued"]
     answer = None if row.answer is None else json.loads(row.answer)
     if answer is not None:
         answer.pop("scored", None)  # never a bare probability
     return {
         "id": row.id,
         "state": state,
-        "sentence": STATES["queued"].model_dump() if answer is None else answer["sentence"],
+        "sentence": waiting.model_dump() if answer is None else answer["sentence"],
+        "why": "no model" if answer is None and model is None else None,
         "banner": about.get("banner"),
         "answer": answer,
         "recorded_at": row.recorded_at,

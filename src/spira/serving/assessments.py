@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from spira.intake import audit
-from spira.serving.tables import ASSESSMENTS, CHANGES, DEAD_LETTERS
+from spira.serving.tables import ASSESSMENTS, CHANGES, DEAD_LETTERS, MODEL
 from spira.stores.database import Database
 
 _URGENT_FOR = timedelta(minutes=15)  # somebody waits at a bed
@@ -123,6 +123,20 @@ class Assessments:
                 ASSESSMENTS.update().where(this).values(reached=ASSESSMENTS.c.reached + 1)
             )
             return int(tables.execute(sa.select(ASSESSMENTS.c.reached).where(this)).scalar() or 0)
+
+    def note_model(self, name: str | None) -> None:
+        """Write down which model there is; None: there is none, and what waits goes on waiting."""
+        if name == self.model():
+            return
+        with self._database.writing() as tables:
+            tables.execute(MODEL.delete())
+            if name is not None:
+                tables.execute(MODEL.insert().values(name=name))
+
+    def model(self) -> str | None:
+        """Which model there was when somebody last looked."""
+        with self._database.reading() as tables:
+            return tables.execute(sa.select(MODEL.c.name)).scalar()
 
     # --- what is asked for ------------------------------------------------------------------
 

@@ -22,17 +22,23 @@ _EVERY_S = 0.2  # a look at what waits
 _AT_ONCE = 32  # replies fetched together
 _FETCH_S = 2.0  # a fetch is blind while the queue's server starts again
 _AFTER_TROUBLE_S = 1.0
+_LOOK_FOR_MODEL_S = 10.0
 
 _log = structlog.get_logger()
 
 
 class Relay:
-    """Between the database and the queue."""
+    """Between the database and the queue.
+
+    sweep       clears away what is not needed at a moment; how much that was
+    champion    the model that predictors answer with; None where there is none
+    """
 
     def __init__(
         self,
         assessments: Assessments,
         sweep: Callable[[datetime], int],
+        champion: Callable[[], str | None],
         queue: Queue,
         settings: ServingSettings,
         *,
@@ -41,6 +47,7 @@ class Relay:
         self._assessments = assessments
         self._results = Results(assessments, now=now)
         self._sweep_once = sweep
+        self._champion = champion
         self._queue = queue
         self._settings = settings
         self._now = now
@@ -51,6 +58,7 @@ class Relay:
             self._keep(self._publish, stop, _EVERY_S),
             self._keep(self._take_replies, stop, 0.0),
             self._keep(self._sweep, stop, self._settings.sweep_every_s),
+            self._keep(self._look_for_model, stop, _LOOK_FOR_MODEL_S),
         )
 
     async def _keep(
@@ -110,6 +118,10 @@ class Relay:
             else:
                 await to_thread.run_sync(self._results.write, reply)
             await self._queue.ack_sync(message)
+
+    async def _look_for_model(self) -> None:
+        """So that whoever waits is told that there is none."""
+        await to_thread.run_sync(lambda: self._assessments.note_model(self._champion()))
 
     async def _sweep(self) -> None:
         cleared = await to_thread.run_sync(self._sweep_once, self._now())

@@ -117,6 +117,7 @@ def run_relay(app: "Application") -> None:
         relay = Relay(
             Assessments(app.database),
             lambda now: sweep(app.database, app.recordings, now),
+            lambda: _champion(app),
             queue,
             app.settings.serving,
         )
@@ -127,6 +128,17 @@ def run_relay(app: "Application") -> None:
 
     prepare(app)
     asyncio.run(run())
+
+
+def _champion(app: "Application") -> str | None:
+    """The model in operation; None where there is none, or it may not answer here."""
+    try:
+        version = app.registry.get("champion")
+    except InputError:
+        return None
+    if version.evidence_level == "synthetic" and not app.settings.serving.demo:
+        return None
+    return f"spira/{version.version}"
 
 
 def run_predictor(app: "Application", port: int | None) -> None:

@@ -46,6 +46,9 @@ DEAD_LETTERS = sa.Table(
     sa.Column("why", sa.Text),
 )
 
+# One row: the model that predictors answer with, as the relay last saw it in the registry.
+MODEL = sa.Table("serving_model", TABLES, sa.Column("name", sa.Text, primary_key=True))
+
 TOKENS = sa.Table(
     "serving_tokens",
     TABLES,

@@ -47,6 +47,7 @@ def upgrade() -> None:
         sa.Column("redriven_by", sa.Text),
         sa.Column("why", sa.Text),
     )
+    op.create_table("serving_model", sa.Column("name", sa.Text, primary_key=True))
     op.create_table(
         "serving_tokens",
         sa.Column("id", sa.Text, primary_key=True),
