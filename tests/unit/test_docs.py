@@ -28,12 +28,22 @@ from spira.domain import errors
 from spira.domain.answers import EVIDENCE_SENTENCES, FINDING_SENTENCES, OUTCOME_SENTENCES, Outcome
 from spira.domain.recordings import FINDINGS, LABELS, SIDES, UTTERANCES, EvidenceLevel
 from spira.evaluation.results import Verdict
+from spira.intake.keys import Key
+from spira.intake.receipts import Receipt
+from spira.intake.tables import AUDIT
 from spira.model.bundle import ModelManifest
 from spira.model.prediction import NOT_SCORED, REFUSED
 from spira.scheduling.asking import Body, Desk
 from spira.scheduling.requests import STATES, Requests
 from spira.scheduling.settings import SchedulingSettings
 from spira.scheduling.stages import Cause
+from spira.serving.answers import Answer
+from spira.serving.api import Manifest, create_api
+from spira.serving.api import shown as told_to_a_site
+from spira.serving.forms import ASSESSMENT_1
+from spira.serving.predictor import Metrics
+from spira.serving.words import FAILURES, PROBLEMS, REFUSALS
+from spira.serving.words import STATES as SAID_OF_STATES
 from spira.settings import Settings
 from spira.synthetic.devices import DEVICE_NAMES
 from spira.synthetic.records import SHORTCUTS
@@ -130,11 +140,12 @@ def test_the_page_says_which_commands_speak_json() -> None:
     silent = {
         path
         for path, command in COMMANDS.items()
-        if not isinstance(command, click.Group)
+        if not (isinstance(command, click.Group) and not command.invoke_without_command)
         and all("--json" not in parameter.opts for parameter in command.params)
     }
 
-    assert silent == {"spira demo", "spira schedule up", "spira schedule endpoint"}
+    served = {f"spira serve{part}" for part in ("", " api", " relay", " predictor")}
+    assert silent == {"spira demo", "spira schedule up", "spira schedule endpoint"} | served
     (sentence,) = re.findall(r"after every command but (.*)\.", section("Commands"))
     assert set(re.findall(r"`([^`]+)`", sentence)) == silent
 
@@ -364,6 +375,68 @@ def test_the_endpoint_is_listed_with_all_it_asks_and_answers(tmp_path: Path) -> 
     assert list(table("Tags of a run")) == [*tags(asked), BY, RUN]
 
 
+def test_the_client_api_is_listed_with_all_it_asks_and_answers() -> None:
+    """Routes, keys of a manifest, and of an assessment and its answer as they are told."""
+    api = create_api(SimpleNamespace(intake=SimpleNamespace(uploads=None)))  # type: ignore[arg-type]
+    routes = {
+        f"{method} {route.path}"  # type: ignore[attr-defined]
+        for route in api.routes
+        for method in getattr(route, "methods", None) or ()
+        if getattr(route, "name", "") != "openapi"
+    }
+    row = {
+        "id": "i",
+        "state": "queued",
+        "attempt": 0,
+        "about": "{}",
+        "recorded_at": "2026-03-01T12:00:00+00:00",
+        "answer": None,
+        "answered_at": None,
+        "voided_at": None,
+        "replaces": None,
+        "change": 1,
+    }
+
+    assert len(routes) >= 13
+    assert set(table("The Client API")) == routes
+    assert set(table("The manifest")) == nested(Manifest)
+    assert list(table("An assessment as it is answered")) == list(
+        told_to_a_site(SimpleNamespace(**row))
+    )
+    assert list(table("An answer")) == list(Answer.model_fields)
+
+
+def test_every_field_of_the_form_is_listed_with_its_ranges() -> None:
+    """In the order in which an app asks."""
+    rows = table("The form of an assessment")
+
+    assert len(rows) >= 18
+    assert list(rows)[: len(ASSESSMENT_1.fields)] == [field.name for field in ASSESSMENT_1.fields]
+    for field in ASSESSMENT_1.fields:
+        _, required, title, _, plausible, possible, rules = rows[field.name]
+        assert (required == "yes", title) == (field.required, field.title.pt), field.name
+        for told, span in ((plausible, field.plausible), (possible, field.possible)):
+            assert told == ("" if span is None else f"{span.low:g} to {span.high:g}"), field.name
+        choices = [choice.value for choice in field.choices]
+        assert not choices or re.findall(r"\w[\w-]*", rules) == choices, field.name
+
+
+def test_keys_receipts_audit_and_metrics_are_listed() -> None:
+    """Field by field."""
+    metrics = {
+        sample.name
+        for metric in Metrics().registry.collect()
+        for sample in metric.samples
+        if sample.name.startswith("spira_") and not sample.name.endswith("_created")
+    } | {"spira_predictor_answers_total", "spira_predictor_setbacks_total"}
+    histogram = {f"spira_predictor_seconds_{part}" for part in ("bucket", "count", "sum")}
+
+    assert list(table("Receipts")) == list(Receipt.model_fields)
+    assert list(table("The audit")) == list(AUDIT.c.keys())
+    assert {*Key.model_fields, "secret", "sha256"} <= set(table("Keys"))
+    assert set(table("Metrics of a predictor")) == metrics - histogram | {"spira_predictor_seconds"}
+
+
 def test_words_have_the_values_that_the_code_knows() -> None:
     """One row a word."""
     rows = re.findall(r"^\| ([^|`]+?(?:`[^`]+`)?) \| (`.+) \|$", section("Words"), re.M)
@@ -505,6 +578,10 @@ def test_every_sentence_quoted_from_an_answer_is_said_so() -> None:
         *EVIDENCE_SENTENCES.values(),
         *REFUSED.values(),
         NOT_SCORED,
+        *SAID_OF_STATES.values(),
+        *FAILURES.values(),
+        *REFUSALS.values(),
+        *PROBLEMS.values(),
     ]
     said = {sentence.pt for sentence in sentences}
     quoted = [

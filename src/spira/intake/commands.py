@@ -46,7 +46,7 @@ def list_keys(app: Application) -> None:
 
 
 @keys.command()
-@click.argument("use", type=click.Choice(["receipts", "records"]))
+@click.argument("use", metavar="USE", type=click.Choice(["receipts", "records"]))
 @click.option("--site", metavar="SITE", help="For records: whose.")
 @json_option
 @click.pass_obj

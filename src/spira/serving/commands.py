@@ -100,6 +100,7 @@ def list_tokens(app: Application) -> None:
 
 @token.command("revoke")
 @click.argument("token_id", metavar="TOKEN")
+@json_option
 @click.pass_obj
 def revoke_token(app: Application, token_id: str) -> None:
     """Make a token void, by its id."""
@@ -108,6 +109,7 @@ def revoke_token(app: Application, token_id: str) -> None:
 
     if not Tokens(app.database).revoke(token_id):
         raise InputError(f"token {token_id}: none in force; `spira serve token list` shows them")
+    app.emit({"id": token_id, "revoked": True})
     app.say(f"{token_id}: void")
 
 
@@ -149,6 +151,7 @@ def show_letter(app: Application, letter: int) -> None:
 @click.argument("letter", type=int)
 @click.option("--reason", required=True, help="Why; it is audited.")
 @click.option("--by", metavar="NAME", help="Who; the account's name where not given.")
+@json_option
 @click.pass_obj
 def redrive(app: Application, letter: int, reason: str, by: str | None) -> None:
     """Ask for its answer once more."""
@@ -162,6 +165,7 @@ def redrive(app: Application, letter: int, reason: str, by: str | None) -> None:
             f"dead letter {letter}: there is none that can be asked again; "
             "`spira serve dead-letters list` shows them"
         )
+    app.emit({"id": letter, "queued": True})
     app.say(f"{letter}: queued again")
 
 
