@@ -27,6 +27,7 @@ _COMMANDS = {
     "predict": ("spira.model.commands:predict", "Ask a model about recordings."),
     "model": ("spira.delivery.commands:model", "List, show, promote and roll back models."),
     "keys": ("spira.intake.commands:keys", "List, rotate, back up and restore keys."),
+    "audit": ("spira.intake.commands:audit", "Verify and export what was done, and by whom."),
     "about": ("spira.delivery.commands:about", "Intended use, version, warnings."),
     "settings": ("spira.training.commands:settings", "Print every setting and its value."),
     "demo": ("spira.demo:demo", "Run the main job on a synthetic hospital."),

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, get_args, get_origin
@@ -27,6 +28,7 @@ from spira.delivery.promotion import Policy, load_policy
 from spira.domain import errors
 from spira.domain.answers import EVIDENCE_SENTENCES, FINDING_SENTENCES, OUTCOME_SENTENCES, Outcome
 from spira.domain.recordings import FINDINGS, LABELS, SIDES, UTTERANCES, EvidenceLevel
+from spira.domain.vitals import VitalRule
 from spira.evaluation.results import Verdict
 from spira.intake.keys import Key
 from spira.intake.receipts import Receipt
@@ -145,7 +147,8 @@ def test_the_page_says_which_commands_speak_json() -> None:
     }
 
     served = {f"spira serve{part}" for part in ("", " api", " relay", " predictor")}
-    assert silent == {"spira demo", "spira schedule up", "spira schedule endpoint"} | served
+    others = {"spira demo", "spira schedule up", "spira schedule endpoint", "spira audit export"}
+    assert silent == others | served
     (sentence,) = re.findall(r"after every command but (.*)\.", section("Commands"))
     assert set(re.findall(r"`([^`]+)`", sentence)) == silent
 
@@ -169,11 +172,17 @@ def leaves(
 
 
 def shown(field: FieldInfo) -> str | None:
-    """How a page writes a field's default; None where the machine decides it."""
+    """How a page writes a field's default; None where it has other words for it."""
     if field.is_required():
         return "required"
     if field.default_factory is not None:
         return None
+    if (
+        isinstance(field.default, tuple)
+        and field.default
+        and isinstance(field.default[0], VitalRule)
+    ):
+        return None  # told in words
     if field.default == "":
         return "(empty)"
     if isinstance(field.default, BaseModel):
@@ -377,7 +386,7 @@ def test_the_endpoint_is_listed_with_all_it_asks_and_answers(tmp_path: Path) -> 
 
 def test_the_client_api_is_listed_with_all_it_asks_and_answers() -> None:
     """Routes, keys of a manifest, and of an assessment and its answer as they are told."""
-    api = create_api(SimpleNamespace(intake=SimpleNamespace(uploads=None)))  # type: ignore[arg-type]
+    api = create_api(SimpleNamespace(intake=SimpleNamespace(uploads=None), assessments=None))  # type: ignore[arg-type]
     routes = {
         f"{method} {route.path}"  # type: ignore[attr-defined]
         for route in api.routes
@@ -401,7 +410,7 @@ def test_the_client_api_is_listed_with_all_it_asks_and_answers() -> None:
     assert set(table("The Client API")) == routes
     assert set(table("The manifest")) == nested(Manifest)
     assert list(table("An assessment as it is answered")) == list(
-        told_to_a_site(SimpleNamespace(**row))
+        told_to_a_site(SimpleNamespace(**row), None, timedelta(hours=2), datetime.now(UTC))
     )
     assert list(table("An answer")) == list(Answer.model_fields)
 

@@ -106,6 +106,35 @@ def verify(app: Application, file: TextIO) -> None:
     app.table(("recording", "what", "bytes", "SHA-256"), rows)
 
 
+@click.group()
+def audit() -> None:
+    """What was done, by whom and when: rows that are added and never changed."""
+
+
+@audit.command("verify")
+@json_option
+@click.pass_obj
+def verify_audit(app: Application) -> None:
+    """Walk the whole chain; exit 70 naming the first row that is not as it was written."""
+    from spira.intake.audit import verify as walk
+
+    with app.database.reading() as tables:
+        rows = walk(tables)
+    app.emit({"rows": rows})
+    app.say(f"{rows} rows, each as it was written.")
+
+
+@audit.command("export")
+@click.pass_obj
+def export_audit(app: Application) -> None:
+    """Every row as a line of JSON. Keep the last line elsewhere: it stands for all of them."""
+    from spira.intake.audit import export
+
+    with app.database.reading() as tables:
+        for line in export(tables):
+            click.echo(line)
+
+
 def _show(app: Application, found: "tuple[Key, ...]") -> None:
     newest = {(key.use, key.site): key.number for key in reversed(found)}
     in_use = [newest[key.use, key.site] == key.number for key in found]

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationInfo, field_validator
 
 from spira.domain.frozen import Frozen
+from spira.stores.settings import PostgresUrl
 
 
 class SchedulingSettings(Frozen):
@@ -16,7 +17,7 @@ class SchedulingSettings(Frozen):
     experiments: Path = Path("experiments")
     # postgresql://user@host/database for requests and Dagster; None: SQLite in the data folder.
     # The password is libpq's business: PGPASSWORD or PGPASSFILE.
-    database: str | None = None
+    database: PostgresUrl | None = None
 
     # The endpoint (POST /v1/runs). Behind a proxy that speaks TLS where others may reach it.
     host: str = "127.0.0.1"
@@ -68,20 +69,4 @@ class SchedulingSettings(Frozen):
             raise wrong from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise wrong
-        return value
-
-    @field_validator("database")
-    @classmethod
-    def _without_password(cls, value: str | None) -> str | None:
-        if value is None:
-            return value
-        try:
-            parts = urlsplit(value)
-            secret = parts.password
-        except ValueError as error:
-            raise ValueError("write it as postgresql://user@host/database") from error
-        if parts.scheme != "postgresql" or not parts.path.strip("/"):
-            raise ValueError("write it as postgresql://user@host/database")
-        if secret is not None:
-            raise ValueError("holds a password; put it into PGPASSWORD or PGPASSFILE instead")
         return value

@@ -4,7 +4,6 @@ Pure: no table, queue or model is touched here. The form never changes a score; 
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Any, cast
 
 from pydantic import Field
@@ -34,7 +33,6 @@ from spira.serving.words import inconclusive
 # What keeps a recording from being scored, the first to be said first: with several, the one whose
 # mending may mend the others.
 _GRAVEST: tuple[Finding, ...] = ("little_speech", "clipped", "quiet", "noisy", "short")
-FRESH_FOR = timedelta(hours=2)
 
 
 class FindingSaid(Frozen):
@@ -110,11 +108,6 @@ def of_reply(about: About, reply: Reply) -> Answer:
         how_sure=None if share is None else how_sure(share),
         **every,
     )
-
-
-def stale_after(recorded_at: datetime) -> datetime:
-    """From when on an answer is old: the patient may have changed."""
-    return recorded_at + FRESH_FOR
 
 
 def _findings(found: Sequence[Finding]) -> tuple[FindingSaid, ...]:

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar, cast
 
 import structlog
@@ -26,24 +26,25 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
+from spira import __version__
 from spira.audio.quality import QualityThresholds
+from spira.delivery.about import ABOUT
 from spira.domain.errors import SpiraError
+from spira.domain.fingerprint import fingerprint
 from spira.domain.forms import Filled, check, json_schema
 from spira.domain.frozen import Frozen
 from spira.domain.submissions import FormValues, Id, RecordingFile, Submission
-from spira.domain.vitals import DEFAULT_VITAL_RULES, VitalRules
 from spira.intake.keys import KeyRing
 from spira.intake.problems import problem, problem_of
 from spira.intake.submissions import Conflict, Intake, Owner, Progress, Standing, Unknown
 from spira.intake.tus import Tus, Upload
-from spira.serving.answers import stale_after
 from spira.serving.assessments import Assessments
 from spira.serving.forms import FORMS
 from spira.serving.metrics import CountRefusals, Metrics
 from spira.serving.settings import ServingSettings
 from spira.serving.taking import taken
 from spira.serving.tokens import Site, Tokens
-from spira.serving.words import PROBLEMS, REFUSALS, STATES, Problem, Refusal
+from spira.serving.words import PROBLEMS, REFUSALS, STATES, Problem, Refusal, stale
 
 _LARGEST_BODY_BYTES = 256 << 10
 _LARGEST_PAGE = 200
@@ -91,7 +92,6 @@ class Parts:
     keys: KeyRing
     settings: ServingSettings
     thresholds: QualityThresholds
-    vital_rules: VitalRules = DEFAULT_VITAL_RULES
     checking: dict[tuple[str, int, str], "asyncio.Task[Standing]"] = field(default_factory=dict)
     # So many commits at once, waiting for a child that checks: others are still uploaded and asked.
     committing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_COMMITS_AT_ONCE))
@@ -126,7 +126,8 @@ def create_api(parts: Parts) -> FastAPI:
 
     async def told(rows: Sequence[Any]) -> list[dict[str, Any]]:
         model = await to_thread.run_sync(parts.assessments.model)
-        return [shown(row, model) for row in rows]
+        fresh_for = timedelta(hours=parts.settings.stale_after_h)
+        return [shown(row, model, fresh_for, datetime.now(UTC)) for row in rows]
 
     async def find(request: Request) -> Upload | None:
         site = await authorised(await bearer(request))
@@ -159,7 +160,7 @@ def create_api(parts: Parts) -> FastAPI:
             return parts.intake.commit(
                 submission,
                 owner,
-                taken(parts.vital_rules, filled.values, record, by),
+                taken(parts.settings.vital_rules, filled.values, record, by),
                 ready=not filled.refused,
                 unfinished=filled.values.get("unfinished", False) is True,
                 device_time=device_time,
@@ -181,7 +182,7 @@ def create_api(parts: Parts) -> FastAPI:
         if row is None or row.site != site.name:
             raise _Refused("not_found", 404, "there is no such assessment at this site")
         (found,) = await told([row])
-        tag = f'"{row.change}-{found["why"] or ""}"'
+        tag = '"' + fingerprint(found)[:32] + '"'
         if request.headers.get("If-None-Match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
         return JSONResponse(found, headers={"ETag": tag, "Cache-Control": "private, no-cache"})
@@ -237,6 +238,17 @@ def create_api(parts: Parts) -> FastAPI:
         """The keys that receipts are signed with, old ones too (RFC 7517)."""
         return JSONResponse(parts.keys.public())
 
+    @app.get("/v1/about")
+    async def about() -> JSONResponse:
+        """What it is for, what it must not be used for, and which model answers."""
+        return JSONResponse(
+            {
+                "version": __version__,
+                "model": await to_thread.run_sync(parts.assessments.model),
+                "sections": [section.model_dump() for section in ABOUT],
+            }
+        )
+
     @app.get("/healthz")
     def healthz() -> JSONResponse:
         """The process answers."""
@@ -266,14 +278,16 @@ class _Refused(Exception):  # what is answered instead
             self.answer.headers["WWW-Authenticate"] = "Bearer"
 
 
-def shown(row: Any, model: str | None) -> dict[str, Any]:
+def shown(row: Any, model: str | None, fresh_for: timedelta, now: datetime) -> dict[str, Any]:
     """An assessment as its site sees it.
 
-    model     that answers; None where there is none
+    model      that answers; None where there is none
+    fresh_for  how long after its recording an answer is not old
     """
     about = json.loads(row.about)
     recorded_at = datetime.fromisoformat(row.recorded_at)
     state = "received" if row.state == "queued" and row.attempt == 0 else row.state
+    old = stale(recorded_at, now, after=fresh_for)
     waiting = STATES["no_model" if model is None else "queued"]
     answer = None if row.answer is None else json.loads(row.answer)
     if answer is not None:
@@ -287,7 +301,8 @@ def shown(row: Any, model: str | None) -> dict[str, Any]:
         "answer": answer,
         "recorded_at": row.recorded_at,
         "answered_at": row.answered_at,
-        "stale_after": stale_after(recorded_at).isoformat(timespec="seconds"),
+        "stale_after": (recorded_at + fresh_for).isoformat(timespec="seconds"),
+        "stale": None if old is None else old.model_dump(),
         "voided": None
         if row.voided_at is None
         else {"at": row.voided_at, "sentence": STATES["voided"].model_dump()},

@@ -163,7 +163,9 @@ class Assessments:
         """Queue what failed once more; False where it is not there, or was redriven before."""
         with self._database.writing() as tables:
             this = (DEAD_LETTERS.c.id == letter) & DEAD_LETTERS.c.redriven_at.is_(None)
-            row = tables.execute(sa.select(DEAD_LETTERS).where(this)).first()
+            again = ASSESSMENTS.c.audio.is_not(None) & (ASSESSMENTS.c.state == "failed")
+            query = sa.select(DEAD_LETTERS).join(ASSESSMENTS).where(this, again)
+            row = tables.execute(query).first()
             if row is None:
                 return False
             tables.execute(

@@ -35,17 +35,22 @@ _DRAINED_WITHIN_S = 20  # requests in hand when the API is told to end
 
 
 def prepare(app: "Application") -> None:
-    """Bring database and keys up to date; whoever comes second finds nothing to do.
+    """Bring the database up to date; whoever comes second finds nothing to do."""
+    app.home.mkdir(parents=True, exist_ok=True)
+    app.database.migrate(ROOMS)
+
+
+def check_keys(app: "Application") -> None:
+    """Make keys where there are none yet.
 
     raises    IntegrityError where the keys are not those of the database: no patient of theirs
               would be found
     """
     from spira.serving.assessments import one_record_a_site
 
-    app.home.mkdir(parents=True, exist_ok=True)
-    app.database.migrate(ROOMS)
+    keys = app.keys
     for record in one_record_a_site(app.database):
-        app.keys.wrapped(record)
+        keys.wrapped(record)
 
 
 def serve(app: "Application") -> None:
@@ -58,11 +63,13 @@ def serve(app: "Application") -> None:
     with ExitStack() as held:
         _hold(held, place)
         prepare(app)
+        check_keys(app)
         server = None
         if app.settings.serving.queue is None:
             server = held.enter_context(nats_server(place / "queue"))
         processes = _processes(app, place, server)
-        held.callback(stop_all, processes)
+        ours = [one for one in processes if server is None or one is not server.process]
+        held.callback(stop_all, ours, within_s=_DRAINED_WITHIN_S + 5)  # the queue goes last
         try:
             _watch(app, processes, server)
         except KeyboardInterrupt:
@@ -81,6 +88,7 @@ def run_api(app: "Application", port: int) -> None:
 
     settings = app.settings
     prepare(app)
+    check_keys(app)
     checker = Checker(settings.intake.checking)
     try:
         parts = Parts(

@@ -150,11 +150,11 @@ class Process:
         self._answered = None
 
 
-def stop_all(processes: Sequence[Process]) -> None:
-    """Ask all to end, wait some seconds, and kill those that are still there."""
+def stop_all(processes: Sequence[Process], *, within_s: float = _STOPPED_WITHIN_S) -> None:
+    """Ask all to end, wait so long, and kill those that are still there."""
     for process in processes:
         process.stop()
-    deadline = time.monotonic() + _STOPPED_WITHIN_S
+    deadline = time.monotonic() + within_s
     for process in processes:
         process.wait(deadline)
 

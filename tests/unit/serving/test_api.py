@@ -1,6 +1,7 @@
 """What a site is told of an assessment."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,17 +25,25 @@ def row(**values: Any) -> Any:
     return SimpleNamespace(**completed | values)
 
 
-def test_an_answer_says_from_when_on_it_is_old() -> None:
-    """Two hours after it was recorded, however late it was answered."""
-    told = shown(row())
+def told_of(one: Any, *, model: str | None = "spira/1", hours: float = 1.0) -> dict[str, Any]:
+    """What is told so many hours after the recording."""
+    now = datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(hours=hours)
+    return shown(one, model, timedelta(hours=2), now)
 
-    assert told["recorded_at"] == "2026-03-01T12:00:00+00:00"
-    assert told["stale_after"] == "2026-03-01T14:00:00+00:00"
+
+def test_an_answer_says_that_it_is_old() -> None:
+    """Counted from when it was recorded, however late it was answered."""
+    fresh, old = told_of(row()), told_of(row(), hours=6.34)
+
+    assert fresh["recorded_at"] == "2026-03-01T12:00:00+00:00"
+    assert fresh["stale_after"] == "2026-03-01T14:00:00+00:00"
+    assert fresh["stale"] is None
+    assert old["stale"]["pt"].startswith("Resultado antigo: gravado há 6 h 20 min.")
 
 
 def test_neither_a_probability_nor_the_form_is_told() -> None:
     """The sentence and the banner are."""
-    told = shown(row())
+    told = told_of(row())
 
     assert (told["sentence"]["pt"], told["banner"]["pt"]) == ("x", "a")
     assert "0.25" not in json.dumps(told)
@@ -42,9 +51,12 @@ def test_neither_a_probability_nor_the_form_is_told() -> None:
 
 
 def test_what_waits_is_told_apart_from_what_was_asked() -> None:
-    """Both say not to wait for it."""
-    waits, asked = (shown(row(state="queued", answer=None, attempt=n)) for n in (0, 1))
+    """Both say not to wait for it; and that there is no model, where there is none."""
+    waits, asked = (told_of(row(state="queued", answer=None, attempt=n)) for n in (0, 1))
+    without = told_of(row(state="queued", answer=None), model=None)
 
     assert (waits["state"], asked["state"]) == ("received", "queued")
     assert waits["sentence"] == asked["sentence"]
     assert "Não espere" in waits["sentence"]["pt"]
+    assert (waits["why"], without["why"]) == (None, "no model")
+    assert "não há modelo" in without["sentence"]["pt"]
