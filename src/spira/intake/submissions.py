@@ -258,7 +258,9 @@ class Intake:
         for file in submission.files:
             key = (file.id, file.sha256, file.n_bytes)
             if key not in there:
-                place = f"{submission.id}/{file.id}/{generation}-{file.sha256}-{file.n_bytes}"
+                # Never a name that was given before: its objects may be about to be deleted.
+                again = f"{generation}.{submission.revision}"
+                place = f"{submission.id}/{file.id}/{again}-{file.sha256}"
                 tables.execute(
                     RECORDINGS.insert().values(
                         submission=submission.id,

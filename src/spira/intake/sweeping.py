@@ -30,7 +30,7 @@ def sweep(database: Database, objects: Objects, now: datetime) -> int:
     cleared = 0
     uploads = Uploads(objects)
     for one in _unswept(database):
-        recordings = _recordings(database, one.id)
+        recordings = _recordings(database, one)
         uploads.discard(row.upload for row in recordings)
         if one.state == "expired":
             for row in recordings:
@@ -57,24 +57,29 @@ def _unswept(database: Database) -> Sequence[sa.Row[Any]]:
         return tables.execute(query).all()
 
 
-def _recordings(database: Database, submission: str) -> Sequence[sa.Row[Any]]:
+def _recordings(database: Database, one: sa.Row[Any]) -> Sequence[sa.Row[Any]]:
+    """Its recordings, if it is still what it was: sent again meanwhile, it has others."""
+    query = (
+        sa.select(RECORDINGS.c.upload, RECORDINGS.c.place)
+        .join(SUBMISSIONS, SUBMISSIONS.c.id == RECORDINGS.c.submission)
+        .where(_as_seen(one))
+    )
     with database.reading() as tables:
-        query = sa.select(RECORDINGS).where(RECORDINGS.c.submission == submission)
         return tables.execute(query).all()
+
+
+def _as_seen(one: sa.Row[Any]) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        SUBMISSIONS.c.id == one.id,
+        SUBMISSIONS.c.state == one.state,
+        SUBMISSIONS.c.generation == one.generation,
+    )
 
 
 def _note_swept(database: Database, one: sa.Row[Any]) -> int:
     """Nothing is left to do for it, unless it was sent again meanwhile."""
     with database.writing() as tables:
-        return tables.execute(
-            SUBMISSIONS.update()
-            .where(
-                SUBMISSIONS.c.id == one.id,
-                SUBMISSIONS.c.state == one.state,
-                SUBMISSIONS.c.generation == one.generation,
-            )
-            .values(swept=True)
-        ).rowcount
+        return tables.execute(SUBMISSIONS.update().where(_as_seen(one)).values(swept=True)).rowcount
 
 
 def _sweep_orphans(database: Database, objects: Objects, before: datetime) -> Iterator[int]:

@@ -383,6 +383,64 @@ class Countdown:
             self._happens()
 
 
+def test_a_sweeper_suspended_at_any_step_while_it_is_sent_again(
+    database: Database, objects: Objects, keys: KeyRing, told: Told
+) -> None:
+    """What had expired when the sweeper looked is accepted when it goes on: nothing is lost."""
+    calm = Intake(database, objects, Checking(), keys, IntakeSettings())
+    later = NOW + timedelta(days=60)
+    at = 1
+    while True:
+        sent = submission()
+        upload(calm, calm.commit(sent, OWNER, told, ready=False))
+        calm.commit(sent, OWNER, told, ready=False)
+
+        def send_again() -> None:
+            with database.reading() as tables:
+                this = SUBMISSIONS.c.id == sent.id  # noqa: B023
+                state = tables.execute(sa.select(SUBMISSIONS.c.state).where(this)).scalar()
+            if state == "expired":
+                upload(calm, calm.commit(sent, OWNER, told))  # noqa: B023
+                assert calm.commit(sent, OWNER, told).receipt is not None  # noqa: B023
+
+        countdown = Countdown(at, send_again)
+        suspended: Any = Suspended(database, countdown), Suspended(objects, countdown)
+        sweep(*suspended, later)
+
+        standing = calm.commit(sent, OWNER, told)
+        upload(calm, standing)
+        assert calm.commit(sent, OWNER, told).receipt is not None
+        sweep(database, objects, later)
+        (stored,) = told.accepted[-1].recordings
+        assert told.accepted[-1].submission == sent
+        assert objects.read(stored.original) == SOUND, at
+        assert objects.read(stored.audio or "") == SOUND[::-1], at
+        if countdown.steps < at:
+            break
+        at += 1
+    assert at > 6
+
+
+def test_a_recording_that_comes_back_in_a_revision_has_objects_of_its_own(
+    intake: Intake, objects: Objects, told: Told
+) -> None:
+    """Those of the first time may be about to be deleted as orphans."""
+    first = submission()
+    upload(intake, intake.commit(first, OWNER, told, ready=False))
+    intake.commit(first, OWNER, told, ready=False)
+    other = submission(b"another take").files
+    second = first.model_copy(update={"revision": 2, "files": other})
+    intake.commit(second, OWNER, told, ready=False)
+    third = first.model_copy(update={"revision": 3})
+
+    orphans = set(bytes_of(objects))
+    upload(intake, intake.commit(third, OWNER, told))
+    assert intake.commit(third, OWNER, told).receipt is not None
+
+    (stored,) = told.accepted[0].recordings
+    assert {stored.original, stored.audio}.isdisjoint(orphans)
+
+
 def test_suspended_at_any_step_while_the_sweeper_runs(
     database: Database, objects: Objects, keys: KeyRing, told: Told
 ) -> None:
