@@ -9,7 +9,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -120,12 +120,12 @@ class Served:
         assert made.returncode == 0, made.stderr
         return made.stdout.strip()
 
-    def start(self, *, wait: bool = True) -> None:
+    def start(self, *, wait: bool = True, more: Sequence[str] = ()) -> None:
         """Start it, and wait until everything answers."""
         said = self.said.count("Serving is up.")
         with (self.home / "serve.log").open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "spira.cli", "--log-level", "info", "serve"],
+                [sys.executable, "-m", "spira.cli", "--log-level", "info", "serve", *more],
                 env=self.environment,
                 stdout=log,
                 stderr=log,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from served import FORM, Assessment, Served, announced, publish_champion, voice
+from services import wait_for
 
 from spira.audio.decode import decode
 from spira.model.bundle import load
@@ -300,7 +301,7 @@ def test_a_database_without_its_keys_is_not_served(served: Served, tmp_path: Pat
 
 
 def test_without_a_model_assessments_are_taken_and_wait(tmp_path: Path) -> None:
-    """And say so; they are answered once there is one."""
+    """And say so; they are answered once there is one, a synthetic one only in a demonstration."""
     served = Served(tmp_path / "home")
     served.home.mkdir()
     served.token = served.make_token()
@@ -308,8 +309,12 @@ def test_without_a_model_assessments_are_taken_and_wait(tmp_path: Path) -> None:
     try:
         one = Assessment((voice(21),))
         served.sent(one)
+        publish_champion(served.home, tmp_path / "bundle", evidence_level="synthetic")
+        predictor = served.home / "serving" / "logs" / "predictor-1.log"
+        wait_for(lambda: "trained on synthetic voices" in predictor.read_text(), 60, "it is seen")
         waiting = served.http("GET", f"/v1/assessments/{one.id}").json()
-        publish_champion(served.home, tmp_path / "bundle")
+        served.stop()
+        served.start(more=("--demo",))
         answered = served.answered(one.id)
     finally:
         served.kill("everything")
@@ -317,4 +322,21 @@ def test_without_a_model_assessments_are_taken_and_wait(tmp_path: Path) -> None:
     assert (waiting["answer"], waiting["why"]) == (None, "no model")
     assert waiting["sentence"]["pt"].startswith("Recebido. Ainda não há modelo em uso.")
     assert answered["answer"]["outcome"] is not None
+    assert answered["answer"]["evidence"]["pt"].startswith("DEMONSTRAÇÃO.")
     assert answered["why"] is None
+
+
+def test_an_assessment_is_followed_through_the_logs_by_its_id(served: Served) -> None:
+    """From the first manifest to the answer, in every part."""
+    one = Assessment((voice(22),))
+    served.sent(one)
+    served.answered(one.id)
+
+    def told(part: str) -> list[str]:
+        lines = (served.home / "serving" / "logs" / f"{part}.log").read_text().splitlines()
+        events = [json.loads(line) for line in lines if one.id in line and line.startswith("{")]
+        return [event["event"] for event in events]
+
+    assert told("api") == ["announced", "accepted"]
+    assert "answered" in told("relay")
+    assert told("predictor-1") != []

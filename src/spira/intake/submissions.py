@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import sqlalchemy as sa
+import structlog
 
 from spira.domain.errors import SpiraError, TransientError
 from spira.domain.recordings import Described
@@ -34,6 +35,8 @@ from spira.stores.database import Database
 from spira.stores.objects import Objects
 
 RECORDINGS_PREFIX = "recordings"
+
+_log = structlog.get_logger()
 
 
 class Checker(Protocol):
@@ -221,6 +224,7 @@ class Intake:
                     )
                 )
                 self._write_recordings(tables, submission, generation=1)
+                _log.info("announced", **{submission.kind: submission.id}, site=owner.site)
                 return tables.execute(query).one()
             _require_owner(row, owner)
             if row.state == "expired":
@@ -364,6 +368,9 @@ class Intake:
             tables.execute(SUBMISSIONS.update().where(this).values(receipt=receipt))
             stored = tuple(_stored(file, rows[file.id]) for file in submission.files)
             on_accept(tables, Accepted(submission, row.site, now, row.device_ahead_s, stored))
+        _log.info(
+            "accepted", **{submission.kind: submission.id}, site=row.site, recordings=len(stored)
+        )
         return Standing(submission.revision, receipt)
 
 

@@ -62,6 +62,7 @@ class About(Frozen):
 
     values: Mapping[str, Any] = Field(repr=False)  # of the form, those that may be used
     banner: Sentence | None = None
+    vital_rules: str | None = None  # the version of the rules that it comes from
     found: Described | None = None  # of the recording that is scored
     utterance: str | None = None
     device: str | None = None

@@ -231,7 +231,8 @@ def create_api(parts: Parts) -> FastAPI:
     @app.get("/v1/thresholds")
     def thresholds() -> JSONResponse:
         """Where a measurement becomes a finding, so that an app can check at the bedside."""
-        return JSONResponse({"version": 1, "thresholds": parts.thresholds.model_dump()})
+        told = parts.thresholds.model_dump()
+        return JSONResponse({"version": fingerprint(told)[:12], "thresholds": told})
 
     @app.get("/v1/keys")
     def keys() -> JSONResponse:
@@ -356,9 +357,15 @@ async def _in_time(
     if task is None:
         task = asyncio.create_task(to_thread.run_sync(commit, limiter=parts.committing))
         parts.checking[key] = task
-        task.add_done_callback(lambda _: parts.checking.pop(key, None))
+        task.add_done_callback(lambda ended: _forget(parts, key, ended))
     done, _ = await asyncio.wait({task}, timeout=parts.settings.checking_answer_s)
     return task.result() if done else None
+
+
+def _forget(parts: Parts, key: tuple[str, int, str], ended: "asyncio.Task[Standing]") -> None:
+    parts.checking.pop(key, None)
+    if not ended.cancelled():
+        ended.exception()  # whoever asks again runs into the same; nobody may be here to hear it
 
 
 def _filled(form: FormValues) -> Filled:

@@ -15,8 +15,9 @@ _port = click.option("--port", type=click.IntRange(0, 65535), help="0: any; else
 
 
 @click.group(invoke_without_command=True)
+@click.option("--demo", is_flag=True, help="Answer with models of synthetic voices too.")
 @click.pass_context
-def serve(ctx: click.Context) -> None:
+def serve(ctx: click.Context, demo: bool) -> None:
     """Take assessments in and answer them: API, queue, relay and predictors. Ends on SIGTERM.
 
     Without a command everything runs here, under one supervisor. In production each part is
@@ -30,6 +31,10 @@ def serve(ctx: click.Context) -> None:
         raise InputError(
             "spira serve: its packages are missing; `pip install 'spira[serve]'` brings them"
         )
+    if demo:
+        settings = ctx.obj.settings
+        serving = settings.serving.model_copy(update={"demo": True})
+        ctx.obj = Application(settings.model_copy(update={"serving": serving}), ctx.obj.console)
     if ctx.invoked_subcommand is None:
         from spira.serving.service import serve as run
 

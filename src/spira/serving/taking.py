@@ -35,6 +35,7 @@ def taken(rules: VitalRules, values: Mapping[str, Any], record: str | None, by: 
         about = About(
             values=values,
             banner=banner(rules, values),
+            vital_rules=rules.version,
             found=None if scored is None else scored.found,
             utterance=None if scored is None else scored.file.utterance,
             device=None if scored is None else scored.file.capture.device,
