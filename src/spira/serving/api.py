@@ -92,7 +92,7 @@ class Parts:
     keys: KeyRing
     settings: ServingSettings
     thresholds: QualityThresholds
-    checking: dict[tuple[str, int, str], "asyncio.Task[Standing]"] = field(default_factory=dict)
+    checking: dict[tuple[Owner, bytes], "asyncio.Task[Standing]"] = field(default_factory=dict)
     # So many commits at once, waiting for a child that checks: others are still uploaded and asked.
     committing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_COMMITS_AT_ONCE))
 
@@ -167,7 +167,7 @@ def create_api(parts: Parts) -> FastAPI:
             )
 
         began = time.monotonic()
-        standing = await _in_time(parts, submission, commit)
+        standing = await _in_time(parts, submission, owner, commit)
         if standing is None:
             body = {"state": "checking", "sentence": STATES["checking"].model_dump()}
             return JSONResponse(body, 202, headers={"Retry-After": "1"})
@@ -349,10 +349,10 @@ def _progress(one: Progress) -> dict[str, Any]:
 
 
 async def _in_time(
-    parts: Parts, submission: Submission, commit: Callable[[], Standing]
+    parts: Parts, submission: Submission, owner: Owner, commit: Callable[[], Standing]
 ) -> Standing | None:
     """What committing comes to; None when it takes longer, and goes on meanwhile."""
-    key = (submission.id, submission.revision, str(hash(submission.canonical())))
+    key = (owner, submission.canonical())
     task = parts.checking.get(key)
     if task is None:
         task = asyncio.create_task(to_thread.run_sync(commit, limiter=parts.committing))
@@ -362,7 +362,7 @@ async def _in_time(
     return task.result() if done else None
 
 
-def _forget(parts: Parts, key: tuple[str, int, str], ended: "asyncio.Task[Standing]") -> None:
+def _forget(parts: Parts, key: tuple[Owner, bytes], ended: "asyncio.Task[Standing]") -> None:
     parts.checking.pop(key, None)
     if not ended.cancelled():
         ended.exception()  # whoever asks again runs into the same; nobody may be here to hear it
