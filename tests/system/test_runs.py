@@ -83,8 +83,9 @@ def test_a_run_interrupted_from_the_keyboard_says_so(
 ) -> None:
     """Ctrl-C ends it with one sentence and exit code 130; the record has the reason."""
     home = copy(killed_home)
+    endless = ("--set", "optimisation.epochs=100000")  # however slow the machine is to interrupt it
     process = subprocess.Popen(
-        spira_command(home, "train", str(tiny_experiment), "--data", "tiny"),
+        spira_command(home, "train", str(tiny_experiment), "--data", "tiny", *endless),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
