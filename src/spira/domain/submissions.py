@@ -83,5 +83,8 @@ class Submission(Frozen):
         return files
 
     def canonical(self) -> bytes:
-        """The bytes that stand for it: equal submissions have equal bytes."""
-        return canonical_json(self.model_dump(mode="json"))
+        """The bytes that stand for it: equal submissions have equal bytes.
+
+        What was not said is left out, so that they stay the same when there is more to say one day.
+        """
+        return canonical_json(self.model_dump(mode="json", exclude_defaults=True))

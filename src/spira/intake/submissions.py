@@ -15,7 +15,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ import sqlalchemy as sa
 import structlog
 
 from spira.domain.errors import SpiraError, TransientError
+from spira.domain.fingerprint import fingerprint
 from spira.domain.recordings import Described
 from spira.domain.submissions import RecordingFile, Submission
 from spira.intake.checking import Found, Refused
@@ -34,7 +35,7 @@ from spira.intake.uploads import Uploads
 from spira.stores.database import Database
 from spira.stores.objects import Objects
 
-RECORDINGS_PREFIX = "recordings"
+RECORDINGS_PREFIX, RECEIPTS_PREFIX = "recordings", "receipts"
 
 _log = structlog.get_logger()
 
@@ -168,13 +169,11 @@ class Intake:
         raises        Unknown, Conflict, SendAgain; StorageFull, TransientError: nothing is lost,
                       and the same call goes on
         """
-        row = self._announce(submission, owner, device_time)
+        row, recordings = self._announced(submission, owner, device_time, unfinished)
         if row.state == "accepted":
             return Standing(row.revision, row.receipt)
         files = {file.id: file for file in submission.files}
-        progress = tuple(
-            self._advance(one, files[one.id], unfinished) for one in self._recordings(submission.id)
-        )
+        progress = tuple(self._advance(one, files[one.id], unfinished) for one in recordings)
         if ready and all(one.state == "stored" for one in progress):
             return self._accept(submission, row.generation, on_accept)
         return Standing(row.revision, None, progress)
@@ -194,10 +193,30 @@ class Intake:
         with self._database.reading() as tables:
             return tables.execute(query).scalar()
 
+    def _announced(
+        self,
+        submission: Submission,
+        owner: Owner,
+        device_time: datetime | None,
+        unfinished: bool,
+    ) -> tuple[sa.Row[Any], Sequence[sa.Row[Any]]]:
+        """The row of a submission and those of its recordings, as announced by this manifest or
+        accepted before."""
+        for last in (False, True):
+            try:
+                return self._announce(submission, owner, device_time, unfinished)
+            except sa.exc.IntegrityError as error:  # of two that come first at once, the second
+                if last:
+                    raise SendAgain("it was announced at the same moment; send it again") from error
+        raise AssertionError
+
     def _announce(
-        self, submission: Submission, owner: Owner, device_time: datetime | None
-    ) -> sa.Row[Any]:
-        """The row of a submission, as announced by this manifest or accepted before."""
+        self,
+        submission: Submission,
+        owner: Owner,
+        device_time: datetime | None,
+        unfinished: bool,
+    ) -> tuple[sa.Row[Any], Sequence[sa.Row[Any]]]:
         now = self._now()
         manifest = submission.canonical().decode()
         values = {
@@ -223,23 +242,36 @@ class Intake:
                         swept=False,
                     )
                 )
-                self._write_recordings(tables, submission, generation=1)
+                self._write_recordings(tables, submission, 1, unfinished)
                 _log.info("announced", **{submission.kind: submission.id}, site=owner.site)
-                return tables.execute(query).one()
-            _require_owner(row, owner)
-            if row.state == "expired":
-                generation = row.generation + 1
-                self._change(tables, row, values | {"state": "announced", "generation": generation})
-                tables.execute(RECORDINGS.delete().where(RECORDINGS.c.submission == submission.id))
-                self._write_recordings(tables, submission, generation)
-            elif row.manifest != manifest:
-                if row.state == "accepted" or submission.revision <= row.revision:
-                    raise _conflict(row, submission)
-                self._change(tables, row, values)
-                self._write_recordings(tables, submission, row.generation)
-            elif row.state == "announced":
-                self._change(tables, row, values)
-            return tables.execute(query).one()
+            else:
+                self._announce_again(tables, row, submission, owner, values, unfinished)
+            mine = sa.select(RECORDINGS).where(RECORDINGS.c.submission == submission.id)
+            recordings = tables.execute(mine.order_by(RECORDINGS.c.id)).all()
+            return tables.execute(query).one(), recordings
+
+    def _announce_again(
+        self,
+        tables: sa.Connection,
+        row: sa.Row[Any],
+        submission: Submission,
+        owner: Owner,
+        values: dict[str, Any],
+        unfinished: bool,
+    ) -> None:
+        _require_owner(row, owner)
+        if row.state == "expired":
+            generation = row.generation + 1
+            self._change(tables, row, values | {"state": "announced", "generation": generation})
+            tables.execute(RECORDINGS.delete().where(RECORDINGS.c.submission == submission.id))
+            self._write_recordings(tables, submission, generation, unfinished)
+        elif row.manifest != values["manifest"]:
+            if row.state == "accepted" or submission.revision <= row.revision:
+                raise _conflict(row, submission)
+            self._change(tables, row, values)
+            self._write_recordings(tables, submission, row.generation, unfinished)
+        elif row.state == "announced":
+            self._change(tables, row, values)
 
     def _change(self, tables: sa.Connection, row: sa.Row[Any], values: dict[str, Any]) -> None:
         tables.execute(
@@ -247,94 +279,112 @@ class Intake:
         )
 
     def _write_recordings(
-        self, tables: sa.Connection, submission: Submission, generation: int
+        self, tables: sa.Connection, submission: Submission, generation: int, unfinished: bool
     ) -> None:
-        """Make the rows those of this manifest; what is there already keeps how far it has come."""
+        """Make the rows those of this manifest.
+
+        The same bytes keep what was uploaded; they are checked again where what was said of them
+        has changed, and whoever is still checking them for what was said before notes nothing.
+        """
         mine = RECORDINGS.c.submission == submission.id
-        there = {
-            (row.id, row.sha256, row.n_bytes): row
-            for row in tables.execute(sa.select(RECORDINGS).where(mine))
-        }
-        wanted = {(file.id, file.sha256, file.n_bytes) for file in submission.files}
-        for key, row in there.items():
-            if key not in wanted:
-                tables.execute(RECORDINGS.delete().where(mine, RECORDINGS.c.id == row.id))
+        there = {row.id: row for row in tables.execute(sa.select(RECORDINGS).where(mine))}
+        for gone in there.keys() - {file.id for file in submission.files}:
+            tables.execute(RECORDINGS.delete().where(mine, RECORDINGS.c.id == gone))
         for file in submission.files:
-            key = (file.id, file.sha256, file.n_bytes)
-            if key not in there:
-                # Never a name that was given before: its objects may be about to be deleted.
-                again = f"{generation}.{submission.revision}"
-                place = f"{submission.id}/{file.id}/{again}-{file.sha256}"
+            row = there.get(file.id)
+            asked = fingerprint([file.model_dump(mode="json"), unfinished])
+            if row is not None and row.asked == asked:
+                continue
+            # Never a name that was given before: its objects may be about to be deleted.
+            place = f"{submission.id}/{file.id}/{generation}.{submission.revision}-{file.sha256}"
+            values: dict[str, Any] = {
+                "asked": asked,
+                "place": f"{RECORDINGS_PREFIX}/{place}",
+                "found": None,
+                "audio_sha256": None,
+                **self._at_first(file),
+            }
+            same_bytes = row is not None and (row.sha256, row.n_bytes) == (
+                file.sha256,
+                file.n_bytes,
+            )
+            if not same_bytes:
+                values |= {
+                    "sha256": file.sha256,
+                    "n_bytes": file.n_bytes,
+                    "upload": _upload(place, 0),
+                    "tries": 0,
+                }
+            if row is None:
                 tables.execute(
-                    RECORDINGS.insert().values(
-                        submission=submission.id,
-                        id=file.id,
-                        sha256=file.sha256,
-                        n_bytes=file.n_bytes,
-                        upload=_upload(place, 0),
-                        tries=0,
-                        **self._at_first(file),
-                        place=f"{RECORDINGS_PREFIX}/{place}",
-                    )
+                    RECORDINGS.insert().values(submission=submission.id, id=file.id, **values)
                 )
+            else:
+                this = mine & (RECORDINGS.c.id == file.id)
+                tables.execute(RECORDINGS.update().where(this).values(**values))
 
     def _at_first(self, file: RecordingFile) -> dict[str, Any]:
         """The state of a recording that has just been announced."""
         most = self._settings.largest_file_bytes
         if file.n_bytes <= most:
-            return {"state": "announced"}
+            return {"state": "announced", "reason": None, "detail": None}
         detail = f"{file.n_bytes} bytes were announced, at most {most} are taken"
         return {"state": "refused", "reason": "too_large", "detail": detail}
 
-    def _recordings(self, submission: str) -> Sequence[sa.Row[Any]]:
-        with self._database.reading() as tables:
-            query = sa.select(RECORDINGS).where(RECORDINGS.c.submission == submission)
-            return tables.execute(query.order_by(RECORDINGS.c.id)).all()
-
     def _advance(self, row: sa.Row[Any], file: RecordingFile, unfinished: bool) -> Progress:
-        """Check and store a recording whose bytes are all there."""
+        """Check and store a recording whose bytes are all there.
+
+        raises    SendAgain where another revision was announced meanwhile
+        """
         if row.state != "announced":
-            offset = row.n_bytes
-            return Progress(
-                row.id, row.state, row.upload, row.n_bytes, offset, row.reason, row.detail
-            )
+            return _progress(row, row.n_bytes)
         offset = self.uploads.offset(row.upload)
         if offset < row.n_bytes:
-            return Progress(row.id, row.state, row.upload, row.n_bytes, offset)
+            return _progress(row, offset)
         pieces = self.uploads.pieces(row.upload)
         found = self._checker.check(pieces, file, unfinished=unfinished)
-        if isinstance(found, Refused) and found.reason in ("wrong_digest", "wrong_length"):
-            return self._needed_again(row)
-        if isinstance(found, Refused) and found.reason != "check_failed":
-            self._note_check(row, state="refused", reason=found.reason, detail=found.detail)
-            return Progress(
-                row.id, "refused", row.upload, row.n_bytes, offset, found.reason, found.detail
-            )
-        self._objects.keep(original_of(row.place), b"".join(pieces))
-        if isinstance(found, Refused):
-            self._note_check(row, state="stored", reason=found.reason, detail=found.detail)
+        if isinstance(found, Found):
+            digest = hashlib.sha256(found.audio).hexdigest()
+            self._objects.keep(original_of(row.place), b"".join(pieces))
+            self._objects.keep(audio_of(row.place, digest), found.audio)
+            described = found.model_dump_json(exclude={"audio"})
+            row = self._note(row, state="stored", found=described, audio_sha256=digest)
+        elif found.reason in ("wrong_digest", "wrong_length"):
+            # Not those announced: discarded, and needed from the first on, under another name, so
+            # that nobody who still sends them spoils the next.
+            tries = row.tries + 1
+            again = _upload(row.place.removeprefix(f"{RECORDINGS_PREFIX}/"), tries)
+            old, row = row.upload, self._note(row, tries=tries, upload=again)
+            self.uploads.discard([old])
+            return replace(_progress(row, 0), reason="wrong_digest")
+        elif found.reason == "check_failed":
+            # The patient has gone, and whoever mends the decoder wants the original.
+            self._objects.keep(original_of(row.place), b"".join(pieces))
+            row = self._note(row, state="stored", reason=found.reason, detail=found.detail)
         else:
-            self._objects.keep(audio_of(row.place), found.audio)
-            self._note_check(
-                row,
-                state="stored",
-                found=found.model_dump_json(exclude={"audio"}),
-                audio_sha256=hashlib.sha256(found.audio).hexdigest(),
-            )
-        return Progress(row.id, "stored", row.upload, row.n_bytes, offset)
+            row = self._note(row, state="refused", reason=found.reason, detail=found.detail)
+        return _progress(row, offset)
 
-    def _needed_again(self, row: sa.Row[Any]) -> Progress:
-        """Bytes that are not those announced: discarded, and needed from the first on."""
-        tries = row.tries + 1
-        upload = _upload(row.place.removeprefix(f"{RECORDINGS_PREFIX}/"), tries)
-        with self._database.writing() as tables:
-            tables.execute(_same(row).values(tries=tries, upload=upload))
-        self.uploads.discard([row.upload])
-        return Progress(row.id, "announced", upload, row.n_bytes, 0, "wrong_digest")
+    def _note(self, row: sa.Row[Any], **values: Any) -> sa.Row[Any]:
+        """Write down what came of a recording; the row as it is then, which may be what another
+        process has found of the same.
 
-    def _note_check(self, row: sa.Row[Any], **values: Any) -> None:
+        raises    SendAgain where it is not the same any more
+        """
+        this = (RECORDINGS.c.submission == row.submission) & (RECORDINGS.c.id == row.id)
+        as_read = (
+            (RECORDINGS.c.place == row.place)
+            & (RECORDINGS.c.tries == row.tries)
+            & (RECORDINGS.c.state == "announced")
+        )
         with self._database.writing() as tables:
-            tables.execute(_same(row).values(**values))
+            noted = tables.execute(
+                RECORDINGS.update().where(this, as_read).values(**values)
+            ).rowcount
+            now = tables.execute(sa.select(RECORDINGS).where(this)).first()
+        if now is None or now.place != row.place or not (noted or now.state != "announced"):
+            raise SendAgain("it was changed meanwhile; send the manifest again")
+        return now
 
     def _accept(self, submission: Submission, generation: int, on_accept: OnAccept) -> Standing:
         """The one transaction after which nothing may be lost."""
@@ -358,6 +408,8 @@ class Intake:
                 raise SendAgain("it changed meanwhile; send the manifest again")
             query = sa.select(RECORDINGS).where(RECORDINGS.c.submission == submission.id)
             rows = {one.id: one for one in tables.execute(query)}
+            if any(one.state != "stored" for one in rows.values()):
+                raise SendAgain("a recording was changed meanwhile; send the manifest again")
             receipt = write_receipt(
                 self._keys,
                 submission,
@@ -379,9 +431,22 @@ def original_of(place: str) -> str:
     return f"{place}.original"
 
 
-def audio_of(place: str) -> str:
-    """The object with the samples: float32 little-endian, mono, 16 kHz."""
-    return f"{place}.f32"
+def audio_of(place: str, sha256: str) -> str:
+    """The object with the samples, by their digest: float32 little-endian, mono, 16 kHz.
+
+    Two processes may decode with two versions of a codec: neither puts its samples over the
+    other's.
+    """
+    return f"{place}.{sha256}.f32"
+
+
+def receipt_of(submission: str) -> str:
+    """The object that says of a submission's recordings that they were accepted."""
+    return f"{RECEIPTS_PREFIX}/{submission}.jws"
+
+
+def _progress(row: sa.Row[Any], offset: int) -> Progress:
+    return Progress(row.id, row.state, row.upload, row.n_bytes, offset, row.reason, row.detail)
 
 
 def _stored(file: RecordingFile, row: sa.Row[Any]) -> Stored:
@@ -390,7 +455,7 @@ def _stored(file: RecordingFile, row: sa.Row[Any]) -> Stored:
         file=file,
         found=found,
         original=original_of(row.place),
-        audio=None if found is None else audio_of(row.place),
+        audio=None if found is None else audio_of(row.place, row.audio_sha256),
         audio_sha256=row.audio_sha256,
     )
 
@@ -423,17 +488,6 @@ def _differences(there: Any, sent: Any, place: str = "") -> Iterable[str]:
             yield from _differences(one, other, f"{place}[{number}]")
     elif there != sent:
         yield place
-
-
-def _same(row: sa.Row[Any]) -> sa.Update:
-    """A recording as it was read: changed by nobody since."""
-    return RECORDINGS.update().where(
-        RECORDINGS.c.submission == row.submission,
-        RECORDINGS.c.id == row.id,
-        RECORDINGS.c.place == row.place,
-        RECORDINGS.c.tries == row.tries,
-        RECORDINGS.c.state == "announced",
-    )
 
 
 def _upload(place: str, tries: int) -> str:

@@ -2,16 +2,26 @@
 
 What is accepted is only ever rid of its pieces. A row expires in the database first, in one
 transaction with its condition; what is deleted then belongs to a generation that nobody can accept
-any more. Rows are there before their objects, so that an object without a row is nobody's.
+any more. Rows are there before their objects, so that an object which its submission's row does not
+name is nobody's; but an object without any row is not deleted: it is this database that is older,
+or another one. Beside the recordings of what was accepted lies its receipt, so that a database that
+was restored does not expire what the store knows to be accepted.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 
-from spira.intake.submissions import RECORDINGS_PREFIX, audio_of, original_of
+from spira.intake.submissions import (
+    RECORDINGS_PREFIX,
+    audio_of,
+    original_of,
+    receipt_of,
+)
 from spira.intake.tables import RECORDINGS, SUBMISSIONS
 from spira.intake.uploads import STAGING_PREFIX, Uploads
 from spira.stores.database import Database
@@ -19,6 +29,12 @@ from spira.stores.objects import Item, Objects
 
 _ORPHAN_AFTER = timedelta(hours=1)
 _AT_ONCE = 500  # objects asked about together
+_KEY = re.compile(
+    rf"(?P<place>{RECORDINGS_PREFIX}/(?P<submission>[^/]+)/[^/]+/"
+    r"(?P<generation>\d+)\.(?P<revision>\d+)-[0-9a-f]{64})\.(?:original|[0-9a-f]{64}\.f32)"
+)
+
+_log = structlog.get_logger()
 
 
 def sweep(database: Database, objects: Objects, now: datetime) -> int:
@@ -27,16 +43,24 @@ def sweep(database: Database, objects: Objects, now: datetime) -> int:
     raises    TransientError: the next pass goes on
     """
     _expire(database, now)
-    cleared = 0
     uploads = Uploads(objects)
+    cleared = 0
     for one in _unswept(database):
         recordings = _recordings(database, one)
+        if one.state == "accepted":
+            objects.keep(receipt_of(one.id), one.receipt.encode())
+        elif objects.read(receipt_of(one.id)) is not None:
+            _log.critical("accepted, and the database does not know it", submission=one.id)
+            continue
         uploads.discard(row.upload for row in recordings)
         if one.state == "expired":
             for row in recordings:
-                objects.delete([original_of(row.place), audio_of(row.place)])
+                objects.delete(_keys_of(row))
         cleared += _note_swept(database, one)
-    return cleared + sum(_sweep_orphans(database, objects, now - _ORPHAN_AFTER))
+    before = now - _ORPHAN_AFTER
+    cleared += sum(_sweep_pieces(database, objects, before))
+    cleared += sum(_sweep_recordings(database, objects, before))
+    return cleared + objects.tidy(before)
 
 
 def _expire(database: Database, now: datetime) -> None:
@@ -50,7 +74,8 @@ def _expire(database: Database, now: datetime) -> None:
 
 
 def _unswept(database: Database) -> Sequence[sa.Row[Any]]:
-    query = sa.select(SUBMISSIONS.c.id, SUBMISSIONS.c.state, SUBMISSIONS.c.generation).where(
+    seen = (SUBMISSIONS.c.id, SUBMISSIONS.c.state, SUBMISSIONS.c.generation, SUBMISSIONS.c.receipt)
+    query = sa.select(*seen).where(
         SUBMISSIONS.c.state.in_(("accepted", "expired")), SUBMISSIONS.c.swept.is_(False)
     )
     with database.reading() as tables:
@@ -60,7 +85,7 @@ def _unswept(database: Database) -> Sequence[sa.Row[Any]]:
 def _recordings(database: Database, one: sa.Row[Any]) -> Sequence[sa.Row[Any]]:
     """Its recordings, if it is still what it was: sent again meanwhile, it has others."""
     query = (
-        sa.select(RECORDINGS.c.upload, RECORDINGS.c.place)
+        sa.select(RECORDINGS)
         .join(SUBMISSIONS, SUBMISSIONS.c.id == RECORDINGS.c.submission)
         .where(_as_seen(one))
     )
@@ -76,34 +101,75 @@ def _as_seen(one: sa.Row[Any]) -> sa.ColumnElement[bool]:
     )
 
 
+def _keys_of(row: sa.Row[Any]) -> list[str]:
+    audio = [] if row.audio_sha256 is None else [audio_of(row.place, row.audio_sha256)]
+    return [original_of(row.place), *audio]
+
+
 def _note_swept(database: Database, one: sa.Row[Any]) -> int:
     """Nothing is left to do for it, unless it was sent again meanwhile."""
     with database.writing() as tables:
-        return tables.execute(SUBMISSIONS.update().where(_as_seen(one)).values(swept=True)).rowcount
+        noted = tables.execute(
+            SUBMISSIONS.update().where(_as_seen(one)).values(swept=True)
+        ).rowcount
+        if noted and one.state == "expired":
+            # What somebody slow stores from now on is an orphan.
+            tables.execute(RECORDINGS.delete().where(RECORDINGS.c.submission == one.id))
+        return noted
 
 
-def _sweep_orphans(database: Database, objects: Objects, before: datetime) -> Iterator[int]:
-    """Objects that no row names: of replaced revisions, and of uploads that were discarded."""
-    kinds: tuple[tuple[str, sa.Column[str], Callable[[str], str]], ...] = (
-        (STAGING_PREFIX, RECORDINGS.c.upload, lambda key: key.split("/")[1]),
-        (RECORDINGS_PREFIX, RECORDINGS.c.place, lambda key: key.rpartition(".")[0]),
-    )
-    for prefix, column, name_of in kinds:
-        old = (item for item in objects.list(f"{prefix}/") if item.changed_at < before)
-        for items in _in_parts(old):
-            names = {name_of(item.key) for item in items}
-            with database.reading() as tables:
-                query = sa.select(column).where(column.in_(names))
-                named = set(tables.execute(query).scalars())
-            orphans = [item.key for item in items if name_of(item.key) not in named]
-            objects.delete(orphans)
-            yield len(orphans)
+def _sweep_pieces(database: Database, objects: Objects, before: datetime) -> Iterator[int]:
+    """Pieces of uploads that no row names: of those replaced, and of those discarded."""
+    for items in _in_parts(objects.list(f"{STAGING_PREFIX}/"), before):
+        uploads = {item.key.split("/")[1] for item in items}
+        with database.reading() as tables:
+            query = sa.select(RECORDINGS.c.upload).where(RECORDINGS.c.upload.in_(uploads))
+            named = set(tables.execute(query).scalars())
+        orphans = [item.key for item in items if item.key.split("/")[1] not in named]
+        objects.delete(orphans)
+        yield len(orphans)
 
 
-def _in_parts(items: Iterable[Item]) -> Iterator[list[Item]]:
+def _sweep_recordings(database: Database, objects: Objects, before: datetime) -> Iterator[int]:
+    """Final objects that the row of their submission does not name."""
+    unknown = 0
+    for items in _in_parts(objects.list(f"{RECORDINGS_PREFIX}/"), before):
+        found = {item.key: _KEY.fullmatch(item.key) for item in items}
+        ids = {match["submission"] for match in found.values() if match}
+        with database.reading() as tables:
+            rows = tables.execute(sa.select(SUBMISSIONS).where(SUBMISSIONS.c.id.in_(ids))).all()
+            query = sa.select(RECORDINGS).where(RECORDINGS.c.submission.in_(ids))
+            recordings = {row.place: row for row in tables.execute(query)}
+        newest = {row.id: (row.generation, row.revision) for row in rows}
+        orphans = []
+        for key, match in found.items():
+            here = newest.get(match["submission"]) if match else None
+            if match is None or here is None:
+                unknown += 1
+                continue
+            row = recordings.get(match["place"])
+            if row is not None:
+                if row.state == "stored" and key not in _keys_of(row):
+                    orphans.append(key)  # another process decoded it too
+            elif (int(match["generation"]), int(match["revision"])) <= here:
+                orphans.append(key)
+            else:
+                unknown += 1
+        objects.delete(orphans)
+        yield len(orphans)
+    if unknown:
+        _log.critical(
+            "recordings that the database does not know are kept; is it an older one, or another?",
+            objects=unknown,
+        )
+
+
+def _in_parts(items: Iterable[Item], before: datetime) -> Iterator[list[Item]]:
+    """Items that are old enough, some hundred at a time."""
     part: list[Item] = []
     for item in items:
-        part.append(item)
+        if item.changed_at < before:
+            part.append(item)
         if len(part) == _AT_ONCE:
             yield part
             part = []

@@ -32,7 +32,8 @@ RECORDINGS = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("sha256", sa.Text, nullable=False),
     sa.Column("upload", sa.Text, nullable=False, unique=True),
-    sa.Column("n_bytes", sa.Integer, nullable=False),
+    sa.Column("n_bytes", sa.BigInteger, nullable=False),
+    sa.Column("asked", sa.Text, nullable=False),  # all that its check depends on
     sa.Column("tries", sa.Integer, nullable=False),  # uploads that were discarded
     sa.Column("state", sa.Text, nullable=False),  # announced, stored, refused
     sa.Column("place", sa.Text, nullable=False, unique=True),  # what its objects' keys begin with

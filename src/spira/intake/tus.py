@@ -112,10 +112,13 @@ class _Taking:
         raises    what appending raises
         """
         coming: asyncio.Future[object] | None = None
+        clock = asyncio.get_running_loop().time
+        due = 0.0  # when what is held has to be put down, however steadily more comes in
         try:
             while True:
                 coming = coming or asyncio.ensure_future(self._request.receive())
-                await asyncio.wait({coming}, timeout=_FLUSH_S if self._held else _SILENT_S)
+                wait_s = max(0.0, due - clock()) if self._held else _SILENT_S
+                await asyncio.wait({coming}, timeout=wait_s)
                 if not coming.done():
                     if not self._held:
                         return True
@@ -123,11 +126,13 @@ class _Taking:
                     continue
                 message, coming = coming.result(), None
                 assert isinstance(message, dict)
+                if not self._held:
+                    due = clock() + _FLUSH_S
                 self._held += message.get("body", b"")
                 if self.offset + len(self._held) > self._n_bytes:
                     return False
                 ends = message["type"] == "http.disconnect" or not message.get("more_body")
-                if ends or len(self._held) >= _PIECE_BYTES:
+                if ends or len(self._held) >= _PIECE_BYTES or clock() >= due:
                     await self._flush()
                 if ends:
                     return True

@@ -32,10 +32,20 @@ class Database:
         """
         if url.startswith("postgresql://"):
             engine = sa.create_engine(
-                with_driver(url), pool_pre_ping=True, connect_args={"connect_timeout": 5}
+                with_driver(url),
+                pool_pre_ping=True,
+                hide_parameters=True,  # they are about people
+                connect_args={
+                    "connect_timeout": 5,
+                    "target_session_attrs": "read-write",  # after a failover: the new primary
+                    "keepalives_idle": 10,
+                    "keepalives_interval": 5,
+                    "keepalives_count": 3,
+                    "tcp_user_timeout": 20_000,
+                },
             )
         else:
-            engine = sa.create_engine(url, connect_args={"timeout": _BUSY_S})
+            engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": _BUSY_S})
             sa.event.listen(engine, "connect", _on_sqlite)
         return cls(engine, what)
 

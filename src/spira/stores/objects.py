@@ -68,7 +68,9 @@ class Objects:
             return
         with translated(f"storing {key}", self._folder):
             # Somebody else put it, and was killed before it was on the disk, or had no power.
-            if self.read(key) != data:
+            # Equal bytes are put anew too in a folder: they may be in the machine's memory alone,
+            # after a sync that failed.
+            if self._folder is not None or self.read(key) != data:
                 obstore.put(self._store, key, data)
             self._sync(key)
 
@@ -92,6 +94,20 @@ class Objects:
         for key in keys:
             with translated(f"deleting {key}", self._folder), suppress(FileNotFoundError):
                 obstore.delete(self._store, key)
+
+    def tidy(self, before: datetime) -> int:
+        """Delete what kills left of puts that never ended; how many there were.
+
+        In a folder they are files that no listing shows. A put takes seconds: give it an hour.
+        """
+        torn = [] if self._folder is None else self._folder.rglob("*#*")
+        deleted = 0
+        for path in torn:
+            with translated(f"deleting {path.name}", self._folder), suppress(FileNotFoundError):
+                if path.is_file() and path.stat().st_mtime < before.timestamp():
+                    path.unlink()
+                    deleted += 1
+        return deleted
 
     def _sync(self, key: str) -> None:
         """The bytes, then the name, then the names of new folders up to the root."""

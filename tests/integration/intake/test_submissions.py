@@ -5,7 +5,8 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 import uuid_utils
 
-from spira.domain.recordings import Measurements, SourceFormat
+from spira.domain.recordings import Finding, Measurements, SourceFormat
 from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
@@ -40,7 +41,11 @@ NOW = datetime.now(UTC)
 
 
 class Checking:
-    """Checks digests only; what begins with a word of refusal is refused with it."""
+    """Checks digests and that six seconds were announced; what begins with a word of refusal is
+    refused with it. Samples are the bytes and a word of this decoder."""
+
+    def __init__(self, decoder: bytes = b"") -> None:
+        self._decoder = decoder
 
     def check(
         self, pieces: Sequence[bytes], file: RecordingFile, *, unfinished: bool = False
@@ -48,6 +53,8 @@ class Checking:
         data = b"".join(pieces)
         if hashlib.sha256(data).hexdigest() != file.sha256:
             return Refused(reason="wrong_digest", detail="other bytes")
+        if file.duration_s != 6:
+            return Refused(reason="wrong_duration", detail="it has six seconds")
         for reason in ("undecodable", "check_failed"):
             if data.startswith(reason.encode()):
                 return Refused(reason=reason, detail="as it says")
@@ -61,7 +68,9 @@ class Checking:
             speech_s=5,
         )
         source = SourceFormat(container="wav", codec="pcm_s16le", rate_hz=16000, channels=1)
-        return Found(format=source, measurements=measured, findings=(), audio=data[::-1])
+        findings: tuple[Finding, ...] = () if unfinished else ("short",)
+        audio = data[::-1] + self._decoder
+        return Found(format=source, measurements=measured, findings=findings, audio=audio)
 
 
 class Told:
@@ -298,6 +307,119 @@ def test_two_at_one_offset_one_wins(intake: Intake, told: Told) -> None:
     assert intake.uploads.offset(needed.upload) == 5
 
 
+def corrected(sent: Submission, **changes: Any) -> Submission:
+    """The next revision, with another word about its first recording."""
+    first, *others = sent.files
+    files = (first.model_copy(update=changes), *others)
+    return sent.model_copy(update={"revision": sent.revision + 1, "files": files})
+
+
+def test_what_is_said_of_the_same_bytes_is_checked_anew(intake: Intake, told: Told) -> None:
+    """A duration that was announced wrongly, and that somebody could not finish: nothing is sent
+    again."""
+    sent = corrected(submission(), duration_s=60)
+    upload(intake, intake.commit(sent, OWNER, told))
+    refused = intake.commit(sent, OWNER, told)
+
+    mended = intake.commit(corrected(sent, duration_s=6), OWNER, told, ready=False)
+    last = corrected(corrected(sent, duration_s=6))
+    accepted = intake.commit(last, OWNER, told, unfinished=True)
+
+    assert refused.recordings[0].reason == "wrong_duration"
+    assert mended.recordings[0].state == "stored"
+    assert accepted.receipt is not None
+    (stored,) = told.accepted[0].recordings
+    assert stored.found is not None
+    assert stored.found.findings == ()  # not `short`: so it was checked with the last word
+
+
+def test_suspended_at_any_step_while_another_process_takes_the_next_revision(
+    database: Database, objects: Objects, keys: KeyRing, told: Told
+) -> None:
+    """What is accepted is what the accepted revision says, whoever checked what at which time."""
+    calm = Intake(database, objects, Checking(), keys, IntakeSettings())
+    at = 1
+    while True:
+        wrong = corrected(submission(), duration_s=60)
+        upload(calm, calm.commit(wrong, OWNER, told, ready=False))
+        right = corrected(wrong, duration_s=6)
+        countdown = Countdown(at, lambda: calm.commit(right, OWNER, told))  # noqa: B023
+        suspended: Any = Suspended(database, countdown), Suspended(objects, countdown)
+        first = Intake(*suspended, Checking(), keys, IntakeSettings())
+
+        with suppress(SendAgain, Conflict):
+            first.commit(wrong, OWNER, told)
+
+        standing = calm.commit(right, OWNER, told)
+        assert standing.receipt is not None, at
+        assert told.accepted[-1].submission == right
+        (stored,) = told.accepted[-1].recordings
+        assert stored.found is not None, at
+        assert objects.read(stored.audio or "") == SOUND[::-1], at
+        if countdown.steps < at:
+            break
+        at += 1
+    assert at > 5  # list, read, keep twice, note
+
+
+def test_two_decoders_put_nothing_over_each_others_samples(
+    database: Database, objects: Objects, keys: KeyRing, told: Told
+) -> None:
+    """The samples are those that their digest was noted of; the others are swept."""
+    old, new = (
+        Intake(database, objects, Checking(word), keys, IntakeSettings()) for word in (b"1", b"2")
+    )
+    sent = submission()
+    upload(old, old.commit(sent, OWNER, told))
+    countdown = Countdown(4, lambda: old.commit(sent, OWNER, told))
+    suspended: Any = Suspended(database, countdown), Suspended(objects, countdown)
+    slow = Intake(*suspended, Checking(b"2"), keys, IntakeSettings())
+
+    assert slow.commit(sent, OWNER, told).receipt == new.commit(sent, OWNER, told).receipt
+
+    (stored,) = told.accepted[0].recordings
+    samples = objects.read(stored.audio or "")
+    assert samples is not None
+    assert hashlib.sha256(samples).hexdigest() == stored.audio_sha256
+    sweep(database, objects, NOW + timedelta(hours=2))
+    assert set(bytes_of(objects)) == {stored.original, stored.audio}
+
+
+def test_of_two_that_come_first_at_once_both_are_heard(
+    intake: Intake, told: Told, database: Database
+) -> None:
+    """As a proxy sends that repeats a request."""
+    for _ in range(10):
+        sent = submission()
+        with ThreadPoolExecutor(4) as pool:
+            standings = list(pool.map(lambda _: intake.commit(sent, OWNER, told), range(4)))  # noqa: B023
+        assert {one.recordings[0].state for one in standings} == {"announced"}
+
+
+def test_equal_manifests_have_equal_bytes_for_ever() -> None:
+    """Whatever more may be said one day: a phone whose receipt was lost sends the same again."""
+    sent = Submission(
+        kind="assessment",
+        id="01938f00-0000-7000-8000-000000000001",
+        revision=1,
+        form=FormValues(id="assessment", version=1, values={"age": 63}),
+        files=(
+            RecordingFile(
+                id="01938f00-0000-7000-8000-000000000002",
+                utterance="sentence",
+                sha256="a" * 64,
+                n_bytes=5,
+                duration_s=6,
+                recorded_at=datetime(2026, 3, 1, tzinfo=UTC),
+            ),
+        ),
+    )
+
+    assert hashlib.sha256(sent.canonical()).hexdigest() == (
+        "63106c17d211505824fd46531835e5f66cd0cb1d5f995e3998e792add5fd8e82"
+    )
+
+
 # --- sweeping -----------------------------------------------------------------------------------
 
 
@@ -322,6 +444,63 @@ def test_what_nobody_finishes_expires_and_can_be_sent_again(
     upload(intake, standing)
     assert intake.commit(left, OWNER, told).receipt is not None
     assert intake.commit(kept, OWNER, told).receipt is not None
+
+
+def test_another_database_deletes_no_recording(
+    intake: Intake, objects: Objects, told: Told, tmp_path: Path
+) -> None:
+    """One that is empty, or older: what was accepted is not its to judge."""
+    sent = submission()
+    upload(intake, intake.commit(sent, OWNER, told))
+    intake.commit(sent, OWNER, told)
+    before = bytes_of(objects)
+    empty = Database.open(f"sqlite:///{tmp_path / 'empty.db'}", what="away")
+    empty.migrate(["spira.intake"])
+
+    sweep(empty, objects, NOW + timedelta(days=400))
+
+    assert len(before) == 2
+    assert bytes_of(objects) == before
+
+
+def test_a_database_from_before_the_receipt_does_not_expire_it(
+    intake: Intake, database: Database, objects: Objects, told: Told
+) -> None:
+    """The receipt lies beside the recordings: a restored database has not the last word."""
+    sent = submission()
+    upload(intake, intake.commit(sent, OWNER, told))
+    intake.commit(sent, OWNER, told)
+    sweep(database, objects, NOW)
+    before = bytes_of(objects)
+    with database.writing() as tables:  # as it was in a backup
+        tables.execute(SUBMISSIONS.update().values(state="announced", receipt=None, swept=False))
+
+    for days in (31, 62):
+        sweep(database, objects, NOW + timedelta(days=days))
+
+    assert bytes_of(objects) == before
+
+
+def test_what_is_stored_too_late_is_swept(
+    database: Database, objects: Objects, keys: KeyRing, told: Told
+) -> None:
+    """By a commit that was suspended until everything had expired, and that nobody repeats."""
+    calm = Intake(database, objects, Checking(), keys, IntakeSettings())
+    for at in range(1, 9):
+        sent = submission()
+        upload(calm, calm.commit(sent, OWNER, told, ready=False))
+        countdown = Countdown(at, lambda: sweep(database, objects, NOW + timedelta(days=60)))
+        suspended: Any = Suspended(database, countdown), Suspended(objects, countdown)
+        with suppress(SendAgain):
+            Intake(*suspended, Checking(), keys, IntakeSettings()).commit(
+                sent, OWNER, told, ready=False
+            )
+
+    for days in (120, 180):
+        sweep(database, objects, NOW + timedelta(days=days))
+
+    assert bytes_of(objects) == {}
+    assert list(objects.list("staging/")) == []
 
 
 def test_orphans_are_swept_after_an_hour(
