@@ -1,6 +1,10 @@
 """A server and a phone that say aloud whatever they acknowledge, for test_power_cut.
 
-    acknowledging.py FOLDER [WHAT IS LEFT OUT]
+    acknowledging.py FOLDER all|take|WHAT IS LEFT OUT
+
+    all     everything that both do
+    take    the server takes one assessment, or tells of it again
+    …       the phone records and the server takes one, without syncs that are needed
 
 Everything is made below FOLDER: SERVER is the data folder of Serving, PHONE a device's outbox.
 What is said is a line of JSON on standard output, written as soon as a caller could know it.
@@ -18,19 +22,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
 from spira.console import Console
 from spira.domain.recordings import Measurements, SourceFormat
 from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.domain.vitals import DEFAULT_VITAL_RULES
+from spira.intake import keys
 from spira.intake.checking import Found, Refused
 from spira.intake.submissions import Intake, Owner
 from spira.intake.sweeping import sweep
+from spira.serving import client
 from spira.serving.assessments import Assessments
+from spira.serving.client import Device, Recorded
+from spira.serving.line import Pace
 from spira.serving.service import check_keys, prepare
 from spira.serving.taking import taken
+from spira.serving.tokens import Tokens
 from spira.settings import Settings
+from spira.stores import database, objects
 from spira.wiring import Application
 
 SITE = "ward"
@@ -74,8 +82,8 @@ class Checking:
 
 
 def sound(number: int, utterance: str) -> bytes:
-    """The bytes of a recording, of two pieces and a bit."""
-    return hashlib.shake_256(f"{number} {utterance}".encode()).digest(2 * _PIECE_BYTES + number)
+    """The bytes of a recording, of a piece and a bit."""
+    return hashlib.shake_256(f"{number} {utterance}".encode()).digest(_PIECE_BYTES + 1 + number)
 
 
 def submission(number: int) -> Submission:
@@ -158,28 +166,25 @@ def serve(home: Path) -> None:
             say("voided", id=id)
 
 
-def carry(folder: Path, home: Path) -> None:
-    """A phone records, and brings it to the API that is at the server's data folder."""
-    from spira.serving.client import Device, Recorded
-    from spira.serving.line import Pace
-    from spira.serving.tokens import Tokens
-
-    def recorded(number: int) -> Recorded:
-        return Recorded("sentence", sound(number, "sentence"), 6, NOW)
-
-    app = opened(home)
-    with Device(folder, pace=Pace(first_pause_s=0.05)) as phone:
-        ids = []
+def record(folder: Path) -> None:
+    """A phone records two assessments, and revises one."""
+    with Device(folder) as phone:
         for number in (100, 101):
-            ids.append(phone.record(FORM, [recorded(number)]))
-            say("recorded", id=ids[-1], number=number)
-        phone.revise(ids[1], {**FORM, "age": 36})
-        say("revised", id=ids[1], age=36)
-        token = Tokens(app.database).create(SITE)
-        with listening(app) as url:
-            assert phone.sync(url, token).complete
-        for id in ids:
-            say("carried", id=id, receipt=phone.receipt(id))
+            recorded = Recorded("sentence", sound(number, "sentence"), 6, NOW)
+            id = phone.record(FORM, [recorded])
+            say("recorded", id=id)
+        phone.revise(id, {**FORM, "age": 36})
+        say("revised", id=id, age=36)
+
+
+def send(folder: Path, home: Path) -> None:
+    """The phone meets the API, and holds its receipts in the end."""
+    app = opened(home)
+    token = Tokens(app.database).create(SITE)
+    with listening(app) as url, Device(folder, pace=Pace(first_pause_s=0.05)) as phone:
+        assert phone.sync(url, token).complete
+        for id in phone.ids():
+            say("sent", id=id, receipt=phone.receipt(id))
 
 
 @contextmanager
@@ -188,7 +193,6 @@ def listening(app: Application) -> Iterator[str]:
     import uvicorn
 
     from spira.serving.api import Parts, create_api
-    from spira.serving.tokens import Tokens
 
     parts = Parts(
         intake=intake_of(app),
@@ -212,31 +216,37 @@ def listening(app: Application) -> Iterator[str]:
 def leave_out(what: str) -> None:
     """Break it on purpose: the proof has to find out."""
     if what == "syncs of objects":
-        from spira.stores.objects import Objects
-
-        Objects._sync = lambda *_: None  # type: ignore[method-assign]
+        objects.Objects._sync = lambda *_: None  # type: ignore[method-assign]
     elif what == "syncs of keys":
-        from spira.intake import keys
-
         keys.sync_path = lambda _: None  # type: ignore[attr-defined]
     elif what == "syncs of the phone's folders":
-        from spira.serving import client
-
         client._sync = lambda _: None
-    else:  # "synchronous=NORMAL"
-        def weaken(connection: Any, _: Any) -> None:
-            connection.execute(f"PRAGMA {what}")
+    elif what == "syncs of commits":
+        as_it_is = database._on_sqlite
 
-        sa.event.listen(sa.Engine, "connect", weaken)
+        def weaker(connection: Any, record: Any) -> None:
+            as_it_is(connection, record)
+            connection.execute("PRAGMA synchronous=NORMAL")
+
+        database._on_sqlite = weaker
+    else:
+        raise ValueError(what)
 
 
-def main(folder: Path, *left_out: str) -> None:
+def main(folder: Path, what: str) -> None:
     """Run it."""
-    for what in left_out:
+    if what not in ("all", "take"):
         leave_out(what)
-    serve(folder / SERVER)
-    carry(folder / PHONE, folder / SERVER)
+    if what != "take":
+        record(folder / PHONE)
+    if what == "all":
+        serve(folder / SERVER)
+        send(folder / PHONE, folder / SERVER)
+    else:
+        app = opened(folder / SERVER)
+        prepare(app)
+        take(app, 0)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(Path(sys.argv[1]), sys.argv[2])

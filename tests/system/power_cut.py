@@ -13,9 +13,10 @@ What is taken for granted of a disk, no more than POSIX and fsync(2) promise:
     a rename    in one folder happens whole or not at all; between folders each has its own half
     permissions go with the name; sync and syncfs count for nothing
 
-What was not synced is lost entirely, or (`torn`) any part of it survives: of a file any choice of the writes since its last sync, as a disk brings them there in any order; of a
-folder any number of its changes, in their order, as a journal keeps it. A file may so have its
-name and none of its bytes.
+What was not synced is lost entirely, or (`torn`) any part of it survives: of a file any choice of
+the writes since its last sync, as a disk brings them there in any order; of a folder any number of
+its changes, in their order, as a journal keeps it. A file may so have its name and none of its
+bytes.
 
 Left out: a mapping that is written to (SQLite's -shm, which is made anew), and a read that moves
 the place that a later plain write goes to. `is_as_on_disk` finds out whether that, or anything
@@ -44,11 +45,19 @@ _CALLS = (  # a question mark: not on every machine
 )
 
 
-def traced(log: Path, *command: str, tell: Sequence[str] = ()) -> list[str]:
-    """The words that run a command and write its log; `tell` are more words for strace."""
+def traced(log: Path, *command: str, kill_at: int | None = None) -> list[str]:
+    """The words that run a command and write its log.
+
+    kill_at   SIGKILL instead of this fdatasync of its first thread, counted from 1
+    """
     assert STRACE is not None
-    every = ["-f", "--seccomp-bpf", "-xx", "-s", str(_LONGEST), "-e", f"trace={','.join(_CALLS)}"]
-    return [STRACE, *every, "-e", "signal=none", *tell, "-o", str(log), *command]
+    how = ["-f", "-xx", "-s", str(_LONGEST), "-e", "signal=none", "-o", str(log)]
+    how += ["-e", f"trace={','.join(_CALLS)}"]
+    if kill_at is None:
+        how += ["--seccomp-bpf"]  # far faster, and deaf to what is injected
+    else:
+        how += ["-e", f"inject=fdatasync:signal=KILL:when={kill_at}"]
+    return [STRACE, *how, *command]
 
 
 # --- the log --------------------------------------------------------------------------------
@@ -231,7 +240,7 @@ class Disk:
         _leave(self._top, place, torn)
 
     def is_as_on_disk(self) -> bool:
-        """Whether what the process saw last is what the folder holds; -shm files are not looked at."""
+        """Whether the folder holds what the process saw last; -shm files are not looked at."""
         return _is(self._top, self._root)
 
     def _begin(self, call: Call, syncing: dict[int, int]) -> None:
@@ -332,6 +341,8 @@ class Disk:
             self._name(new, self._find(old))
 
     def _rename(self, old: Path | None, new: Path | None) -> None:
+        if old is None and new is None:
+            return
         if old is None or new is None:
             raise ValueError(f"rename of {old or new}: from or to another disk")
         entry = self._find(old)

@@ -168,6 +168,7 @@ class Device:
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._held.enter_context(locked(folder / "lock", wait=False))
             _sync(folder)
+            _sync(self._at())  # a kill may have come in front of it
             for parent in folder.resolve().parents:  # it may have been made with several of them
                 with suppress(PermissionError):  # it may only be passed through: none is from us
                     _sync(parent)
