@@ -1,6 +1,6 @@
 """What was acknowledged is on stable storage: a power cut behind every line of an strace log.
 
-SPIRA_POWER_CUT_SEED replays what survives of what was not synced; each test prints the one it used.
+SPIRA_POWER_CUT_SEED replays what survives of what was not synced; the first test prints it.
 """
 
 import hashlib
@@ -188,13 +188,13 @@ def test_what_was_acknowledged_survives_a_power_cut_behind_every_call(
 ) -> None:
     """Folder, database, keys and the phone's outbox; and from what is left, it goes on."""
     seed = int(os.environ.get("SPIRA_POWER_CUT_SEED", random.randrange(10_000)))
+    print(f"SPIRA_POWER_CUT_SEED={seed}")
     root, log = everything
     disk = Disk(root)
 
     n_cuts = prove(disk, log, random.Random(seed))
 
-    n_lines = len(log.read_text().splitlines())
-    print(f"SPIRA_POWER_CUT_SEED={seed}: {n_lines} lines, {n_cuts} cuts that differ")
+    print(f"{len(log.read_text().splitlines())} lines, {n_cuts} cuts that differ")
     assert n_cuts > 100
     assert disk.is_as_on_disk()  # the log has told everything
     assert {json.loads(line)["what"] for line in disk.said} == {
