@@ -46,7 +46,7 @@ fix: $(READY) ## mend format and lint
 	$(BIN)/ruff check --fix .
 
 ci-packages: # what tests use beside Python, from Debian
-	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+	@command -v chromium >/dev/null && command -v strace >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium strace >/dev/null; }
 
 clean: ## remove the environment and caches
 	rm -rf $(ENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -20,7 +20,7 @@ import os
 import secrets
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,7 @@ from spira.domain.errors import InputError, IntegrityError, SpiraError
 from spira.domain.fingerprint import canonical_json, fingerprint
 from spira.domain.frozen import Frozen
 from spira.stores.locks import locked
-from spira.stores.objects import sync_path, translated
+from spira.stores.objects import sync_names, sync_path, translated
 
 Use = Literal["receipts", "records"]
 
@@ -309,8 +309,7 @@ class KeyRing:
                 self._folder.mkdir(mode=0o700, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 raise _in_its_place(self._folder) from None
-            with suppress(PermissionError):  # a parent that may only be passed through
-                sync_path(self._folder.parent)
+            sync_names(self._folder)
             _require_private(self._folder)
 
     def _make(self, use: Use, site: str | None, *, after: int) -> None:

@@ -27,7 +27,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -167,8 +167,11 @@ class Device:
             for place in (folder, self._at(), folder / "keys", folder / "making"):
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._held.enter_context(locked(folder / "lock", wait=False))
-            _sync(folder.parent)
             _sync(folder)
+            _sync(self._at())  # a kill may have come in front of it
+            for parent in folder.resolve().parents:  # it may have been made with several of them
+                with suppress(PermissionError):  # it may only be passed through: none is from us
+                    _sync(parent)
             for half in (folder / "making").iterdir():
                 shutil.rmtree(half)
             for name in self._names():

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from spira.domain.errors import InputError, TransientError
 from spira.stores.locks import locked
+from spira.stores.objects import sync_names
 from spira.stores.processes import Process, answers, free_or_wanted, stop_all
 from spira.stores.queue import NatsServer, Queue, nats_server
 
@@ -37,6 +38,7 @@ _DRAINED_WITHIN_S = 20  # requests in hand when the API is told to end
 def prepare(app: "Application") -> None:
     """Bring the database up to date; whoever comes second finds nothing to do."""
     app.home.mkdir(parents=True, exist_ok=True)
+    sync_names(app.home)
     app.database.migrate(ROOMS)
 
 

@@ -5,13 +5,15 @@ ended, migrations room by room, and errors in our words.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from spira.domain.errors import TransientError
+from spira.stores.objects import sync_path
 
 _BUSY_S = 30.0  # SQLite waits so long for another writer
 _MIGRATING = 0x4D49475241  # "MIGRA": the lock of whoever migrates, on PostgreSQL
@@ -123,3 +125,10 @@ def _on_sqlite(connection: Any, _record: Any) -> None:
     # What is deleted is overwritten: withdrawn words must not stay readable in free pages.
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
+    # Whoever wrote last may have been killed in front of a sync. What SQLite finds of it counts as
+    # committed from now on, and is told to whoever asks: the disk has to have it first.
+    (_, _, file), *_ = connection.execute("PRAGMA database_list")
+    if file:
+        for path in (Path(f"{file}-wal"), Path(file).parent):
+            with suppress(FileNotFoundError):
+                sync_path(path)

@@ -110,7 +110,7 @@ class Objects:
         return deleted
 
     def _sync(self, key: str) -> None:
-        """The bytes, then the name, then the names of new folders up to the root."""
+        """The bytes, then the name, then the names of the folders that it is in."""
         if self._folder is None:
             return
         place = self._folder / key
@@ -119,7 +119,10 @@ class Objects:
         for folder in place.parents:
             if folder in self._synced:
                 break
-            sync_path(folder.parent)
+            if folder == self._folder:
+                sync_names(folder)
+            else:
+                sync_path(folder.parent)
             self._synced.add(folder)
             if folder == self._folder:
                 break
@@ -176,6 +179,16 @@ def translated(doing: str, place: Path | None) -> Iterator[None]:
         raise TransientError(
             f"{doing}: the store failed ({type(error).__name__}); run again"
         ) from error
+
+
+def sync_names(folder: Path) -> None:
+    """Wait until the names of a folder, and of every folder that it is in, are on stable storage.
+
+    Whoever made one may have been killed before its name was; a power cut would take all with it.
+    """
+    for parent in folder.resolve().parents:
+        with suppress(PermissionError):  # it may only be passed through: we made nothing there
+            sync_path(parent)
 
 
 def sync_path(path: Path) -> None:
