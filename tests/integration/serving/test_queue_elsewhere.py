@@ -87,31 +87,39 @@ def test_the_deployed_queue_takes_the_token_as_it_is_and_no_other(start: Start, 
     assert page(f"{monitoring}/jsz")["messages"] == 1
 
 
-def test_a_part_finds_the_queue_by_setting_and_its_token_in_the_environment(
+def test_the_parts_find_the_queue_by_setting_and_its_token_in_the_environment(
     start: Start, tmp_path: Path
 ) -> None:
-    """The relay makes its streams there, as every part does that joins the queue."""
+    """`spira serve` starts no queue then; its relay makes the streams on the one that it joins."""
     url, monitoring = start("secret-of-the-queue")
     environment = {
         **os.environ,
         "SPIRA_HOME": str(tmp_path / "home"),
+        "SPIRA_SERVING__PORT": "0",
+        "SPIRA_SERVING__PREDICTORS": "0",
+        "SPIRA_INTAKE__CHECKING__CHILDREN": "1",
         "SPIRA_SERVING__QUEUE": url,
         "SPIRA_QUEUE_TOKEN": "secret-of-the-queue",
     }
-    with (tmp_path / "relay.log").open("wb") as log:
-        relay = subprocess.Popen(
-            [sys.executable, "-m", "spira.cli", "serve", "relay"],
+    with (tmp_path / "serve.log").open("wb") as log:
+        serving = subprocess.Popen(
+            [sys.executable, "-m", "spira.cli", "--log-level", "info", "serve"],
             env=environment,
             stdout=log,
             stderr=log,
         )
 
+    def said() -> str:
+        logs = [tmp_path / "serve.log", *(tmp_path / "home/serving").rglob("*.log")]
+        return "".join(log.read_text() for log in logs)
+
     deadline = time.monotonic() + 60
     while page(f"{monitoring}/jsz")["streams"] < len(STREAMS):
-        assert relay.poll() is None, (tmp_path / "relay.log").read_text()
-        assert time.monotonic() < deadline, (tmp_path / "relay.log").read_text()
+        assert serving.poll() is None, said()
+        assert time.monotonic() < deadline, said()
         time.sleep(0.05)
-    relay.terminate()
+    serving.terminate()
 
-    assert relay.wait(30) == 0
-    assert "secret-of-the-queue" not in (tmp_path / "relay.log").read_text()
+    assert serving.wait(60) == 0
+    assert not (tmp_path / "home/serving/queue").exists()
+    assert "secret-of-the-queue" not in said()
