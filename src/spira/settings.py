@@ -34,7 +34,7 @@ from spira.serving.settings import ServingSettings
 from spira.stores.settings import StoresSettings
 from spira.training.settings import TrainingSettings
 
-_SECRET = re.compile(r"//[^/@\s]*:[^/@\s]*@")  # a password in an address
+_SECRET = re.compile(r"//[^/@\s]*@")  # a password or a token in an address
 _NEARLY = 0.8  # of a variable's letters are those of a known one: SPIRA_HOM, SPIRA_TRAINING_THREADS
 
 
@@ -159,4 +159,5 @@ def _mistake(fault: Any) -> str:
         known = [*_names_in_rooms(), *Settings.model_fields]
         return f"setting {where}: unknown{nearest(where, known)}"
     given = _SECRET.sub("//…@", repr(fault["input"]))
-    return f"setting {where}: {fault['msg'].lower()}, it is {given}"
+    said = fault["msg"][:1].lower() + fault["msg"][1:]  # names of variables in it stay as they are
+    return f"setting {where}: {said}, it is {given}"

@@ -118,11 +118,20 @@ def test_a_webhook_and_two_free_ports_are_taken(tmp_path: Path) -> None:
     assert read.scheduling.webhook == "http://127.0.0.1:80/x?y"
 
 
+@pytest.mark.parametrize("given", ["nats://s3cret@queue:4222", "nats://a:4222,nats://x:s3cret@b"])
+def test_a_token_of_the_queue_is_no_part_of_its_address(given: str, tmp_path: Path) -> None:
+    """Settings are printed; the mistake is told without the token."""
+    with pytest.raises(InputError, match=r"serving\.queue: .*SPIRA_QUEUE_TOKEN") as caught:
+        read_settings(home=tmp_path, overrides=[f"serving.queue={given}"])
+
+    assert "s3cret" not in str(caught.value)
+
+
 def test_variables_of_other_programs_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as the one by which our own tests in CI allow no skips."""
-    for name in ("SPIRA_NO_SKIPS", "SPIRA_X", "SPIRAL_HOME"):
+    for name in ("SPIRA_NO_SKIPS", "SPIRA_QUEUE_TOKEN", "SPIRA_X", "SPIRAL_HOME"):
         monkeypatch.setenv(name, "1")
 
     assert read_settings(home=tmp_path)

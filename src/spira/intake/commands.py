@@ -46,6 +46,22 @@ def list_keys(app: Application) -> None:
 
 
 @keys.command()
+@click.argument("site")
+@json_option
+@click.pass_obj
+def create(app: Application, site: str) -> None:
+    """Make the keys that SITE needs, before its first assessment.
+
+    For services that have a copy of the keys and make none. A key that is there stays.
+    """
+    from spira.intake.keys import KeyRing
+
+    ring = KeyRing.open(app.keys_folder)
+    ring.make_for(site)
+    _show(app, ring.list_keys())
+
+
+@keys.command()
 @click.argument("use", metavar="USE", type=click.Choice(["receipts", "records"]))
 @click.option("--site", metavar="SITE", help="For records: whose.")
 @json_option

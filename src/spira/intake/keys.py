@@ -34,7 +34,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OKPKey
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError, model_validator
 
-from spira.domain.errors import InputError, IntegrityError, SpiraError
+from spira.domain.errors import InputError, IntegrityError, SpiraError, TransientError
 from spira.domain.fingerprint import canonical_json, fingerprint
 from spira.domain.frozen import Frozen
 from spira.stores.locks import locked
@@ -169,13 +169,31 @@ class KeyRing:
         For look-up: `WHERE record IN (…)` finds what is not carried over yet.
         """
         value = f"{system}|{_normalised(number)}".encode()
-        if ("records", site) not in self._known():
-            self._make("records", site, after=0)
+        self.make_for(site)
         hashes = []
         for key in self._known()["records", site]:
             value = hmac.digest(key.raw, value, "sha256")
             hashes.append(f"{key.id}:{value.hex()}")
         return tuple(reversed(hashes))
+
+    def make_for(self, site: str) -> None:
+        """Make the key for the record numbers of a site, where it has none yet.
+
+        raises    TransientError where none can be made: the folder may only be read, as where
+                  each process has a copy, and must not hold a key that no other one has
+        """
+        if ("records", site) in self._known():
+            return
+        try:
+            self._make("records", site, after=0)
+        except InputError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            raise TransientError(
+                f"keys folder {self._folder}: no key for the record numbers of site {site}, and "
+                f"none can be made here; `spira keys create {site}` makes it where the folder may "
+                "be written"
+            ) from error
 
     def wrapped(self, stored: str) -> str:
         """A stored hash, carried over to the newest key of its site.

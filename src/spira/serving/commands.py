@@ -61,13 +61,14 @@ def relay(app: Application) -> None:
 
 
 @serve.command()
+@click.option("--host", default="127.0.0.1", help="Where metrics and health are served.")
 @_port
 @click.pass_obj
-def predictor(app: Application, port: int | None) -> None:
+def predictor(app: Application, host: str, port: int | None) -> None:
     """One Streaming Prediction Service alone; it needs no database."""
     from spira.serving.service import run_predictor
 
-    run_predictor(app, port)
+    run_predictor(app, host, port)
 
 
 @serve.group()

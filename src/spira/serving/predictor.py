@@ -371,14 +371,15 @@ class Predictor:
 def run(
     url: str,
     *,
-    token: Path | None,
+    token: Path | str | None,
     objects: Objects,
     load_model: Callable[[], Model],
+    host: str = "127.0.0.1",
     port: int | None = None,
 ) -> None:
     """Answer asks until SIGTERM or SIGINT; then finish what is in hand.
 
-    port      serves /metrics and /healthz on 127.0.0.1
+    port      serves /metrics and /healthz at this address; None: neither
     """
 
     async def serve() -> None:
@@ -388,7 +389,7 @@ def run(
         queue = await Queue.connect(url, token=token)
         predictor = Predictor(queue, objects, load_model)
         if port is not None:
-            _tell_about(predictor, port)
+            _tell_about(predictor, host, port)
         try:
             await predictor.run(stop)
         finally:
@@ -401,7 +402,7 @@ def run(
 _Silent = type("_Silent", (WSGIRequestHandler,), {"log_message": lambda *_: None})
 
 
-def _tell_about(predictor: Predictor, port: int) -> None:
+def _tell_about(predictor: Predictor, host: str, port: int) -> None:
     """Serve its metrics, and whether its loop goes round, from a thread."""
     metrics = make_wsgi_app(predictor.metrics.registry)
 
@@ -412,7 +413,7 @@ def _tell_about(predictor: Predictor, port: int) -> None:
         found: Iterable[bytes] = metrics(environment, start)
         return found
 
-    server = make_server("127.0.0.1", port, pages, ThreadingWSGIServer, _Silent)
+    server = make_server(host, port, pages, ThreadingWSGIServer, _Silent)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
 

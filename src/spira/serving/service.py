@@ -29,6 +29,7 @@ from spira.stores.queue import NatsServer, Queue, nats_server
 if TYPE_CHECKING:
     from spira.wiring import Application
 
+TOKEN = "SPIRA_QUEUE_TOKEN"  # variable of the environment
 ROOMS = ("spira.intake", "spira.serving")  # whose tables there are
 _LOCAL = "127.0.0.1"
 _LOOK_EVERY_S = 0.2
@@ -151,7 +152,7 @@ def _champion(app: "Application") -> str | None:
     return f"spira/{version.version}"
 
 
-def run_predictor(app: "Application", port: int | None) -> None:
+def run_predictor(app: "Application", host: str, port: int | None) -> None:
     """One predictor, until SIGTERM; what it has in hand is finished."""
     from spira.serving.predictor import load_champion, run
 
@@ -161,6 +162,7 @@ def run_predictor(app: "Application", port: int | None) -> None:
         token=_queue_token(app),
         objects=app.recordings,
         load_model=lambda: load_champion(app.registry, cache, demo=app.settings.serving.demo),
+        host=host,
         port=port,
     )
 
@@ -185,7 +187,8 @@ def _processes(app: "Application", place: Path, server: NatsServer | None) -> li
     address = f"http://{settings.host}:{port}"
     (place / "addresses.json").write_text(json.dumps({"api": address}))
     app.say(f"Client API: {address}/v1 (a site's token: `spira serve token create SITE`)")
-    environment = app.environment()
+    kept = {key: os.environ[key] for key in (TOKEN,) if key in os.environ}
+    environment = {**app.environment(), **kept}
 
     def process(name: str, words: Sequence[object], well: Callable[[], bool]) -> Process:
         spira = (sys.executable, "-m", "spira.cli", "--log-level", "info", "serve")
@@ -233,8 +236,11 @@ def _queue_url(app: "Application") -> str:
     return found
 
 
-def _queue_token(app: "Application") -> Path | None:
-    return None if app.settings.serving.queue else app.home / "serving" / "queue" / "token"
+def _queue_token(app: "Application") -> Path | str | None:
+    """What it is shown: a server by setting, the token of the environment, where there is one."""
+    if app.settings.serving.queue is not None:
+        return os.environ.get(TOKEN) or None
+    return app.home / "serving" / "queue" / "token"
 
 
 def _interrupt(*_: object) -> None:

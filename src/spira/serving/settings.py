@@ -1,6 +1,6 @@
 """Settings of Serving."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from spira.domain.frozen import Frozen
 from spira.domain.vitals import DEFAULT_VITAL_RULES, VitalRules
@@ -23,3 +23,10 @@ class ServingSettings(Frozen):
     stale_after_h: float = Field(default=2.0, gt=0)  # then an answer is old: the patient may differ
     vital_rules: VitalRules = DEFAULT_VITAL_RULES  # of the banner; signed by a clinician
     demo: bool = False  # answer with models of evidence level `synthetic`
+
+    @field_validator("queue")
+    @classmethod
+    def _without_secret(cls, value: str | None) -> str | None:
+        if value is not None and "@" in value:  # settings are printed
+            raise ValueError("holds a secret; put the token into SPIRA_QUEUE_TOKEN instead")
+        return value

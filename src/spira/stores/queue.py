@@ -57,7 +57,7 @@ _DYING_S = 2.0  # the server of a supervisor that was just killed
 class Queue:
     """A connection that comes back."""
 
-    def __init__(self, url: str, *, token: Path | None = None) -> None:
+    def __init__(self, url: str, *, token: Path | str | None = None) -> None:
         self._url = url
         self._token = token
         self._client: Client | None = None
@@ -65,12 +65,12 @@ class Queue:
         self._pulls: dict[tuple[str, str], JetStreamContext.PullSubscription] = {}
 
     @classmethod
-    async def connect(cls, url: str, *, token: Path | None = None) -> "Queue":
+    async def connect(cls, url: str, *, token: Path | str | None = None) -> "Queue":
         """A queue at nats://host:port, and the streams on it; a server that is away comes later.
 
         Several servers of one cluster are written with commas between them.
 
-        token     the file that holds the secret, read at every connection
+        token     the secret, or the file that holds it, which is read at every connection
         """
         queue = cls(url, token=token)
         with suppress(TransientError):
@@ -210,7 +210,9 @@ class Queue:
 
     async def _join(self) -> Client:
         client = Client()
-        token = None if self._token is None else self._token.read_text(encoding="ascii").strip()
+        token = self._token
+        if isinstance(token, Path):
+            token = token.read_text(encoding="ascii").strip()
         try:
             async with asyncio.timeout(_JOIN_WITHIN_S):
                 await client.connect(

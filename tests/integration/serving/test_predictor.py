@@ -523,7 +523,7 @@ def model():
         scorer.score = slowly
     return Model("spira/1@tiny", manifest, scorer)
 run(url, token=Path(token), objects=Objects.open(objects, setting="a test"), load_model=model,
-    port=int(port) or None)
+    host="127.0.0.2", port=int(port) or None)
 assert "torch" not in sys.modules and "mlflow" not in sys.modules
 """
 
@@ -641,19 +641,21 @@ def test_told_to_stop_it_finishes_what_is_in_hand(
 def test_prometheus_and_a_watcher_are_told(
     local_queue: Any, start: Any, free_port_number: int
 ) -> None:
-    """On a port of this machine."""
+    """At the address and the port that it is told, and there alone."""
     start(port=free_port_number)
     deadline = time.monotonic() + 30
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{free_port_number}/healthz") as page:
+            with urllib.request.urlopen(f"http://127.0.0.2:{free_port_number}/healthz") as page:
                 assert page.status == 200
             break
         except urllib.error.URLError:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    with urllib.request.urlopen(f"http://127.0.0.1:{free_port_number}/metrics") as page:
+    with urllib.request.urlopen(f"http://127.0.0.2:{free_port_number}/metrics") as page:
         assert "spira_predictor_windows_total" in page.read().decode()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"http://127.0.0.1:{free_port_number}/healthz")
 
 
 @pytest.fixture

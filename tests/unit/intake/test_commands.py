@@ -60,6 +60,19 @@ def test_an_operator_sees_which_key_is_in_use(spira: Run, tmp_path: Path) -> Non
     ]
 
 
+def test_keys_of_a_site_are_made_before_its_first_assessment(spira: Run, tmp_path: Path) -> None:
+    """With that of receipts; a second time changes nothing."""
+    code, out, _ = spira("create", "ward", "--json")
+    made = json.loads(out)
+    again = json.loads(spira("create", "ward", "--json")[1])
+    hashed = KeyRing.open(tmp_path / "home" / "keys").hash_record("ward", "1")
+
+    assert code == 0
+    assert [(key["use"], key["site"]) for key in made] == [("receipts", None), ("records", "ward")]
+    assert again == made
+    assert hashed.startswith(made[1]["id"])
+
+
 def test_a_ring_moves_by_its_backup_and_no_command_tells_a_secret(
     spira: Run, tmp_path: Path
 ) -> None:

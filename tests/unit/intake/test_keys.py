@@ -1,18 +1,20 @@
 """The key ring: what it signs and hides, for ever, and what it refuses."""
 
 import base64
+import errno
 import hashlib
 import hmac
 import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spira.domain.errors import InputError, IntegrityError
+from spira.domain.errors import InputError, IntegrityError, TransientError
 from spira.intake.keys import KeyRing, verify
 
 PASSPHRASE = "uma frase que ninguém adivinha"
@@ -189,6 +191,28 @@ def test_a_hash_is_the_one_that_is_documented(folder: Path) -> None:
     assert first.split(":")[1] == inner.hexdigest()
     assert second.split(":")[1] == outer.hexdigest()
     assert ring.record_hashes("ward", "12345a") == (second, first)
+
+
+def test_a_site_without_a_key_waits_where_none_can_be_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of the keys may only be read. That is nobody's mistake at a bed: it is tried again,
+    and who made the site's key beforehand is not asked for another."""
+    ring = KeyRing.open(folder)
+    ring.make_for("ward")
+
+    def read_only(path: Path, mode: str = "r", **how: Any) -> Any:
+        if mode != "rb":
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, mode, **how)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", read_only)  # root may write whatever the mode is
+
+    assert ring.hash_record("ward", "1")
+    with pytest.raises(TransientError, match=r"of site other.*`spira keys create other` makes it"):
+        ring.hash_record("other", "1")
+    assert [key.site for key in ring.list_keys() if key.use == "records"] == ["ward"]
 
 
 @pytest.mark.parametrize(
