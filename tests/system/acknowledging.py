@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from spira.console import Console
 from spira.domain.recordings import Measurements, SourceFormat
 from spira.domain.submissions import FormValues, RecordingFile, Submission
@@ -235,6 +237,8 @@ def leave_out(what: str) -> None:
 
 def main(folder: Path, what: str) -> None:
     """Run it."""
+    # Standard output is for what is acknowledged.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if what not in ("all", "take"):
         leave_out(what)
     if what != "take":

@@ -18,6 +18,7 @@ from typing import Any
 
 import acknowledging
 import pytest
+import sqlalchemy as sa
 from acknowledging import N_ASSESSMENTS, PHONE, SERVER, opened, submission, take
 from power_cut import STRACE, Disk, calls, traced
 
@@ -25,6 +26,7 @@ from spira.domain.errors import SpiraError
 from spira.intake import audit
 from spira.intake.receipts import read_receipt
 from spira.intake.submissions import audio_of, original_of
+from spira.intake.tables import RECORDINGS
 from spira.intake.uploads import Uploads
 from spira.serving.client import Device
 from spira.serving.service import prepare
@@ -128,14 +130,17 @@ def require_kept(app: Application, one: dict[str, Any], sent: Any, answered: Any
 
 def require_objects(app: Application, accepted: Any) -> None:
     """Every byte of an accepted submission, as it was sent and as samples."""
-    for file in json.loads(accepted["manifest"])["files"]:
-        place = f"recordings/{accepted['id']}/{file['id']}/1-{file['sha256']}-{file['n_bytes']}"
-        original = app.recordings.read(original_of(place))
+    query = sa.select(RECORDINGS).where(RECORDINGS.c.submission == accepted["id"])
+    with app.database.reading() as tables:
+        rows = tables.execute(query).all()
+    sent = {file["id"]: file["sha256"] for file in json.loads(accepted["manifest"])["files"]}
+    require({row.id: row.sha256 for row in rows} == sent, "the rows of its recordings")
+    for row in rows:
+        original = app.recordings.read(original_of(row.place))
         require(original is not None, "a recording")
-        require(
-            hashlib.sha256(original).hexdigest() == file["sha256"], "its bytes as they were sent"
-        )
-        require(app.recordings.read(audio_of(place)) == original[::-1], "its samples")
+        require(hashlib.sha256(original).hexdigest() == row.sha256, "its bytes as they were sent")
+        samples = app.recordings.read(audio_of(row.place, row.audio_sha256))
+        require(samples == original[::-1], "its samples")
 
 
 def require_phone(folder: Path, told: list[dict[str, Any]], sent: Rows) -> None:
