@@ -323,3 +323,24 @@ def test_whoever_goes_on_from_the_last_change_misses_none(
     assert len(everything) == writers * each
     assert {row.state for row in everything} == {"completed"}
     assert seen == {row.id: row.change for row in everything}
+
+
+def test_relays_at_once_note_one_model(assessments: Assessments) -> None:
+    """The first one that there ever is, another one, and none."""
+    for name in ("spira/1", "spira/2", None):
+        together = threading.Barrier(6)
+        noted: list[None] = []
+
+        def relay() -> None:
+            together.wait()  # noqa: B023
+            assessments.note_model(name)  # noqa: B023
+            noted.append(None)  # noqa: B023
+
+        relays = [threading.Thread(target=relay) for _ in range(6)]
+        for one in relays:
+            one.start()
+        for one in relays:
+            one.join()
+
+        assert len(noted) == 6
+        assert assessments.model() == name

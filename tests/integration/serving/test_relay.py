@@ -18,10 +18,12 @@ from spira.domain.draws import draws
 from spira.domain.errors import TransientError
 from spira.model.bundle import load
 from spira.model.scoring import Scorer
+from spira.serving import relay as relay_module
 from spira.serving.assessments import Assessments
 from spira.serving.messages import REPLIES, Reply, write_message
 from spira.serving.predictor import Model, Predictor
 from spira.serving.relay import Relay
+from spira.serving.results import Results
 from spira.serving.settings import ServingSettings
 from spira.stores import queue as queue_module
 from spira.stores.database import Database
@@ -267,6 +269,80 @@ def test_a_strange_reply_holds_up_no_other(
                     await asyncio.sleep(0.05)
 
     asyncio.run(scenario())
+
+
+def test_a_reply_that_cannot_be_written_down_holds_up_no_other(
+    local_queue: Any,
+    assessments: Assessments,
+    recorded: Callable[[int], str],
+    reply_to: Callable[..., Reply],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One of a later version, one that the writer fails at: each comes again until somebody can,
+    and those beside it are taken meanwhile."""
+    later, hard, other = recorded(1), recorded(2), recorded(3)
+    of_later = {**json.loads(write_message(reply_to(later))), "version": 2}
+    write, failed = Results.write, 0
+
+    def fail_at_first(self: Results, reply: Reply) -> bool:
+        nonlocal failed
+        if reply.assessment == hard and failed < 2:
+            failed += 1
+            raise KeyError("a fault of ours")
+        return write(self, reply)
+
+    monkeypatch.setattr(Results, "write", fail_at_first)
+    monkeypatch.setattr(relay_module, "_REPLY_AGAIN_S", 0.5)
+
+    async def scenario() -> None:
+        queue = await connected(local_queue)
+        bodies = [json.dumps(of_later).encode(), *map(write_message, map(reply_to, (hard, other)))]
+        for number, body in enumerate(bodies):
+            await queue.publish(REPLIES, f"reply {number}", body)
+        async with working(local_queue, assessments):
+            await until(lambda: open_ones(assessments) == [later], within_s=20)
+            assert await in_stream(queue, "replies") == 1
+        await queue.close()
+
+    asyncio.run(scenario())
+
+    assert failed == 2
+
+
+@on_sqlite
+def test_a_fault_of_ours_ends_no_relay(
+    local_queue: Any,
+    assessments: Assessments,
+    objects: Objects,
+    model: Model,
+    recorded: Callable[[int], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it did is done again, and everything is answered."""
+    monkeypatch.setattr(relay_module, "_AFTER_TROUBLE_S", 0.1)
+    lease, failed = Assessments.lease, 0
+
+    def fail_at_first(self: Assessments, **how: Any) -> Any:
+        nonlocal failed
+        if failed < 3:
+            failed += 1
+            raise ZeroDivisionError
+        return lease(self, **how)
+
+    monkeypatch.setattr(Assessments, "lease", fail_at_first)
+    numbers = {recorded(1): 1}
+
+    async def scenario() -> None:
+        async with (
+            working(local_queue, assessments) as queue,
+            predicting(queue, objects, model),
+        ):
+            await until(lambda: not open_ones(assessments), within_s=20)
+
+    asyncio.run(scenario())
+
+    assert failed == 3
+    assert_right(assessments, model.scorer, numbers)
 
 
 @on_sqlite
