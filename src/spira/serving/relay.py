@@ -82,6 +82,8 @@ class Relay:
                 continue
 
     async def _publish(self) -> None:
+        if await to_thread.run_sync(self._assessments.model) is None:
+            return  # nobody would answer; what waits is chosen when there is one
         leases = await to_thread.run_sync(
             lambda: self._assessments.lease(
                 in_flight=self._settings.in_flight,
@@ -110,7 +112,10 @@ class Relay:
             audio=lease.audio,
             sha256=lease.audio_sha256,
         )
-        await self._queue.publish(ASKS, ask.identity, write_message(ask))
+        # It dies with its lease; else whatever nobody fetches would be there once for each lease.
+        await self._queue.publish(
+            ASKS, ask.identity, write_message(ask), keep_s=self._settings.lease_s
+        )
 
     async def _take_replies(self) -> None:
         for message in await self._queue.fetch("replies", "results", _AT_ONCE, within_s=_FETCH_S):

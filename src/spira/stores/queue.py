@@ -12,6 +12,7 @@ a TransientError: ask again.
 import asyncio
 import fcntl
 import json
+import math
 import os
 import secrets
 import time
@@ -42,6 +43,7 @@ STREAMS = {
         discard=DiscardPolicy.NEW,  # a full stream says so; it drops nothing
         max_bytes=1 << 29,
         duplicate_window=REMEMBER_IDS_S,
+        allow_msg_ttl=True,
     )
     for name in ("asks", "replies")
 }
@@ -98,19 +100,29 @@ class Queue:
                     await streams.update_stream(config)
 
     async def publish(
-        self, subject: str, identity: str, body: bytes, *, within_s: float = 10.0
+        self,
+        subject: str,
+        identity: str,
+        body: bytes,
+        *,
+        keep_s: float | None = None,
+        within_s: float = 10.0,
     ) -> None:
         """Give a message; on stable storage when this returns.
 
         identity  the same at every attempt: a message that was taken is not kept twice
+        keep_s    then it is dropped, fetched or not; at least 1 s, None: it stays
         raises    StorageFull; TransientError when there was no acknowledgement by then: the
                   message may have been taken all the same
         """
+        headers = {Header.MSG_ID.value: identity}
+        if keep_s is not None:
+            headers[Header.MSG_TTL.value] = f"{math.floor(keep_s)}s"
         deadline = time.monotonic() + within_s
         pause_s = 0.05
         while True:
             try:
-                await self._publish(subject, identity, body)
+                await self._publish(subject, headers, body)
             except StorageFull:
                 raise
             except TransientError:
@@ -174,11 +186,11 @@ class Queue:
         with _translated("telling how far a message is"):
             await (await self._joined()).publish(message.reply, what)
 
-    async def _publish(self, subject: str, identity: str, body: bytes) -> None:
+    async def _publish(self, subject: str, headers: dict[str, str], body: bytes) -> None:
         with _translated(f"publishing to {subject}"):
             streams = (await self._joined()).jetstream(timeout=_ANSWER_WITHIN_S)
             try:
-                await streams.publish(subject, body, headers={Header.MSG_ID.value: identity})
+                await streams.publish(subject, body, headers=dict(headers))
             except NoStreamResponseError:  # the folder was wiped under the server
                 await self.ensure()
                 raise

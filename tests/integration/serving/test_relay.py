@@ -75,16 +75,20 @@ def samples(number: int) -> bytes:
 
 @asynccontextmanager
 async def working(
-    local_queue: Any, assessments: Assessments, *, relays: int = 1, lease_s: float = 60, **more: Any
+    local_queue: Any,
+    assessments: Assessments,
+    *,
+    relays: int = 1,
+    lease_s: float = 60,
+    champion: Callable[[], str | None] = lambda: "spira/1",
+    **more: Any,
 ) -> AsyncIterator[Queue]:
     """So many relays at work, each with its own connection; the first one's is given."""
     stop = asyncio.Event()
     settings = ServingSettings(lease_s=lease_s, **more)
     queues = [await connected(local_queue) for _ in range(relays)]
     tasks = [
-        asyncio.create_task(
-            Relay(assessments, lambda now: 0, lambda: "spira/1", queue, settings).run(stop)
-        )
+        asyncio.create_task(Relay(assessments, lambda now: 0, champion, queue, settings).run(stop))
         for queue in queues
     ]
     try:
@@ -208,6 +212,61 @@ def test_two_relays_ask_once_about_each(
 
 
 @on_sqlite
+def test_what_nobody_fetches_leaves_the_queue_with_its_lease(
+    local_queue: Any,
+    assessments: Assessments,
+    objects: Objects,
+    model: Model,
+    recorded: Callable[[int], str],
+) -> None:
+    """Without a predictor leases run out, and no more than may be under way are in the queue; with
+    one all are answered."""
+    numbers = {recorded(number): number for number in range(6)}
+
+    async def scenario() -> None:
+        async with working(local_queue, assessments, lease_s=2, in_flight=3) as queue:
+            await until(lambda: sum(_attempts(assessments, [*numbers])) >= 4 * 3)
+            async with asyncio.timeout(5):
+                while await in_stream(queue, "asks") > 3:
+                    await asyncio.sleep(0.05)
+            async with predicting(queue, objects, model):
+                await until(lambda: not open_ones(assessments))
+
+    asyncio.run(scenario())
+
+    assert_right(assessments, model.scorer, numbers)
+
+
+@on_sqlite
+def test_nothing_is_asked_while_there_is_no_model(
+    local_queue: Any,
+    assessments: Assessments,
+    recorded: Callable[[int], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What waits is chosen when there is one: by then others may be more urgent."""
+    monkeypatch.setattr(relay_module, "_LOOK_FOR_MODEL_S", 0.2)
+    one = recorded(1)
+    looks: list[str | None] = []
+    name: str | None = None
+
+    def champion() -> str | None:
+        looks.append(name)
+        return name
+
+    async def scenario() -> None:
+        nonlocal name
+        async with working(local_queue, assessments, champion=champion) as queue:
+            await until(lambda: len(looks) >= 8)  # what waits is looked at as often
+            assert _attempts(assessments, [one]) == [0]
+            assert await in_stream(queue, "asks") == 0
+            name = "spira/1"
+            await until(lambda: _attempts(assessments, [one]) == [1])
+
+    asyncio.run(scenario())
+
+
+@on_sqlite
 def test_what_cannot_be_published_is_free_at_once(
     local_queue: Any,
     assessments: Assessments,
@@ -225,7 +284,9 @@ def test_what_cannot_be_published_is_free_at_once(
 
     async def scenario() -> None:
         async with working(local_queue, assessments, lease_s=3600) as queue:
-            await until(lambda: all(_attempts(assessments, waiting)))
+            async with asyncio.timeout(30):
+                while await in_stream(queue, "asks") < 8:
+                    await asyncio.sleep(0.1)
             local_queue.kill()
             more = recorded(9)
             await until(lambda: _attempts(assessments, [more])[0] >= 2)  # tried, and given back
@@ -363,7 +424,7 @@ def test_the_sweeper_is_told_the_time_and_its_trouble_stops_nothing_else(
         stop = asyncio.Event()
         queue = await connected(local_queue)
         settings = ServingSettings(sweep_every_s=1.0)
-        relay = Relay(assessments, sweep, lambda: None, queue, settings, now=lambda: then)
+        relay = Relay(assessments, sweep, lambda: "spira/1", queue, settings, now=lambda: then)
         task = asyncio.create_task(relay.run(stop))
         await until(lambda: len(told) >= 2 and _attempts(assessments, [one]) == [1])
         stop.set()
