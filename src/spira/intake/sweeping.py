@@ -26,7 +26,16 @@ def sweep(database: Database, objects: Objects, now: datetime) -> int:
 
     raises    TransientError: the next pass goes on
     """
-    _expire(database, now)
+    # What needs no row to be changed first: a full disk has no room for that.
+    cleared = _clear(database, objects)
+    cleared += sum(_sweep_orphans(database, objects, now - _ORPHAN_AFTER))
+    if _expire(database, now):
+        cleared += _clear(database, objects)
+    return cleared
+
+
+def _clear(database: Database, objects: Objects) -> int:
+    """Delete what is left of submissions that are accepted or expired; how many there were."""
     cleared = 0
     uploads = Uploads(objects)
     for one in _unswept(database):
@@ -36,17 +45,17 @@ def sweep(database: Database, objects: Objects, now: datetime) -> int:
             for row in recordings:
                 objects.delete([original_of(row.place), audio_of(row.place)])
         cleared += _note_swept(database, one)
-    return cleared + sum(_sweep_orphans(database, objects, now - _ORPHAN_AFTER))
+    return cleared
 
 
-def _expire(database: Database, now: datetime) -> None:
+def _expire(database: Database, now: datetime) -> int:
     late = SUBMISSIONS.c.deadline < now.astimezone(UTC).isoformat(timespec="microseconds")
     with database.writing() as tables:
-        tables.execute(
+        return tables.execute(
             SUBMISSIONS.update()
             .where(SUBMISSIONS.c.state == "announced", late)
             .values(state="expired", swept=False)
-        )
+        ).rowcount
 
 
 def _unswept(database: Database) -> Sequence[sa.Row[Any]]:
