@@ -5,8 +5,22 @@ Ids in logs are pseudonyms and fingerprints; no form value, file name or number 
 
 import logging
 import sys
+from contextlib import suppress
 
 import structlog
+
+
+class _StandardError:
+    """Standard error as it is when it is used; a line that a full disk does not take is lost, and
+    what it told of goes on."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure_logs(level: str) -> None:
@@ -22,5 +36,5 @@ def configure_logs(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # as it is when it is used
+        logger_factory=lambda *_: structlog.PrintLogger(_StandardError()),  # type: ignore[arg-type]
     )

@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
+from spira.domain.errors import StorageFull
 from spira.intake.submissions import (
     RECORDINGS_PREFIX,
     audio_of,
@@ -42,35 +43,47 @@ def sweep(database: Database, objects: Objects, now: datetime) -> int:
 
     raises    TransientError: the next pass goes on
     """
-    _expire(database, now)
-    uploads = Uploads(objects)
+    # What needs no row to be changed first: a full disk has no room for that.
+    before = now - _ORPHAN_AFTER
+    cleared = _clear(database, objects)
+    cleared += sum(_sweep_pieces(database, objects, before))
+    cleared += sum(_sweep_recordings(database, objects, before))
+    cleared += objects.tidy(before)
+    if _expire(database, now):
+        cleared += _clear(database, objects)
+    return cleared
+
+
+def _clear(database: Database, objects: Objects) -> int:
+    """Delete what is left of submissions that are accepted or expired; how many there were."""
     cleared = 0
+    uploads = Uploads(objects)
     for one in _unswept(database):
         recordings = _recordings(database, one)
-        if one.state == "accepted":
-            objects.keep(receipt_of(one.id), one.receipt.encode())
-        elif objects.read(receipt_of(one.id)) is not None:
+        if one.state == "expired" and objects.read(receipt_of(one.id)) is not None:
             _log.critical("accepted, and the database does not know it", submission=one.id)
             continue
         uploads.discard(row.upload for row in recordings)
         if one.state == "expired":
             for row in recordings:
                 objects.delete(_keys_of(row))
+        else:
+            try:
+                objects.keep(receipt_of(one.id), one.receipt.encode())
+            except StorageFull:
+                continue  # the pieces are gone; the receipt follows when there is room
         cleared += _note_swept(database, one)
-    before = now - _ORPHAN_AFTER
-    cleared += sum(_sweep_pieces(database, objects, before))
-    cleared += sum(_sweep_recordings(database, objects, before))
-    return cleared + objects.tidy(before)
+    return cleared
 
 
-def _expire(database: Database, now: datetime) -> None:
+def _expire(database: Database, now: datetime) -> int:
     late = SUBMISSIONS.c.deadline < now.astimezone(UTC).isoformat(timespec="microseconds")
     with database.writing() as tables:
-        tables.execute(
+        return tables.execute(
             SUBMISSIONS.update()
             .where(SUBMISSIONS.c.state == "announced", late)
             .values(state="expired", swept=False)
-        )
+        ).rowcount
 
 
 def _unswept(database: Database) -> Sequence[sa.Row[Any]]:

@@ -21,6 +21,8 @@ from spira.serving.tables import ASSESSMENTS, CHANGES, DEAD_LETTERS, MODEL
 from spira.stores.database import Database
 
 _URGENT_FOR = timedelta(minutes=15)  # somebody waits at a bed
+_CLOCKS_APART = timedelta(hours=1)  # of relays; a lease that is longer is of a wrong clock
+_RELAYING = 0x52454C4159  # "RELAY": the lock of the relay that is at work, on PostgreSQL
 
 
 @dataclass(frozen=True)
@@ -45,37 +47,42 @@ class Assessments:
         """Take what is to be published now: another attempt for each, and a lease.
 
         Recorded less than 15 minutes ago first, then the oldest; sites take turns. No more than
-        `in_flight` are under way at once.
+        `in_flight` are under way at once, however many relays ask.
         """
         table = ASSESSMENTS.c
-        free = table.lease_until.is_(None) | (table.lease_until <= _iso(now))
+        # Nobody leases for so long: such a time was written while the clock was wrong.
+        wrong = _iso(now + lease + _CLOCKS_APART)
+        lease_until = table.lease_until
+        free = lease_until.is_(None) | (lease_until <= _iso(now)) | (lease_until > wrong)
         with self._database.writing() as tables:
+            self._await_other_relays(tables)
             under_way = tables.execute(
                 sa.select(sa.func.count()).where(table.state == "queued", ~free)
             ).scalar_one()
             room = in_flight - under_way
             if room <= 0:
                 return []
-            urgent = table.recorded_at > _iso(now - _URGENT_FOR)
-            order = (sa.case((urgent, 0), else_=1), table.recorded_at, table.id)
-            turn = sa.func.row_number().over(partition_by=table.site, order_by=order)
+            # A device whose clock is ahead has recorded it, at the latest, when it was accepted.
+            ahead = table.recorded_at > table.accepted_at
+            at = sa.case((ahead, table.accepted_at), else_=table.recorded_at)
+            late = sa.case((at > _iso(now - _URGENT_FOR), 0), else_=1)
+            turn = sa.func.row_number().over(partition_by=table.site, order_by=(late, at, table.id))
             waiting = (
-                sa.select(table.id, turn.label("turn"), order[0].label("late"), table.recorded_at)
+                sa.select(table.id, turn.label("turn"), late.label("late"), at.label("at"))
                 .where(table.state == "queued", free)
                 .subquery()
             )
             chosen = (
                 sa.select(waiting.c.id)
-                .order_by(waiting.c.late, waiting.c.turn, waiting.c.recorded_at)
+                .order_by(waiting.c.late, waiting.c.turn, waiting.c.at, waiting.c.id)
                 .limit(room)
             )
             ids = tables.execute(chosen).scalars().all()
             if not ids:
                 return []
-            # Another relay may have been first: a row is taken only while it is free.
             taken = tables.execute(
                 ASSESSMENTS.update()
-                .where(table.id.in_(ids), table.state == "queued", free)
+                .where(table.id.in_(ids), table.state == "queued")  # it may be answered by now
                 .values(attempt=table.attempt + 1, lease_until=_iso(now + lease))
                 .returning(table.id, table.attempt, table.audio, table.audio_sha256)
             )
@@ -100,38 +107,57 @@ class Assessments:
             query = sa.select(ASSESSMENTS).where(ASSESSMENTS.c.id == assessment)
             return tables.execute(query).first()
 
-    def complete(self, assessment: str, answer: Mapping[str, Any], now: datetime) -> bool:
-        """Write the answer down; False when there was one, or it failed and was not redriven."""
+    # Each changes an assessment only while it waits for the reply to this attempt: there is no
+    # answer yet, and it was not redriven since.
+
+    def complete(
+        self, assessment: str, attempt: int, answer: Mapping[str, Any], now: datetime
+    ) -> bool:
+        """Write the answer down; whether it was."""
         with self._database.writing() as tables:
-            return _answered(tables, assessment, "completed", answer, now)
+            return _answered(tables, _waits(assessment, attempt), "completed", answer, now)
 
     def fail(
-        self, assessment: str, kind: str, detail: str, answer: Mapping[str, Any], now: datetime
+        self,
+        assessment: str,
+        attempt: int,
+        kind: str,
+        detail: str,
+        answer: Mapping[str, Any],
+        now: datetime,
     ) -> bool:
-        """End it without an answer, with a dead letter; False when it was not waiting."""
+        """End it without an answer, with a dead letter; whether it was ended."""
         with self._database.writing() as tables:
-            if not _answered(tables, assessment, "failed", answer, now):
+            if not _answered(tables, _waits(assessment, attempt), "failed", answer, now):
                 return False
             bury(tables, assessment, kind, detail, now)
         return True
 
-    def reached(self, assessment: str) -> int:
-        """Count an attempt that reached the model; how many there were."""
+    def reached(self, assessment: str, attempt: int) -> int:
+        """Count an attempt that reached the model; how many there were, 0 where none counts."""
+        count = (
+            ASSESSMENTS.update()
+            .where(_waits(assessment, attempt))
+            .values(reached=ASSESSMENTS.c.reached + 1)
+            .returning(ASSESSMENTS.c.reached)
+        )
         with self._database.writing() as tables:
-            this = ASSESSMENTS.c.id == assessment
-            tables.execute(
-                ASSESSMENTS.update().where(this).values(reached=ASSESSMENTS.c.reached + 1)
-            )
-            return int(tables.execute(sa.select(ASSESSMENTS.c.reached).where(this)).scalar() or 0)
+            return int(tables.execute(count).scalar() or 0)
 
     def note_model(self, name: str | None) -> None:
         """Write down which model there is; None: there is none, and what waits goes on waiting."""
         if name == self.model():
             return
         with self._database.writing() as tables:
+            self._await_other_relays(tables)
             tables.execute(MODEL.delete())
             if name is not None:
                 tables.execute(MODEL.insert().values(name=name))
+
+    def _await_other_relays(self, tables: sa.Connection) -> None:
+        """From here to the end of the transaction no other relay is between these lines."""
+        if not self._database.on_sqlite:  # there whoever writes is alone
+            tables.execute(sa.text(f"SELECT pg_advisory_xact_lock({_RELAYING})"))
 
     def model(self) -> str | None:
         """Which model there was when somebody last looked."""
@@ -160,39 +186,39 @@ class Assessments:
             return tables.execute(query).all()
 
     def redrive(self, letter: int, by: str, why: str, now: datetime) -> bool:
-        """Queue what failed once more; False where it is not there, or was redriven before."""
+        """Queue what failed once more; False where it is not there, or was redriven before.
+
+        What still comes back of the attempts until now changes nothing any more.
+        """
+        failed = (ASSESSMENTS.c.state == "failed") & ASSESSMENTS.c.audio.is_not(None)
         with self._database.writing() as tables:
-            this = (DEAD_LETTERS.c.id == letter) & DEAD_LETTERS.c.redriven_at.is_(None)
-            again = ASSESSMENTS.c.audio.is_not(None) & (ASSESSMENTS.c.state == "failed")
-            query = sa.select(DEAD_LETTERS).join(ASSESSMENTS).where(this, again)
-            row = tables.execute(query).first()
-            if row is None:
+            assessment = tables.execute(
+                DEAD_LETTERS.update()
+                .where(
+                    DEAD_LETTERS.c.id == letter,
+                    DEAD_LETTERS.c.redriven_at.is_(None),
+                    sa.exists().where(ASSESSMENTS.c.id == DEAD_LETTERS.c.assessment, failed),
+                )
+                .values(redriven_at=_iso(now), redriven_by=by, why=why)
+                .returning(DEAD_LETTERS.c.assessment)
+            ).scalar()
+            if assessment is None:
                 return False
             tables.execute(
-                DEAD_LETTERS.update()
-                .where(this)
-                .values(redriven_at=_iso(now), redriven_by=by, why=why)
+                ASSESSMENTS.update()
+                .where(ASSESSMENTS.c.id == assessment)
+                .values(
+                    state="queued",
+                    redriven_after=ASSESSMENTS.c.attempt,
+                    reached=0,
+                    lease_until=None,
+                    answer=None,
+                    answered_at=None,
+                    change=next_change(tables),
+                )
             )
-            queued = bool(
-                tables.execute(
-                    ASSESSMENTS.update()
-                    .where(
-                        ASSESSMENTS.c.id == row.assessment,
-                        ASSESSMENTS.c.state == "failed",
-                        ASSESSMENTS.c.audio.is_not(None),
-                    )
-                    .values(
-                        state="queued",
-                        reached=0,
-                        lease_until=None,
-                        answer=None,
-                        answered_at=None,
-                        change=next_change(tables),
-                    )
-                ).rowcount
-            )
-            _note(tables, by, "dead letter redriven", row.assessment, why)
-            return queued
+            _note(tables, by, "dead letter redriven", assessment, why)
+        return True
 
     def void(self, assessment: str, site: str, why: str, by: str) -> sa.Row[Any] | None:
         """Strike an assessment through, for good and audited; None where the site has none.
@@ -249,7 +275,7 @@ def add(tables: sa.Connection, values: Mapping[str, Any]) -> None:
     """Write a new assessment in the transaction that accepts its submission."""
     tables.execute(
         ASSESSMENTS.insert().values(
-            **{"attempt": 0, "reached": 0, **values, "change": next_change(tables)}
+            attempt=0, redriven_after=0, reached=0, **values, change=next_change(tables)
         )
     )
 
@@ -270,12 +296,24 @@ def next_change(tables: sa.Connection) -> int:
     )
 
 
+def _waits(assessment: str, attempt: int) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        ASSESSMENTS.c.id == assessment,
+        ASSESSMENTS.c.state == "queued",
+        ASSESSMENTS.c.redriven_after < attempt,
+    )
+
+
 def _answered(
-    tables: sa.Connection, assessment: str, state: str, answer: Mapping[str, Any], now: datetime
+    tables: sa.Connection,
+    waits: sa.ColumnElement[bool],
+    state: str,
+    answer: Mapping[str, Any],
+    now: datetime,
 ) -> bool:
     changed = tables.execute(
         ASSESSMENTS.update()
-        .where(ASSESSMENTS.c.id == assessment, ASSESSMENTS.c.state == "queued")
+        .where(waits)
         .values(
             state=state,
             answer=json.dumps(answer, ensure_ascii=False),

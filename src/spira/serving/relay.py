@@ -4,11 +4,14 @@ Any number of them may run; the database decides who publishes what.
 """
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import structlog
 from anyio import to_thread
+from nats.aio.msg import Msg
 
 from spira.domain.errors import InputError, SpiraError, TransientError
 from spira.serving.assessments import Ask as Lease
@@ -23,6 +26,7 @@ _AT_ONCE = 32  # replies fetched together
 _FETCH_S = 2.0  # a fetch is blind while the queue's server starts again
 _AFTER_TROUBLE_S = 1.0
 _LOOK_FOR_MODEL_S = 10.0
+_REPLY_AGAIN_S = 5.0  # after one that could not be written down, or is of a later version
 
 _log = structlog.get_logger()
 
@@ -53,7 +57,7 @@ class Relay:
         self._now = now
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until told to stop; trouble of a store is logged and waited out."""
+        """Work until told to stop; trouble is logged and waited out, whatever it is."""
         await asyncio.gather(
             self._keep(self._publish, stop, _EVERY_S),
             self._keep(self._take_replies, stop, 0.0),
@@ -68,10 +72,9 @@ class Relay:
             pause_s = every_s
             try:
                 await work()
-            except SpiraError as error:
-                _log.warning(
-                    "the relay waits", doing=getattr(work, "__name__", "")[1:], error=str(error)
-                )
+            except Exception as error:  # it must not end, nor end the other three
+                doing = getattr(work, "__name__", "")[1:]
+                _log.warning("the relay waits", doing=doing, error=_said(error))
                 pause_s = max(every_s, _AFTER_TROUBLE_S)
             try:
                 await asyncio.wait_for(stop.wait(), pause_s)
@@ -79,6 +82,8 @@ class Relay:
                 continue
 
     async def _publish(self) -> None:
+        if await to_thread.run_sync(self._assessments.model) is None:
+            return  # nobody would answer; what waits is chosen when there is one
         leases = await to_thread.run_sync(
             lambda: self._assessments.lease(
                 in_flight=self._settings.in_flight,
@@ -107,17 +112,28 @@ class Relay:
             audio=lease.audio,
             sha256=lease.audio_sha256,
         )
-        await self._queue.publish(ASKS, ask.identity, write_message(ask))
+        # It dies with its lease; else whatever nobody fetches would be there once for each lease.
+        await self._queue.publish(
+            ASKS, ask.identity, write_message(ask), keep_s=self._settings.lease_s
+        )
 
     async def _take_replies(self) -> None:
         for message in await self._queue.fetch("replies", "results", _AT_ONCE, within_s=_FETCH_S):
             try:
-                reply = read_message(Reply, message.data)
-            except InputError as error:
-                _log.error("a reply that cannot be read", error=str(error))
+                await self._take(message)
+            except Exception as error:  # of this one: those beside it are not held up
+                _log.error("a reply is given back", error=_said(error))
+                await self._queue.nak(message, _REPLY_AGAIN_S)
             else:
-                await to_thread.run_sync(self._results.write, reply)
-            await self._queue.ack_sync(message)
+                await self._queue.ack_sync(message)
+
+    async def _take(self, message: Msg) -> None:
+        try:
+            reply = read_message(Reply, message.data)
+        except InputError as error:
+            _log.error("a reply that cannot be read", error=str(error))
+        else:
+            await to_thread.run_sync(self._results.write, reply)
 
     async def _look_for_model(self) -> None:
         """So that whoever waits is told that there is none."""
@@ -127,3 +143,11 @@ class Relay:
         cleared = await to_thread.run_sync(self._sweep_once, self._now())
         if cleared:
             _log.info("swept", cleared=cleared)
+
+
+def _said(error: Exception) -> str:
+    """What went wrong: our own words, or the kind and the place; never a value."""
+    if isinstance(error, SpiraError):
+        return str(error)
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} in {last.name}, {Path(last.filename).name}:{last.lineno}"

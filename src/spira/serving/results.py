@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
+from pydantic import ValidationError
 
 from spira.serving.answers import About, Answer, of_reply
 from spira.serving.assessments import Assessments
@@ -41,9 +42,14 @@ class Results:
         if reply.kind == "tried":
             return self._count(reply)
         if reply.kind == "failed":
-            return self._fail(reply.assessment, "input", f"{reply.reason}: {reply.detail}")
-        about = About.model_validate_json(row.about)
-        answer = of_reply(about, reply).model_dump(mode="json")
+            return self._fail(reply, "input", f"{reply.reason}: {reply.detail}")
+        try:
+            said = of_reply(About.model_validate_json(row.about), reply)
+        except ValidationError as error:  # a predictor of another version; it is asked again
+            places = ["_".join(map(str, fault["loc"])) for fault in error.errors()]
+            _log.error("a reply with no model", assessment=reply.assessment, places=places)
+            return False
+        answer = said.model_dump(mode="json")
         scored = {
             "probability": reply.probability,
             "calibrated": reply.calibrated,
@@ -51,23 +57,26 @@ class Results:
             "attempt": reply.attempt,
         }
         answer["scored"] = scored
-        written = self._assessments.complete(reply.assessment, answer, self._now())
+        written = self._assessments.complete(reply.assessment, reply.attempt, answer, self._now())
         if written:
             _log.info("answered", assessment=reply.assessment, outcome=answer.get("outcome"))
         return written
 
     def _count(self, reply: Reply) -> bool:
         """An attempt reaches the model; after too many that brought nothing, it ends."""
-        if self._assessments.reached(reply.assessment) <= _MOST_REACHED:
-            return True
+        reached = self._assessments.reached(reply.assessment, reply.attempt)
+        if reached <= _MOST_REACHED:
+            return reached > 0
         return self._fail(
-            reply.assessment, "unknown", f"{_MOST_REACHED} attempts reached the model, none ended"
+            reply, "unknown", f"{_MOST_REACHED} attempts reached the model, none ended"
         )
 
-    def _fail(self, assessment: str, kind: Failure, detail: str) -> bool:
+    def _fail(self, reply: Reply, kind: Failure, detail: str) -> bool:
         answer = Answer(outcome=None, sentence=FAILURES[kind])
         document = answer.model_dump(mode="json")
-        failed = self._assessments.fail(assessment, kind, detail, document, self._now())
+        failed = self._assessments.fail(
+            reply.assessment, reply.attempt, kind, detail, document, self._now()
+        )
         if failed:
-            _log.error("a dead letter", assessment=assessment, kind=kind, detail=detail)
+            _log.error("a dead letter", assessment=reply.assessment, kind=kind, detail=detail)
         return failed

@@ -19,6 +19,7 @@ ASSESSMENTS = sa.Table(
     sa.Column("audio", sa.Text),  # the object that is asked about, and its digest
     sa.Column("audio_sha256", sa.Text),
     sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("redriven_after", sa.Integer, nullable=False),  # replies to later attempts count
     sa.Column("reached", sa.Integer, nullable=False),  # attempts that reached the model
     sa.Column("lease_until", sa.Text),  # published, and not to be published again before
     sa.Column("answer", sa.Text),

@@ -1,7 +1,7 @@
 """What Serving does in the transaction that accepts an assessment."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +15,7 @@ from spira.serving.assessments import add, bury
 from spira.serving.words import FAILURES
 
 SCORED = "sentence"  # the utterance that models are trained on, and answer for
+_NOBODYS_TIME = datetime(9000, 1, 1, tzinfo=UTC)  # with room for what is added to it
 _NO_SENTENCE = Sentence(
     pt="Inconclusivo: não há gravação da frase. Grave a frase.",
     en="Inconclusive: there is no recording of the sentence. Record the sentence.",
@@ -91,9 +92,12 @@ def _scored(accepted: Accepted) -> Stored | None:
 
 
 def _corrected(accepted: Accepted, scored: Stored | None) -> datetime:
-    """When it was recorded, by a clock that is right."""
+    """When it was recorded, by the clock of the server; a time in the future is told as uncertain,
+    and one that no calendar has is such a time."""
     files = [one.file for one in accepted.recordings]
     at = max(file.recorded_at for file in files) if scored is None else scored.file.recorded_at
-    return (at - timedelta(seconds=accepted.device_ahead_s or 0.0)).astimezone(
-        accepted.accepted_at.tzinfo
-    )
+    try:
+        corrected = at.astimezone(UTC) - timedelta(seconds=accepted.device_ahead_s or 0.0)
+    except OverflowError:  # before the year 1, or after 9999
+        return _NOBODYS_TIME
+    return min(corrected, _NOBODYS_TIME)

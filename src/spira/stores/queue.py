@@ -12,6 +12,7 @@ a TransientError: ask again.
 import asyncio
 import fcntl
 import json
+import math
 import os
 import secrets
 import time
@@ -34,14 +35,16 @@ LONGEST_FETCH_S = 2.0  # over a restart of the server a fetch sees nothing until
 ACKNOWLEDGE_WITHIN_S = 10.0  # else a message is delivered again; `in_progress` begins anew
 REMEMBER_IDS_S = 3600.0  # a message with an id that was published so lately is not kept twice
 
+_STREAM_BYTES = 1 << 29
 STREAMS = {
     name: StreamConfig(
         name=name,
         subjects=[f"spira.{name}"],
         retention=RetentionPolicy.WORK_QUEUE,
         discard=DiscardPolicy.NEW,  # a full stream says so; it drops nothing
-        max_bytes=1 << 29,
+        max_bytes=_STREAM_BYTES,
         duplicate_window=REMEMBER_IDS_S,
+        allow_msg_ttl=True,
     )
     for name in ("asks", "replies")
 }
@@ -51,6 +54,7 @@ _JOIN_WITHIN_S = 3.0
 _FULL = (10023, 10047, 10077)  # no resources, no storage, a limit reached or a write that failed
 _OTHERWISE_CONFIGURED = 10058
 _PORTS = "ports.json"  # of a server's folder: the ports that it has once chosen
+_UNWELL_S = 10.0  # it answers in a moment, or is not well
 _DYING_S = 2.0  # the server of a supervisor that was just killed
 
 
@@ -98,19 +102,29 @@ class Queue:
                     await streams.update_stream(config)
 
     async def publish(
-        self, subject: str, identity: str, body: bytes, *, within_s: float = 10.0
+        self,
+        subject: str,
+        identity: str,
+        body: bytes,
+        *,
+        keep_s: float | None = None,
+        within_s: float = 10.0,
     ) -> None:
         """Give a message; on stable storage when this returns.
 
         identity  the same at every attempt: a message that was taken is not kept twice
+        keep_s    then it is dropped, fetched or not; at least 1 s, None: it stays
         raises    StorageFull; TransientError when there was no acknowledgement by then: the
                   message may have been taken all the same
         """
+        headers = {Header.MSG_ID.value: identity}
+        if keep_s is not None:
+            headers[Header.MSG_TTL.value] = f"{math.floor(keep_s)}s"
         deadline = time.monotonic() + within_s
         pause_s = 0.05
         while True:
             try:
-                await self._publish(subject, identity, body)
+                await self._publish(subject, headers, body)
             except StorageFull:
                 raise
             except TransientError:
@@ -174,11 +188,11 @@ class Queue:
         with _translated("telling how far a message is"):
             await (await self._joined()).publish(message.reply, what)
 
-    async def _publish(self, subject: str, identity: str, body: bytes) -> None:
+    async def _publish(self, subject: str, headers: dict[str, str], body: bytes) -> None:
         with _translated(f"publishing to {subject}"):
             streams = (await self._joined()).jetstream(timeout=_ANSWER_WITHIN_S)
             try:
-                await streams.publish(subject, body, headers={Header.MSG_ID.value: identity})
+                await streams.publish(subject, body, headers=dict(headers))
             except NoStreamResponseError:  # the folder was wiped under the server
                 await self.ensure()
                 raise
@@ -303,6 +317,8 @@ class NatsServer:
             self._well,
             {key: value for key, value in os.environ.items() if not key.startswith("SPIRA_")},
             folder / "log",
+            # A stream whose disk was full takes nothing more until its server is started again.
+            silent_s=_UNWELL_S,
             keeps=(lock,),
         )
         self._configure()
@@ -336,7 +352,9 @@ class NatsServer:
             f'http: "127.0.0.1:{monitor}"\n'
             f"ports_file_dir: {json.dumps(str(self._folder))}\n"
             f"jetstream {{ store_dir: {json.dumps(str(self._folder / 'jetstream'))}, "
-            "sync_interval: always }\n"
+            # What streams may hold, else three quarters of what is free on the disk at the moment:
+            # on a disk that is nearly full there would be no stream at all.
+            f"max_file_store: {len(STREAMS) * _STREAM_BYTES}, sync_interval: always }}\n"
             # The server of a busy machine may be slow to hear the secret.
             f"authorization {{ token: {json.dumps(self.token.read_text())}, timeout: 10 }}\n",
         )

@@ -3,7 +3,10 @@
 import base64
 import hashlib
 import json
+import os
+import shutil
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -15,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 import uuid_utils
 
+from spira.domain.errors import TransientError
 from spira.domain.recordings import Finding, Measurements, SourceFormat
 from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.intake.checking import Found, Refused
@@ -657,3 +661,97 @@ def test_suspended_at_any_step_while_the_sweeper_runs(
     with database.reading() as tables:
         states = tables.execute(sa.select(SUBMISSIONS.c.state)).scalars().all()
     assert set(states) == {"accepted"}
+
+
+# --- a full disk --------------------------------------------------------------------------------
+
+
+class Full:
+    """A disk of 6 MB with a database and a store, and something that takes up the rest."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.database = Database.open(f"sqlite:///{place / 'intake.db'}", what="away")
+        self.database.migrate(["spira.intake"])
+        with self.database.writing() as tables:
+            tables.execute(sa.text("CREATE TABLE told (id TEXT PRIMARY KEY)"))
+        self.objects = Objects.open(str(place / "objects"), setting="a test")
+        keys = KeyRing.open(place / "keys")
+        self.intake = Intake(self.database, self.objects, Checking(), keys, IntakeSettings())
+
+    def leave(self, pages: int | None) -> None:
+        """So many pages of 4 kB are free; None: nothing is taken up."""
+        ballast = self.place / "ballast"
+        ballast.unlink(missing_ok=True)
+        if pages is not None:
+            free = shutil.disk_usage(self.place).free
+            with ballast.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, max(4096, free - 4096 * pages))
+
+    def send(self, sent: Submission, sound: bytes, told: Told) -> str | None:
+        """As far as it comes; the receipt."""
+        upload(self.intake, self.intake.commit(sent, OWNER, told), sound)
+        return self.intake.commit(sent, OWNER, told).receipt
+
+
+@pytest.fixture
+def full(tmp_path: Path, mount: Callable[..., Path]) -> Full:
+    """With room yet."""
+    return Full(mount(tmp_path / "disk", "-t", "tmpfs", "-o", "size=6m", "none"))
+
+
+def test_on_a_full_disk_it_is_refused_or_accepted_for_good(full: Full, told: Told) -> None:
+    """With no page left, one, two and so on: whatever fails says that it is for now, and the same
+    call goes on when there is room; nothing half-written is left."""
+    receipts: dict[str, str] = {}
+    refused: Counter[str] = Counter()
+    some = []
+    for pages in range(0, 48, 2):
+        sound = bytes([pages]) * 30_000
+        sent = submission(sound)
+        some.append((sent, sound))
+        full.leave(pages)
+        try:
+            receipts[sent.id] = full.send(sent, sound, told) or ""
+        except TransientError as error:
+            refused[type(error).__name__] += 1
+        with full.database.reading() as tables:
+            assert set(tables.execute(sa.select(told.table)).scalars()) == set(receipts)
+    early = dict(receipts)
+
+    full.leave(None)
+    for sent, sound in some:
+        receipts[sent.id] = full.send(sent, sound, told) or ""
+
+    assert refused["StorageFull"] >= 3
+    assert refused["TransientError"] >= 1  # the database had no room
+    assert 3 <= len(early) < len(some)
+    assert all(receipts.values())
+    assert early.items() <= receipts.items()
+    sweep(full.database, full.objects, NOW + timedelta(hours=2))
+    left = [path for path in (full.place / "objects").rglob("*") if path.is_file()]
+    assert sorted(path.read_bytes() for path in left) == sorted(
+        data for _, sound in some for data in (sound, sound[::-1])
+    )
+
+
+def test_the_sweeper_frees_a_full_disk(full: Full, told: Told) -> None:
+    """Of the pieces of what was accepted, and then of what nobody finished; what was refused is
+    accepted, and what has expired can be sent again."""
+    sound = bytes(200_000)
+    kept, unfinished, last = (submission(sound) for _ in range(3))
+    receipt = full.send(kept, sound, told)
+    upload(full.intake, full.intake.commit(unfinished, OWNER, told), sound)
+    full.leave(0)
+    with pytest.raises(TransientError):
+        full.send(last, sound, told)
+    with pytest.raises(TransientError), full.database.writing() as tables:
+        tables.execute(sa.text("INSERT INTO told VALUES (hex(zeroblob(50000)))"))
+
+    sweep(full.database, full.objects, NOW + timedelta(days=31))
+
+    assert shutil.disk_usage(full.place).free > 1.5 * len(sound)
+    full.leave(None)
+    assert full.send(last, sound, told)
+    assert full.send(unfinished, sound, told)
+    assert full.intake.commit(kept, OWNER, told).receipt == receipt is not None

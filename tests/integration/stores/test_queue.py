@@ -241,6 +241,27 @@ def test_a_message_that_is_given_back_comes_again_after_its_delay(local_queue: A
     asyncio.run(scenario())
 
 
+def test_a_message_is_dropped_when_its_time_is_over(local_queue: Any) -> None:
+    """Fetched or not; whoever has it may acknowledge it all the same. Others stay."""
+
+    async def scenario() -> None:
+        async with connected(local_queue) as queue:
+            for number in range(2):
+                await queue.publish(ASKS, f"a:{number}", b"%d" % number, keep_s=1)
+            await _published(queue, 2)
+            (message,) = await queue.fetch("asks", "some", 1)
+            await until(lambda: _only_one_left(queue))
+            await queue.ack_sync(message)
+            assert [one.data for one in await all_of(queue, 1)] == [b"2"]
+
+    asyncio.run(scenario())
+
+
+async def _only_one_left(queue: Queue) -> bool:
+    info = await (await queue._joined()).jetstream().stream_info("asks")
+    return info.state.messages == 1
+
+
 def test_a_server_that_hangs_is_noticed(local_queue: Any) -> None:
     """It has the connection, and says nothing."""
 

@@ -1,0 +1,346 @@
+"""Assessments on real databases: what is asked next, what comes back, what is told of changes."""
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from spira.intake import audit
+from spira.serving.assessments import Ask, Assessments
+from spira.serving.messages import Reply
+from spira.serving.results import Results
+from spira.stores.database import Database
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+Waits = Callable[..., str]
+Replies = Callable[..., Reply]
+
+
+@pytest.fixture
+def assessments(database: Database) -> Assessments:
+    """None yet."""
+    return Assessments(database)
+
+
+@pytest.fixture
+def results(assessments: Assessments) -> Results:
+    """Writes at NOW."""
+    return Results(assessments, now=lambda: NOW)
+
+
+def lease(assessments: Assessments, n: int = 100, now: datetime = NOW) -> Sequence[Ask]:
+    """Lease for a minute, so that no more than `n` are under way."""
+    return assessments.lease(in_flight=n, lease=MINUTE, now=now)
+
+
+def ids(asks: Sequence[Ask]) -> list[str]:
+    """Of which assessments."""
+    return [ask.assessment for ask in asks]
+
+
+def said(assessments: Assessments, assessment: str) -> tuple[str, float | None]:
+    """State, and the probability that was written down."""
+    row = assessments.about(assessment)
+    assert row is not None
+    answer = json.loads(row.answer or "{}")
+    return row.state, answer.get("scored", {}).get("probability")
+
+
+def audited(database: Database, what: str) -> list[tuple[str, str, str | None]]:
+    """(who, which, why) of what was done, from an audit that is whole."""
+    with database.reading() as tables:
+        audit.verify(tables)
+        rows = [json.loads(line) for line in audit.export(tables)]
+    return [(row["who"], row["which"], row["why"]) for row in rows if row["what"] == what]
+
+
+# --- what is asked next -------------------------------------------------------------------------
+
+
+def test_who_waits_at_a_bed_is_asked_first_then_the_oldest(
+    assessments: Assessments, wait_for_answer: Waits
+) -> None:
+    """Under 15 minutes old: the first recorded first; a time in the future is none of them."""
+    old, fresh, older, fresher = (
+        wait_for_answer(number, minutes=minutes)
+        for number, minutes in enumerate((16, 14, 600, 1), start=1)
+    )
+    ahead = wait_for_answer(5, minutes=-600)  # by its device's clock; accepted at NOW
+
+    assert ids(lease(assessments)) == [fresh, fresher, ahead, older, old]
+
+
+def test_sites_take_turns(assessments: Assessments, wait_for_answer: Waits) -> None:
+    """A ward that comes back with a hundred does not keep the others waiting; whoever is asked
+    at once has had a turn."""
+    many = [wait_for_answer(number, minutes=900 - number) for number in range(4)]
+    few = [wait_for_answer(10 + number, minutes=60, site="clinic") for number in range(2)]
+    urgent = wait_for_answer(20, minutes=3, site="clinic")
+
+    asked = ids(lease(assessments, 5))
+
+    assert asked == [urgent, many[0], many[1], few[0], many[2]]
+    assert ids(lease(assessments)) == [many[3], few[1]]
+
+
+def test_no_more_are_under_way_than_may_be(
+    assessments: Assessments, results: Results, wait_for_answer: Waits, reply_to: Replies
+) -> None:
+    """An answer makes room for one; a lease that has run out is another attempt."""
+    waiting = [wait_for_answer(number, minutes=100 - number) for number in range(5)]
+
+    assert ids(lease(assessments, 3)) == waiting[:3]
+    assert lease(assessments, 3) == []
+    results.write(reply_to(waiting[1]))
+    assert ids(lease(assessments, 3)) == waiting[3:4]
+    again = lease(assessments, 3, NOW + MINUTE)
+    assert [(ask.assessment, ask.attempt) for ask in again] == [
+        (waiting[0], 2),
+        (waiting[2], 2),
+        (waiting[3], 2),
+    ]
+
+
+def test_a_lease_that_is_given_back_is_free_at_once(
+    assessments: Assessments, wait_for_answer: Waits
+) -> None:
+    """Unless somebody else has taken it since."""
+    one, other = wait_for_answer(1, minutes=50), wait_for_answer(2, minutes=40)
+    early = lease(assessments, 1)
+
+    assessments.release(early)
+    late = lease(assessments, 2)
+    assessments.release(early)
+
+    assert [(ask.assessment, ask.attempt) for ask in late] == [(one, 2), (other, 1)]
+    assert lease(assessments, 100) == []
+
+
+def test_relays_at_once_lease_nothing_twice_and_no_more_than_may_be(
+    assessments: Assessments, wait_for_answer: Waits
+) -> None:
+    """Whoever counts what is under way counts what the others have just taken."""
+    for number in range(40):
+        wait_for_answer(number, minutes=90 - number, site=f"ward-{number % 3}")
+    leased: list[str] = []
+    for most in (7, 16, 40):
+        found: list[str] = []
+        together = threading.Barrier(4)
+
+        def relay() -> None:
+            together.wait()  # noqa: B023
+            for _ in range(3):
+                found.extend(ids(lease(assessments, most)))  # noqa: B023
+
+        relays = [threading.Thread(target=relay) for _ in range(4)]
+        for one in relays:
+            one.start()
+        for one in relays:
+            one.join()
+
+        leased += found
+        assert len(leased) == len(set(leased)) == most
+
+
+# --- what comes back ----------------------------------------------------------------------------
+
+
+def test_the_first_reply_is_the_answer_whatever_comes_later(
+    assessments: Assessments, results: Results, wait_for_answer: Waits, reply_to: Replies
+) -> None:
+    """Twice, of an earlier attempt, another figure, a failure: nothing changes, nor is told as a
+    change."""
+    one = wait_for_answer(1)
+    lease(assessments)
+    lease(assessments, now=NOW + MINUTE)
+
+    assert results.write(reply_to(one, 2, 0.9))
+    row = assessments.about(one)
+    for late in ((2, 0.9), (1, 0.1), (1, "tried"), (1, "failed"), (7, 0.2)):
+        assert not results.write(reply_to(one, *late))
+
+    assert said(assessments, one) == ("completed", 0.9)
+    assert assessments.about(one) == row
+    assert assessments.dead_letters() == []
+
+
+def test_a_reply_to_nothing_changes_nothing(
+    assessments: Assessments, results: Results, reply_to: Replies
+) -> None:
+    """A queue of another database, or one that was restored from an old backup."""
+    nobody = "01938f00-0000-7000-8000-00000000dead"
+
+    for says in (0.9, "tried", "failed"):
+        assert not results.write(reply_to(nobody, 1, says))
+
+    assert assessments.about(nobody) is None
+    assert assessments.dead_letters() == []
+
+
+def test_a_reply_whose_model_cannot_be_read_is_no_answer(
+    assessments: Assessments, results: Results, wait_for_answer: Waits, reply_to: Replies
+) -> None:
+    """Of a predictor of another version: it is asked again when its lease has run out."""
+    one = wait_for_answer(1)
+    lease(assessments)
+    strange = reply_to(one).model_copy(update={"manifest": {"of": "another version"}})
+
+    assert not results.write(strange)
+
+    assert said(assessments, one) == ("queued", None)
+    assert ids(lease(assessments, now=NOW + MINUTE)) == [one]
+
+
+def test_a_failure_stays_until_somebody_redrives_it(
+    assessments: Assessments,
+    results: Results,
+    database: Database,
+    wait_for_answer: Waits,
+    reply_to: Replies,
+) -> None:
+    """Audited; then only the attempt of that redrive counts, not what was still on its way."""
+    one = wait_for_answer(1)
+    lease(assessments)
+
+    assert results.write(reply_to(one, 1, "failed"))
+    (letter,) = assessments.dead_letters()
+    assert not results.write(reply_to(one, 1, 0.9))
+    assert said(assessments, one) == ("failed", None)
+    assert lease(assessments, now=NOW + 5 * MINUTE) == []
+
+    assert assessments.redrive(letter.id, "the lead", "the decoder was mended", NOW)
+    for late in ("failed", "tried", 0.1):
+        assert not results.write(reply_to(one, 1, late))
+    assert said(assessments, one) == ("queued", None)
+    (ask,) = lease(assessments)
+    assert results.write(reply_to(one, ask.attempt, 0.9))
+
+    assert said(assessments, one) == ("completed", 0.9)
+    assert assessments.dead_letters() == []
+    assert audited(database, "dead letter redriven") == [
+        ("the lead", one, "the decoder was mended")
+    ]
+
+
+def test_only_a_failure_is_redriven_and_only_once(
+    assessments: Assessments,
+    results: Results,
+    database: Database,
+    wait_for_answer: Waits,
+    reply_to: Replies,
+) -> None:
+    """By one of those who try at once; an answer, or what has no samples, by nobody."""
+    one, other = wait_for_answer(1), wait_for_answer(2, audio=None, audio_sha256=None)
+    results.write(reply_to(one, 1, "failed"))
+    results.write(reply_to(other, 1, "failed"))
+    mine, mute = assessments.dead_letters()
+    done = []
+    together = threading.Barrier(4)
+
+    def redrive() -> None:
+        together.wait()
+        done.append(assessments.redrive(mine.id, "somebody", "why", NOW))
+
+    people = [threading.Thread(target=redrive) for _ in range(4)]
+    for person in people:
+        person.start()
+    for person in people:
+        person.join()
+    lease(assessments)
+    assert results.write(reply_to(one, 1, 0.9))
+
+    assert sorted(done) == [False, False, False, True]
+    for letter in (mine.id, mute.id, 4711):
+        assert not assessments.redrive(letter, "somebody", "why", NOW)
+    assert said(assessments, one) == ("completed", 0.9)
+    assert said(assessments, other) == ("failed", None)
+    assert len(audited(database, "dead letter redriven")) == 1
+
+
+def test_more_than_twenty_attempts_that_reached_the_model_end_it(
+    assessments: Assessments, results: Results, wait_for_answer: Waits, reply_to: Replies
+) -> None:
+    """Not one earlier, however often it was asked; a redrive counts from the beginning."""
+    one = wait_for_answer(1)
+    for minute in range(40):
+        assert ids(lease(assessments, now=NOW + minute * MINUTE)) == [one]
+    for _ in range(20):
+        assert results.write(reply_to(one, 40, "tried"))
+    assert said(assessments, one) == ("queued", None)
+
+    assert results.write(reply_to(one, 40, "tried"))
+
+    assert said(assessments, one) == ("failed", None)
+    (letter,) = assessments.dead_letters()
+    assert (letter.assessment, letter.kind) == (one, "unknown")
+    assessments.redrive(letter.id, "somebody", "why", NOW)
+    (ask,) = lease(assessments)
+    assert results.write(reply_to(one, ask.attempt, "tried"))
+    assert said(assessments, one) == ("queued", None)
+
+
+# --- what is told of changes --------------------------------------------------------------------
+
+
+def test_whoever_goes_on_from_the_last_change_misses_none(
+    assessments: Assessments, results: Results, wait_for_answer: Waits, reply_to: Replies
+) -> None:
+    """While four accept and answer at once, each in transactions of its own length."""
+    each, writers = 15, 4
+    left = threading.Semaphore(0)
+
+    def write(which: int) -> None:
+        try:
+            for number in range(which * each, (which + 1) * each):
+                one = wait_for_answer(number)
+                results.write(reply_to(one))
+                if number % 3 == 0:
+                    assessments.void(one, "ward", "the wrong patient", "somebody")
+        finally:
+            left.release()
+
+    working = [threading.Thread(target=write, args=(which,)) for which in range(writers)]
+    for one in working:
+        one.start()
+    seen: dict[str, int] = {}
+    last, ended = 0, 0
+    while True:
+        ended += left.acquire(blocking=False)
+        page: Sequence[Any] = assessments.changed_after("ward", last, 7)
+        seen |= {row.id: row.change for row in page}
+        last = page[-1].change if page else last
+        if not page and ended == writers:
+            break
+    for one in working:
+        one.join()
+
+    everything = assessments.changed_after("ward", 0, 1000)
+    assert len(everything) == writers * each
+    assert {row.state for row in everything} == {"completed"}
+    assert seen == {row.id: row.change for row in everything}
+
+
+def test_relays_at_once_note_one_model(assessments: Assessments) -> None:
+    """The first one that there ever is, another one, and none."""
+    for name in ("spira/1", "spira/2", None):
+        together = threading.Barrier(6)
+        noted: list[None] = []
+
+        def relay() -> None:
+            together.wait()  # noqa: B023
+            assessments.note_model(name)  # noqa: B023
+            noted.append(None)  # noqa: B023
+
+        relays = [threading.Thread(target=relay) for _ in range(6)]
+        for one in relays:
+            one.start()
+        for one in relays:
+            one.join()
+
+        assert len(noted) == 6
+        assert assessments.model() == name
