@@ -315,6 +315,19 @@ def _text(field: Field, value: Any) -> str | None:
                 "has invisible or invalid characters. Type it again.",
             )
         )
+    if (
+        field.identifying
+        and text
+        and not any(map(str.isalnum, unicodedata.normalize("NFKC", text)))
+    ):
+        raise _Refused(
+            _about(
+                field,
+                "unusable_text",
+                "não tem letra nem algarismo. Digite de novo.",
+                "has no letter or digit. Type it again.",
+            )
+        )
     return text or None
 
 

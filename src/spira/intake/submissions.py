@@ -165,7 +165,10 @@ class Intake:
         raises        Unknown, Conflict, SendAgain; StorageFull, TransientError: nothing is lost,
                       and the same call goes on
         """
-        row = self._announce(submission, owner, device_time)
+        try:
+            row = self._announce(submission, owner, device_time)
+        except sa.exc.IntegrityError:  # on PostgreSQL, of two that announce it first at once
+            row = self._announce(submission, owner, device_time)
         if row.state == "accepted":
             return Standing(row.revision, row.receipt)
         files = {file.id: file for file in submission.files}
