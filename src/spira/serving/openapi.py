@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 from spira.domain.answers import Sentence
 from spira.serving.answers import Answer
+from spira.serving.forms import FORMS
 
 _REFS = "#/components/schemas/{model}"
 _JSON = "application/json"
@@ -66,7 +67,12 @@ def describe(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> dict[str, A
         [*models, (Answer, "serialization"), (Sentence, "serialization")],  # type: ignore[list-item]
         ref_template=_REFS,
     )
-    found["components"]["schemas"] = {**defined["$defs"], **_schemas()}
+    schemas = found["components"]["schemas"] = {**defined["$defs"], **_schemas()}
+    ids, versions = zip(*FORMS, strict=True)
+    schemas["FormValues"]["properties"] |= {
+        "id": {"enum": sorted({*ids})},
+        "version": {"enum": sorted({*versions})},
+    }
     for path, operations in found["paths"].items():
         for method, operation in operations.items():
             name = f"{method.upper()} {path}"
