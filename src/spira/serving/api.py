@@ -115,7 +115,8 @@ class Parts:
     keys: KeyRing
     settings: ServingSettings
     thresholds: QualityThresholds
-    checking: dict[tuple[str, int, str], "asyncio.Task[Standing]"] = field(default_factory=dict)
+    # What is being committed now, by who sent it and what it is: a repeated manifest waits for it.
+    checking: dict[tuple[Owner, bytes], "asyncio.Task[Standing]"] = field(default_factory=dict)
     # So many commits at once, waiting for a child that checks: others are still uploaded and asked.
     committing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_COMMITS_AT_ONCE))
 
@@ -126,6 +127,7 @@ def create_api(parts: Parts) -> FastAPI:
         title="SPIRA Client API",
         description="Assessments in, receipts and answers out.",
         version="1",
+        redirect_slashes=False,  # a client that followed would show its token elsewhere
         docs_url=None,
         redoc_url=None,
     )
@@ -200,7 +202,7 @@ def create_api(parts: Parts) -> FastAPI:
             )
 
         began = time.monotonic()
-        standing = await _in_time(parts, submission, commit)
+        standing = await _in_time(parts, (owner, submission.canonical()), commit)
         if standing is None:
             body = {"state": "checking", "sentence": STATES["checking"].model_dump()}
             return JSONResponse(body, 202, headers={"Retry-After": "1"})
@@ -390,10 +392,9 @@ def _progress(one: Progress) -> dict[str, Any]:
 
 
 async def _in_time(
-    parts: Parts, submission: Submission, commit: Callable[[], Standing]
+    parts: Parts, key: tuple[Owner, bytes], commit: Callable[[], Standing]
 ) -> Standing | None:
     """What committing comes to; None when it takes longer, and goes on meanwhile."""
-    key = (submission.id, submission.revision, str(hash(submission.canonical())))
     task = parts.checking.get(key)
     if task is None:
         task = asyncio.create_task(to_thread.run_sync(commit, limiter=parts.committing))

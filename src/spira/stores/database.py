@@ -30,12 +30,13 @@ class Database:
 
         what      how an error begins: which database, and what to do when it is away
         """
+        hidden: dict[str, Any] = {"hide_parameters": True}  # a logged error holds nobody's data
         if url.startswith("postgresql://"):
             engine = sa.create_engine(
-                with_driver(url), pool_pre_ping=True, connect_args={"connect_timeout": 5}
+                with_driver(url), pool_pre_ping=True, connect_args={"connect_timeout": 5}, **hidden
             )
         else:
-            engine = sa.create_engine(url, connect_args={"timeout": _BUSY_S})
+            engine = sa.create_engine(url, connect_args={"timeout": _BUSY_S}, **hidden)
             sa.event.listen(engine, "connect", _on_sqlite)
         return cls(engine, what)
 

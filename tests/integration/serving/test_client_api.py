@@ -1,8 +1,10 @@
-"""The OpenAPI document, and what the Client API answers to all that it allows and forbids."""
+"""The Client API in this process: its OpenAPI document, and what it answers to all that it allows
+and forbids."""
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from spira.domain.submissions import RecordingFile
 from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
 from spira.intake.settings import IntakeSettings
-from spira.intake.submissions import Intake
+from spira.intake.submissions import Intake, Standing
 from spira.serving.api import Parts, create_api
 from spira.serving.assessments import Assessments
 from spira.serving.service import ROOMS
@@ -141,11 +143,11 @@ def ask(cases: SearchStrategy[Case], token: str, examples: int) -> set[int]:
     return statuses
 
 
-def manifest(number: int, n_bytes: int) -> dict[str, Any]:
+def manifest(number: int, n_bytes: int, values: Mapping[str, Any] = FORM) -> dict[str, Any]:
     """Of an assessment with one recording."""
     return {
         "revision": 1,
-        "form": {"id": "assessment", "version": 1, "values": FORM},
+        "form": {"id": "assessment", "version": 1, "values": values},
         "recordings": [
             {
                 "id": identity(number + 1),
@@ -198,10 +200,48 @@ def test_whatever_is_asked_is_answered_as_the_document_says(
 ) -> None:
     """With and without mistakes, at every address; nothing is answered with 500 or above."""
     answered = attacked.attack(examples)
-    print(answered)
 
     assert len(answered) == OPERATIONS
     assert answered["PUT /v1/assessments/{id}"] >= {200, 400, 401}
     assert answered["POST /v1/assessments/{id}/void"] >= {200, 400, 401, 404}
     assert answered["HEAD /v1/uploads/{upload}"] >= {200, 401, 404, 412}
     assert answered["PATCH /v1/uploads/{upload}"] >= {400, 401, 404, 412}
+
+
+def test_two_devices_with_one_id_are_told_apart_while_one_is_being_committed(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second hears what anybody hears of an unknown id, however alike their manifests are."""
+    commit, go = parts.intake.commit, threading.Event()
+
+    def held(*what: Any, **how: Any) -> Standing:
+        assert go.wait(20)
+        return commit(*what, **how)
+
+    async def both() -> tuple[int, int]:
+        headers = {"Authorization": f"Bearer {parts.tokens.create('ward')}"}
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(create_api(parts)),
+            base_url="http://api.test",
+            headers=headers,
+        ) as client:
+
+            async def put(secret: str) -> int:
+                answer = await client.put(
+                    f"/v1/assessments/{identity(1)}",
+                    json=manifest(1, 10, values={}),
+                    headers={"Spira-Device-Secret": secret},
+                )
+                return answer.status_code
+
+            first = asyncio.create_task(put("A" * 43))
+            while not parts.checking:
+                await asyncio.sleep(0.01)
+            second = asyncio.create_task(put("B" * 42 + "A"))
+            await asyncio.wait({second}, timeout=0.5)  # it is being committed too, or waits
+            go.set()
+            return await first, await second
+
+    monkeypatch.setattr(parts.intake, "commit", held)
+
+    assert sorted(asyncio.run(both())) == [200, 404]
