@@ -77,7 +77,13 @@ class Impatient(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Say what every other refusal says, where no answer has begun."""
+        """Say what every other refusal says, where no answer has begun.
+
+        It may be the body of a request that turned out to be none: who answers it is not heard.
+        """
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         body = bytes(problem(400, msg, sentence=PROBLEMS["bad_request"]).body)
         headers = [
             (b"content-type", b"application/problem+json; charset=utf-8"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 import uvicorn
+from services import wait_for
 from starlette.types import Receive, Scope, Send
 
 from spira.serving import listening
@@ -24,14 +26,18 @@ class Waits:
 
     def __init__(self) -> None:
         self.let = threading.Event()
+        self.over = 0  # requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """204, for requests."""
         if scope["type"] == "http":
             while not self.let.is_set():
                 await asyncio.sleep(0.01)
-            await send({"type": "http.response.start", "status": 204, "headers": []})
-            await send({"type": "http.response.body"})
+            try:
+                await send({"type": "http.response.start", "status": 204, "headers": []})
+                await send({"type": "http.response.body"})
+            finally:
+                self.over += 1
 
 
 @pytest.fixture
@@ -129,3 +135,18 @@ def test_what_is_no_request_is_refused_as_everything_else(port: int, said: bytes
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"application/problem+json" in head
     assert json.loads(body)["sentence"]["pt"]
+
+
+def test_a_body_that_turns_out_to_be_none_is_refused_once(
+    port: int, waits: Waits, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever was about to answer it is not heard, and that is no defect."""
+    logging.getLogger("uvicorn.error").addHandler(caplog.handler)
+    with connected(port) as line:
+        line.sendall(b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+        said = everything(line)
+    wait_for(lambda: waits.over, 10, "it was answered to nobody")
+
+    assert said.startswith(b"HTTP/1.1 400 ")
+    assert said.count(b"HTTP/1.1 ") == 1
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
