@@ -6,6 +6,7 @@ import io
 import json
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -42,10 +43,13 @@ def raw(api: Api, *parts: bytes, ends: bool = False) -> bytes:
         return b"".join(iter(lambda: line.recv(1 << 16), b""))
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """The API; in the end nothing it said is a defect, or anybody's record number."""
     api = Api(tmp_path_factory.mktemp("hostile") / "home")
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres").empty(uuid.uuid4().hex)
+        api.settings["SPIRA_SERVING__DATABASE"] = url
     api.home.mkdir()
     api.token = api.make_token()
     api.start()
@@ -292,6 +296,27 @@ def test_an_id_of_a_recording_may_be_in_two_assessments(api: Api) -> None:
 
     assert len(urls) == 2
     assert api.sent(one) != api.sent(other)
+
+
+@pytest.mark.parametrize(
+    ("recorded_at", "device_time"),
+    [
+        ("1970-01-01T00:00:00Z", "2199-12-31T23:59:59Z"),
+        ("2199-12-31T23:59:59Z", "1970-01-01T00:00:00Z"),
+    ],
+)
+def test_clocks_that_are_wrong_by_centuries_lose_nothing(
+    api: Api, recorded_at: str, device_time: str
+) -> None:
+    """It is accepted, and can be asked about."""
+    one = made(recorded_at=recorded_at)
+    api.upload(one)
+
+    receipt = api.put(one, **{"Spira-Device-Time": device_time}).json()
+
+    assert receipt["state"] == "accepted"
+    assert api.http("GET", f"/v1/assessments/{one.id}").status_code == 200
+    assert api.http("GET", "/v1/assessments?limit=200").status_code == 200
 
 
 @pytest.mark.parametrize("id", ["{}", UNKNOWN.upper(), f"{{{UNKNOWN}}}", str(uuid_utils.uuid4())])

@@ -194,7 +194,7 @@ def attacked(parts: Parts) -> Attacked:
     return Attacked(api, token, identity(1), upload.rpartition("/")[2])
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [8, pytest.param(150, marks=pytest.mark.slow)])
 def test_whatever_is_asked_is_answered_as_the_document_says(
     attacked: Attacked, examples: int
 ) -> None:
