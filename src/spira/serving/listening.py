@@ -28,7 +28,8 @@ def listen(app: ASGIApp, host: str, port: int, *, drained_within_s: int) -> None
     """Serve an application until SIGTERM; then requests in hand have so long to be finished."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     uvicorn.run(
         AtMost(app), host=host, port=port, timeout_graceful_shutdown=drained_within_s, **OPTIONS
     )
