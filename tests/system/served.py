@@ -23,6 +23,7 @@ import uuid_utils
 from services import wait_for
 from tiny_bundle import write_bundle
 
+from spira.stores.processes import answers, free_or_wanted
 from spira.stores.registry import ChampionChange, Registry
 
 FORM = {
@@ -150,7 +151,8 @@ class Served:
     def http(self, method: str, path: str, **how: Any) -> httpx.Response:
         """Ask the API, as the site."""
         headers = {"Authorization": f"Bearer {self.token}"} | how.pop("headers", {})
-        return httpx.request(method, self.address + path, headers=headers, timeout=60, **how)
+        how |= {"headers": headers, "timeout": 60, "verify": False}  # no certificates are read
+        return httpx.request(method, self.address + path, **how)
 
     def put(self, one: Assessment, **headers: str) -> httpx.Response:
         """Send a manifest."""
@@ -241,6 +243,33 @@ class Served:
         self.process.wait(60)
         self.process = None
         return self.said.splitlines()[-1]
+
+
+@dataclass
+class Api(Served):
+    """`spira serve api` alone: no queue, no predictor."""
+
+    port: int = field(default_factory=lambda: free_or_wanted("", 0))
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it, always on the same port."""
+        words = ("--log-level", "info", "serve", "api", "--port", str(self.port))
+        with (self.home / "serve.log").open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "spira.cli", *words],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        if wait:
+            wait_for(lambda: answers(f"{self.address}/healthz"), 60, self.said)
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
 
 
 def publish_champion(home: Path, folder: Path, **how: Any) -> Path:

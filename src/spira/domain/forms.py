@@ -38,6 +38,8 @@ _Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 _LONGEST_NAME = 64
 _MOST_UNKNOWN = 20  # of the unknown fields so many are told: a hostile form may have 100,000
 _SEPARATORS = ("Zl", "Zp")  # of lines and paragraphs; every other control is in a category C
+# For a schema, whose dialect knows no classes of Unicode: beyond ASCII it is too kind.
+_LETTER_OR_DIGIT = r"[0-9A-Za-z]|[^\x00-\x7f]"
 _CID10 = re.compile(r"([A-Za-z][0-9]{2})(?:\.?([0-9]))?")
 _NOT_USED = Sentence(pt="Guardado e não usado.", en="Kept and not used.")
 _KINDS: dict[FieldKind, Sentence] = {
@@ -315,6 +317,19 @@ def _text(field: Field, value: Any) -> str | None:
                 "has invisible or invalid characters. Type it again.",
             )
         )
+    if (
+        field.identifying
+        and text
+        and not any(map(str.isalnum, unicodedata.normalize("NFKC", text)))
+    ):
+        raise _Refused(
+            _about(
+                field,
+                "unusable_text",
+                "não tem letra nem algarismo. Digite de novo.",
+                "has no letter or digit. Type it again.",
+            )
+        )
     return text or None
 
 
@@ -413,7 +428,7 @@ def _property(field: Field) -> dict[str, Any]:
     if field.kind == "text":
         schema["maxLength"] = field.longest
         if field.required:
-            schema["pattern"] = r"\S"
+            schema["pattern"] = _LETTER_OR_DIGIT if field.identifying else r"\S"
     if field.kind == "choice":
         known: list[str | None] = [choice.value for choice in field.choices]
         schema["enum"] = known if field.required else [*known, None]

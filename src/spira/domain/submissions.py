@@ -5,9 +5,10 @@ them, offline, with ids of its own; nothing here says what becomes of them.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
 
 from spira.domain.fingerprint import canonical_json
 from spira.domain.frozen import Frozen
@@ -25,10 +26,17 @@ Id = Annotated[
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in lower case."""
 
+Moment = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC)),
+]
+"""By a device's clock, with its zone: wrong by decades where its battery was empty. The ends are
+those of clocks, so that a time can be corrected and shown in any zone."""
+
 _Words = Annotated[str, StringConstraints(max_length=200)]
 
 MOST_FILES = 16
-LARGEST_FILE_BYTES = 1 << 31  # an absolute end; what is accepted is a setting, and far less
+LARGEST_FILE_BYTES = (1 << 31) - 1  # what a column holds; what is accepted is far less, a setting
 LONGEST_S = 4 * 3600.0
 
 
@@ -52,8 +60,19 @@ class RecordingFile(Frozen):
     sha256: Digest
     n_bytes: int = Field(ge=1, le=LARGEST_FILE_BYTES)
     duration_s: float = Field(gt=0, le=LONGEST_S)
-    recorded_at: AwareDatetime  # by the device's clock
+    recorded_at: Moment
     capture: Capture = Capture()
+
+
+def _each_once(files: tuple[RecordingFile, ...]) -> tuple[RecordingFile, ...]:
+    ids = [file.id for file in files]
+    if len(set(ids)) != len(ids):
+        raise ValueError("a recording id is there twice; each recording needs its own")
+    return files
+
+
+Files = Annotated[tuple[RecordingFile, ...], AfterValidator(_each_once)]
+"""Recordings of one submission, each id once."""
 
 
 class FormValues(Frozen):
@@ -71,16 +90,8 @@ class Submission(Frozen):
     id: Id
     revision: int = Field(ge=1, le=1_000_000)
     form: FormValues
-    files: tuple[RecordingFile, ...] = Field(min_length=1, max_length=MOST_FILES)
+    files: Files = Field(min_length=1, max_length=MOST_FILES)
     replaces: Id | None = None  # of an earlier one, for a re-recording after its receipt
-
-    @field_validator("files")
-    @classmethod
-    def _once(cls, files: tuple[RecordingFile, ...]) -> tuple[RecordingFile, ...]:
-        ids = [file.id for file in files]
-        if len(set(ids)) != len(ids):
-            raise ValueError("a recording id is there twice; each recording needs its own")
-        return files
 
     def canonical(self) -> bytes:
         """The bytes that stand for it: equal submissions have equal bytes.

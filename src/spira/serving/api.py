@@ -6,10 +6,11 @@ client repeats it until it holds a receipt. Bytes travel by tus (spira.intake.tu
 
 import asyncio
 import base64
-import binascii
 import hmac
 import json
+import re
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,17 +24,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from spira import __version__
 from spira.audio.quality import QualityThresholds
 from spira.delivery.about import ABOUT
-from spira.domain.errors import SpiraError
+from spira.domain.answers import Sentence
+from spira.domain.errors import InputError, SpiraError
 from spira.domain.fingerprint import fingerprint
 from spira.domain.forms import Filled, check, json_schema
 from spira.domain.frozen import Frozen
-from spira.domain.submissions import FormValues, Id, RecordingFile, Submission
+from spira.domain.submissions import Files, FormValues, Id, Moment, Submission
 from spira.intake.keys import KeyRing
 from spira.intake.problems import problem, problem_of
 from spira.intake.submissions import Conflict, Intake, Owner, Progress, Standing, Unknown
@@ -41,17 +44,27 @@ from spira.intake.tus import Tus, Upload
 from spira.serving.assessments import Assessments
 from spira.serving.forms import FORMS
 from spira.serving.metrics import CountRefusals, Metrics
+from spira.serving.openapi import describe
 from spira.serving.settings import ServingSettings
 from spira.serving.taking import taken
 from spira.serving.tokens import Site, Tokens
 from spira.serving.words import PROBLEMS, REFUSALS, STATES, Problem, Refusal, stale
 
 _LARGEST_BODY_BYTES = 256 << 10
+_BODY_S = 60.0  # that a body may take: 256 kB at 35 kbit/s
 _LARGEST_PAGE = 200
-_SECRET_BYTES = 32
 _COMMITS_AT_ONCE = 16
+_UPLOAD = re.compile(r"[0-9a-f]{40}")
+_LONGEST_PLACE = 64  # characters of a name that the client made
+_SECRET = re.compile(r"[A-Za-z0-9_-]{43}=?")  # 32 bytes as base64url
 _WORDS_OF: dict[int, Problem] = {
     400: "bad_request",
+    404: "not_allowed",  # of addresses; where something is not found, it says so itself
+    405: "not_allowed",
+    409: "wrong_offset",
+    412: "tus_version",
+    413: "too_large",
+    415: "wrong_type",
     500: "broken",
     503: "unavailable",
     507: "storage_full",
@@ -66,7 +79,7 @@ class Manifest(Frozen):
 
     revision: int = Field(ge=1, le=1_000_000)
     form: FormValues
-    recordings: tuple[RecordingFile, ...] = Field(min_length=1, max_length=4)
+    recordings: Files = Field(min_length=1, max_length=4)
     replaces: Id | None = None
 
 
@@ -76,10 +89,20 @@ class Search(Frozen):
     record_number: str = Field(min_length=1, max_length=100, repr=False)
 
 
-class Reason(Frozen):
-    """Why."""
+def _plain(text: str) -> str:
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text.replace("\n", "")):
+        raise ValueError("has control characters; write plain text")
+    return text
 
-    reason: str = Field(min_length=1, max_length=500)
+
+class Reason(Frozen):
+    """Why, as the audit can keep it."""
+
+    reason: Annotated[
+        str,
+        StringConstraints(strip_whitespace=True, min_length=1, max_length=500),
+        AfterValidator(_plain),
+    ]
 
 
 @dataclass(frozen=True)
@@ -92,6 +115,7 @@ class Parts:
     keys: KeyRing
     settings: ServingSettings
     thresholds: QualityThresholds
+    # What is being committed now, by who sent it and what it is: a repeated manifest waits for it.
     checking: dict[tuple[Owner, bytes], "asyncio.Task[Standing]"] = field(default_factory=dict)
     # So many commits at once, waiting for a child that checks: others are still uploaded and asked.
     committing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_COMMITS_AT_ONCE))
@@ -103,6 +127,7 @@ def create_api(parts: Parts) -> FastAPI:
         title="SPIRA Client API",
         description="Assessments in, receipts and answers out.",
         version="1",
+        redirect_slashes=False,  # a client that followed would show its token elsewhere
         docs_url=None,
         redoc_url=None,
     )
@@ -132,19 +157,29 @@ def create_api(parts: Parts) -> FastAPI:
     async def find(request: Request) -> Upload | None:
         site = await authorised(await bearer(request))
         upload = request.path_params["upload"]
+        if not _UPLOAD.fullmatch(upload):
+            return None
         n_bytes = await to_thread.run_sync(parts.intake.upload, upload, site.name)
         return None if n_bytes is None else Upload(upload, n_bytes)
 
-    tus = Tus(parts.intake.uploads, find)
+    tus = Tus(
+        parts.intake.uploads,
+        find,
+        lambda status: STATES["incomplete"] if status == 404 else _sentence_of(status),
+    )
     app.add_route("/v1/uploads/{upload}", tus.respond, methods=["HEAD", "PATCH", "OPTIONS"])
 
-    @app.put("/v1/assessments/{id}", openapi_extra=_body(Manifest))
+    @app.put("/v1/assessments/{id}")
     async def put(
         id: Of_id,
         request: Request,
         site: Of,
-        spira_device_secret: Annotated[str, Header()],
-        spira_device_time: Annotated[str | None, Header()] = None,
+        spira_device_secret: Annotated[
+            str, Header(json_schema_extra={"pattern": f"^{_SECRET.pattern}$"})
+        ],
+        spira_device_time: Annotated[
+            str | None, Header(json_schema_extra={"format": "date-time"})
+        ] = None,
     ) -> Response:
         """Announce an assessment, or hear how it stands; at last, its receipt."""
         owner = Owner(site.name, _secret(spira_device_secret))
@@ -167,7 +202,7 @@ def create_api(parts: Parts) -> FastAPI:
             )
 
         began = time.monotonic()
-        standing = await _in_time(parts, submission, owner, commit)
+        standing = await _in_time(parts, (owner, submission.canonical()), commit)
         if standing is None:
             body = {"state": "checking", "sentence": STATES["checking"].model_dump()}
             return JSONResponse(body, 202, headers={"Retry-After": "1"})
@@ -199,23 +234,26 @@ def create_api(parts: Parts) -> FastAPI:
         body = {"assessments": await told(rows), "next": following}
         return JSONResponse(body, headers={"Cache-Control": "private, no-cache"})
 
-    @app.post("/v1/assessments/search", openapi_extra=_body(Search))
+    @app.post("/v1/assessments/search")
     async def search(request: Request, site: Of) -> JSONResponse:
         """The site's assessments of a record number, the latest first; audited."""
         wanted = _read(Search, await _limited(request))
 
         def found() -> Sequence[Any]:
-            records = parts.keys.record_hashes(site.name, wanted.record_number)
+            try:
+                records = parts.keys.record_hashes(site.name, wanted.record_number)
+            except InputError as error:
+                raise _Refused("bad_manifest", 400, str(error)) from None
             by = f"token {site.token_id}"
             return parts.assessments.search(site.name, records, by, _LARGEST_PAGE)
 
         rows = await to_thread.run_sync(found)
         return JSONResponse({"assessments": await told(rows)})
 
-    @app.post("/v1/assessments/{id}/void", openapi_extra=_body(Reason))
+    @app.post("/v1/assessments/{id}/void")
     async def void(id: Of_id, request: Request, site: Of) -> JSONResponse:
         """It was recorded on the wrong patient: never to be used, and still there to be seen."""
-        why = _read(Reason, await _limited(request)).reason
+        why = _read(Reason, await _limited(request), blank="no_reason").reason
         by = f"token {site.token_id}"
         row = await to_thread.run_sync(parts.assessments.void, id, site.name, why, by)
         if row is None:
@@ -267,6 +305,12 @@ def create_api(parts: Parts) -> FastAPI:
         await to_thread.run_sync(parts.intake.uploads.offset, "readyz")
         return JSONResponse({"ready": True})
 
+    bodies: dict[str, type[Frozen]] = {
+        "PUT /v1/assessments/{id}": Manifest,
+        "POST /v1/assessments/search": Search,
+        "POST /v1/assessments/{id}/void": Reason,
+    }
+    app.openapi = lambda: describe(app, bodies)  # type: ignore[method-assign]
     _translate_errors(app)
     return app
 
@@ -349,10 +393,9 @@ def _progress(one: Progress) -> dict[str, Any]:
 
 
 async def _in_time(
-    parts: Parts, submission: Submission, owner: Owner, commit: Callable[[], Standing]
+    parts: Parts, key: tuple[Owner, bytes], commit: Callable[[], Standing]
 ) -> Standing | None:
     """What committing comes to; None when it takes longer, and goes on meanwhile."""
-    key = (owner, submission.canonical())
     task = parts.checking.get(key)
     if task is None:
         task = asyncio.create_task(to_thread.run_sync(commit, limiter=parts.committing))
@@ -397,13 +440,10 @@ def _submission(id: str, manifest: Manifest, filled: Filled, owner: Owner) -> Su
 
 
 def _secret(text: str) -> str:
-    try:
-        raw = base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
-    except (UnicodeEncodeError, binascii.Error):
-        raw = b""
-    if len(raw) != _SECRET_BYTES:
-        detail = f"header Spira-Device-Secret: {_SECRET_BYTES} bytes as base64url are needed"
+    if not _SECRET.fullmatch(text):
+        detail = "header Spira-Device-Secret: 32 bytes as base64url are needed"
         raise _Refused("bad_header", 400, detail)
+    raw = base64.urlsafe_b64decode(text[:43] + "=")
     return base64.urlsafe_b64encode(raw).decode()
 
 
@@ -411,37 +451,51 @@ def _device_time(text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        return TypeAdapter(AwareDatetime).validate_python(text).astimezone(UTC)
-    except (ValidationError, OverflowError):
+        return TypeAdapter(Moment).validate_python(text).astimezone(UTC)
+    except ValidationError:
         detail = "header Spira-Device-Time: a time with its zone is needed (RFC 3339)"
         raise _Refused("bad_header", 400, detail) from None
 
 
 async def _limited(request: Request) -> bytes:
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > _LARGEST_BODY_BYTES:
-            raise _Refused("too_large", 413, f"the body has over {_LARGEST_BODY_BYTES} bytes")
+    try:
+        async with asyncio.timeout(_BODY_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > _LARGEST_BODY_BYTES:
+                    what = f"the body has over {_LARGEST_BODY_BYTES} bytes"
+                    raise _Refused("too_large", 413, what)
+    except TimeoutError:
+        what = f"the body did not come within {_BODY_S:g} s; send it again"
+        raise _Refused("unavailable", 408, what) from None
     return bytes(body)
 
 
-def _read(model: type[_Model], text: bytes) -> _Model:
+def _read(model: type[_Model], text: bytes, *, blank: Problem = "bad_manifest") -> _Model:
+    """A body; `blank` is what is told where all that is wrong is a text that is not there."""
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
         places = [
-            {"where": ".".join(map(str, fault["loc"])) or "body", "what": fault["msg"]}
+            {"where": _place(fault["loc"]), "what": fault["msg"]}
             for fault in error.errors(include_input=False, include_url=False)[:50]
         ]
         detail = "; ".join(f"{one['where']}: {one['what']}" for one in places)
-        raise _Refused("bad_manifest", 400, detail, places=places) from None
+        kinds = {fault["type"] for fault in error.errors()}
+        what: Problem = blank if kinds <= {"missing", "string_too_short"} else "bad_manifest"
+        raise _Refused(what, 400, detail, places=places) from None
 
 
-def _body(model: type[Frozen]) -> dict[str, Any]:
-    """The body of a request in the OpenAPI document; it is read by hand, for its limits."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+def _place(loc: Sequence[int | str]) -> str:
+    """Where in a body; a name that is not ours is escaped and cut."""
+    names = (ascii(name)[1:-1][:_LONGEST_PLACE] if isinstance(name, str) else name for name in loc)
+    return ".".join(map(str, names)) or "body"
+
+
+def _sentence_of(status: int) -> Sentence | None:
+    what = _WORDS_OF.get(status)
+    return None if what is None else PROBLEMS[what]
 
 
 def _translate_errors(app: FastAPI) -> None:
@@ -466,11 +520,20 @@ def _translate_errors(app: FastAPI) -> None:
     @app.exception_handler(SpiraError)
     async def translated(request: Request, error: SpiraError) -> JSONResponse:
         _log.warning("a request failed", path=request.url.path, error=str(error))
-        return problem_of(error, lambda status: PROBLEMS[_WORDS_OF[status]])
+        return problem_of(error, _sentence_of)
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
-        return problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+        return problem(
+            error.status_code,
+            str(error.detail),
+            sentence=_sentence_of(error.status_code),
+            headers=dict(error.headers or {}),
+        )
+
+    @app.exception_handler(ClientDisconnect)
+    async def cut_off(_: Request, error: ClientDisconnect) -> JSONResponse:
+        return problem(400, "the request broke off")  # that nobody hears
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -81,12 +81,11 @@ def serve(app: "Application") -> None:
 
 def run_api(app: "Application", port: int) -> None:
     """The Client API, until SIGTERM; requests in hand are finished."""
-    import uvicorn
-
     from spira.intake.checking import Checker
     from spira.intake.submissions import Intake
     from spira.serving.api import Parts, create_api
     from spira.serving.assessments import Assessments
+    from spira.serving.listening import listen
     from spira.serving.tokens import Tokens
 
     settings = app.settings
@@ -102,14 +101,7 @@ def run_api(app: "Application", port: int) -> None:
             settings=settings.serving,
             thresholds=settings.intake.checking.quality,
         )
-        uvicorn.run(
-            create_api(parts),
-            host=settings.serving.host,
-            port=port,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=_DRAINED_WITHIN_S,
-        )
+        listen(create_api(parts), settings.serving.host, port, drained_within_s=_DRAINED_WITHIN_S)
     finally:
         checker.close()
 

@@ -32,11 +32,11 @@ class Database:
 
         what      how an error begins: which database, and what to do when it is away
         """
+        hidden: dict[str, Any] = {"hide_parameters": True}  # a logged error holds nobody's data
         if url.startswith("postgresql://"):
             engine = sa.create_engine(
                 with_driver(url),
                 pool_pre_ping=True,
-                hide_parameters=True,  # they are about people
                 connect_args={
                     "connect_timeout": 5,
                     "target_session_attrs": "read-write",  # after a failover: the new primary
@@ -45,9 +45,10 @@ class Database:
                     "keepalives_count": 3,
                     "tcp_user_timeout": 20_000,
                 },
+                **hidden,
             )
         else:
-            engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": _BUSY_S})
+            engine = sa.create_engine(url, connect_args={"timeout": _BUSY_S}, **hidden)
             sa.event.listen(engine, "connect", _on_sqlite)
         return cls(engine, what)
 

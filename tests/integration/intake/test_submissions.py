@@ -162,6 +162,21 @@ def bytes_of(objects: Objects) -> dict[str, bytes]:
     return {item.key: objects.read(item.key) or b"" for item in objects.list("recordings/")}
 
 
+def test_who_announces_first_at_once_with_others_is_answered_as_they_are(
+    intake: Intake, told: Told
+) -> None:
+    """A manifest sent twice over a bad network: none of the answers is an error."""
+    some = [submission() for _ in range(8)]
+    with ThreadPoolExecutor(4) as together:
+
+        def four(sent: Submission) -> set[Standing]:
+            return {*together.map(lambda _: intake.commit(sent, OWNER, told), range(4))}
+
+        answered = [four(sent) for sent in some]
+
+    assert [len(standings) for standings in answered] == [1] * len(some)
+
+
 def test_a_submission_ends_with_a_receipt_that_stays(
     intake: Intake, objects: Objects, told: Told
 ) -> None:

@@ -72,7 +72,11 @@ ENTRIES = st.one_of(
     st.tuples(st.just(name), values)
     for name, values in {
         "record_number": st.sampled_from(["", " ", "0012", 12, None])
-        | st.text(st.characters(exclude_categories=["C", "Z"]), max_size=14),
+        | st.text(
+            st.characters(exclude_categories=["C", "Z"], max_codepoint=127)
+            | st.characters(categories=["Lu", "Ll", "Nd"]),
+            max_size=14,
+        ),
         "age": st.integers() | st.floats(allow_nan=False, allow_infinity=False),
         "flow": st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([None, "2"]),
         "sex": st.sampled_from(["female", "male", "Male", "", None]),
@@ -128,6 +132,8 @@ def test_good_values_may_be_used_and_who_it_is_stays_apart() -> None:
         ("record_number", "12\u202e34", "unusable_text"),
         ("record_number", "12\u202834", "unusable_text"),
         ("record_number", "12\ue00034", "unusable_text"),
+        ("record_number", "-./", "unusable_text"),
+        ("record_number", "😀", "unusable_text"),
         ("sex", "woman", "not_a_choice"),
         ("sex", "", "not_a_choice"),
         ("sex", 1, "wrong_type"),
