@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -92,8 +93,8 @@ def _answering() -> Iterator[Row]:
                 seconds.append(time.perf_counter() - began)
         ours, other = (statistics.median(one) for one in taken)
         yield (
-            f"answering a recording of {length_s} s, median and 95 %: as the predictor does, "
-            "against the network exported as it stands, features of one window at a time, one call",
+            f"answering {length_s} s, median and 95 %: score(), against the network exported as it "
+            "stands, features a window at a time, one call",
             _latency(taken[0]),
             _latency(taken[1]),
             f"{other / ours:.2f}",
@@ -108,15 +109,17 @@ def _plain(network: Any) -> Callable[[NDArray[np.float32]], float]:
     from spira.audio.features import Mfcc, extract_single
     from spira.audio.windows import Windows, cut
 
-    program = torch.onnx.export(
-        network,
-        (torch.zeros(2, 1, 401, 40),),
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("windows", min=1)},),
-        input_names=["features"],
-        opset_version=20,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside torch's own exporter
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, 1, 401, 40),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("windows", min=1)},),
+            input_names=["features"],
+            opset_version=20,
+            verbose=False,
+        )
     assert program is not None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -223,7 +226,8 @@ class _Client:
 
     def commit(self, one: Any) -> None:
         """Ask until there is a receipt."""
-        while "receipt" not in self.put(one):
+        while (found := self.put(one))["state"] != "accepted":
+            assert found["state"] == "checking", found
             time.sleep(0.1)
 
 
@@ -243,12 +247,16 @@ def _uploading(api: _Api) -> Row:
                 assert status == 201
 
             for repeat in range(_REPEATS):
-                sent = [_assessment(data[n % len(data)], _SPOKEN_S) for n in range(_UPLOADS)]
-                urls = [client.announce(one) for one in sent]
-                whole = list(zip(urls, (data[n % len(data)] for n in range(_UPLOADS)), strict=True))
-                ours.append(_UPLOADS / _each(lambda one: client.patch(*one), whole))
-                first = repeat * _UPLOADS  # each to a new file, as uploads are
-                other.append(_UPLOADS / _each(put, range(first, first + _UPLOADS)))
+                numbers = range(repeat * _UPLOADS, (repeat + 1) * _UPLOADS)
+                sounds = [data[number % len(data)] for number in numbers]
+                sent = [_assessment(sound, _SPOKEN_S) for sound in sounds]
+                _, urls = _each(client.announce, sent)
+                seconds, _ = _each(
+                    lambda one: client.patch(*one), [*zip(urls, sounds, strict=True)]
+                )
+                ours.append(_UPLOADS / seconds)
+                seconds, _ = _each(put, numbers)
+                other.append(_UPLOADS / seconds)
     return (
         f"uploads without commit, {_UPLOAD_BYTES // 1000} kB, {_AT_ONCE} at once: against bare "
         "PUTs that write and sync too",
@@ -260,15 +268,15 @@ def _committing(api: _Api) -> Row:
     """From the last manifest to the receipt, against one process that decodes and checks."""
     ours, other = [], []
     client = _Client(api)
-    sounds = [_as_a_phone_sends(number) for number in range(8)]
+    sounds = [_as_a_phone_sends(number) for number in range(8)] * (_COMMITS // 8)
     for _ in range(_REPEATS):
-        sent = [_assessment(sounds[n % len(sounds)], _SPOKEN_S) for n in range(_COMMITS)]
-        for number, one in enumerate(sent):
-            client.patch(client.announce(one), sounds[number % len(sounds)])
-        ours.append(_COMMITS / _each(client.commit, sent, at_once=_COMMITS_AT_ONCE))
+        sent = [(_assessment(sound, _SPOKEN_S), sound) for sound in sounds]
+        _each(lambda one: client.patch(client.announce(one[0]), one[1]), sent)
+        seconds, _ = _each(lambda one: client.commit(one[0]), sent, at_once=_COMMITS_AT_ONCE)
+        ours.append(_COMMITS / seconds)
         began = time.perf_counter()
-        for number in range(_COMMITS):
-            _check(sounds[number % len(sounds)])
+        for sound in sounds:
+            _check(sound)
         other.append(_COMMITS / (time.perf_counter() - began))
     return (
         f"commits, webm/opus of {_SPOKEN_S:g} s, one child that checks, {_COMMITS_AT_ONCE} at "
@@ -332,13 +340,14 @@ def _assessment(sound: bytes, duration_s: float) -> Any:
     )
 
 
-def _each(work: Callable[[Any], object], items: Sequence[Any], at_once: int = _AT_ONCE) -> float:
-    """Seconds that the work on all items takes, so many at once."""
+def _each(
+    work: Callable[[Any], Any], items: Sequence[Any], at_once: int = _AT_ONCE
+) -> tuple[float, list[Any]]:
+    """Seconds that the work on all items takes, so many at once, and what it gives."""
     with ThreadPoolExecutor(at_once) as pool:
         began = time.perf_counter()
-        for _ in pool.map(work, items):
-            pass
-        return time.perf_counter() - began
+        found = [*pool.map(work, items)]
+        return time.perf_counter() - began, found
 
 
 def _rates(ours: Sequence[float], other: Sequence[float], unit: str) -> tuple[str, str, str]:
@@ -429,7 +438,7 @@ async def _answers_a_second(predictors: int) -> float:
                     audio="audio",
                     sha256=hashlib.sha256(audio).hexdigest(),
                 )
-                for number in range(round((_COUNTED_S + 4) / _STAND_IN_S * predictors))
+                for number in range(round((_COUNTED_S + 8) / _STAND_IN_S * predictors))
             ]
             for begin in range(0, len(asks), 50):
                 await asyncio.gather(
@@ -493,49 +502,44 @@ def _predict(url: str, token: str, objects: str, port: str) -> None:
 
 def memory(folder: Path, n: int = 10_000, every: int = 1000) -> None:
     """Print the memory of every part of `spira serve` while it takes in and answers assessments."""
-    from served import Served, publish_champion, voice
-
-    served = Served(folder.resolve())
-    if not (served.home / "tiny").exists():
-        publish_champion(served.home, served.home / "tiny")
-    served.token = served.make_token()
-    served.start()
-    try:
-        client = _Client(_Api(served.address, served.token))
-        sound = voice(1, _WINDOW_S)
-
-        def send(_: int) -> str:
-            one = _assessment(sound, _WINDOW_S)
-            client.patch(client.announce(one), sound)
-            client.commit(one)
-            return str(one.id)
-
-        done = _completed(served.home)
-        print(f"{done} before", _sizes(served), flush=True)
-        while done < n:
-            began = time.perf_counter()
-            _each(send, range(every))
-            while (done_now := _completed(served.home)) < done + every:
-                time.sleep(0.2)
-            done = done_now
-            print(
-                done, _sizes(served), f"{every / (time.perf_counter() - began):.1f}/s", flush=True
-            )
-    finally:
-        served.stop()
-
-
-def _completed(home: Path) -> int:
-    """How many assessments have their answer."""
     import sqlalchemy as sa
+    from served import Served, publish_champion, voice
 
     from spira.serving.tables import ASSESSMENTS
     from spira.stores.database import Database
 
-    database = Database.open(f"sqlite:///{home / 'spira.db'}", what="the database of a benchmark")
-    query = sa.select(sa.func.count()).where(ASSESSMENTS.c.state == "completed")
-    with database.reading() as tables:
-        return int(tables.execute(query).scalar_one())
+    served = Served(folder.resolve(), {"SPIRA_SERVING__LEASE_S": "60"})
+    if not (served.home / "tiny").exists():
+        publish_champion(served.home, served.home / "tiny")
+    served.kill("everything")  # of a run that was killed
+    served.token = served.make_token()
+    served.start()
+    database = Database.open(f"sqlite:///{served.home / 'spira.db'}", what="its database is away")
+    query = sa.select(sa.func.count()).where(ASSESSMENTS.c.state != "queued")
+
+    def answered() -> int:
+        with database.reading() as tables:
+            return int(tables.execute(query).scalar_one())
+
+    try:
+        client = _Client(_Api(served.address, served.token))
+        sound = voice(1, _WINDOW_S)
+
+        def send(_: int) -> None:
+            one = _assessment(sound, _WINDOW_S)
+            client.patch(client.announce(one), sound)
+            client.commit(one)
+
+        done = answered()
+        print(f"{done} answered before: {_sizes(served)}", flush=True)
+        while done < n:
+            seconds, _ = _each(send, range(every))
+            done += every
+            while answered() < done:
+                time.sleep(0.2)
+            print(f"{done}: {_sizes(served)}; {every / seconds:.0f} accepted/s", flush=True)
+    finally:
+        served.stop()
 
 
 def _sizes(served: Any) -> str:
