@@ -18,6 +18,8 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from spira.domain.errors import InputError, StorageFull, TransientError
 
+_REMEMBERED = 1000  # folders; one that was forgotten is synced once more
+
 
 @dataclass(frozen=True)
 class Item:
@@ -116,6 +118,7 @@ class Objects:
         place = self._folder / key
         sync_path(place)
         sync_path(place.parent)
+        new = []
         for folder in place.parents:
             if folder in self._synced:
                 break
@@ -123,9 +126,12 @@ class Objects:
                 sync_names(folder)
             else:
                 sync_path(folder.parent)
-            self._synced.add(folder)
+            new.append(folder)
             if folder == self._folder:
                 break
+        if len(self._synced) >= _REMEMBERED:
+            self._synced.clear()
+        self._synced.update(new)  # not before: other threads rely on all that is above
 
 
 def open_store(url: str, *, setting: str, retry_for_s: float) -> tuple[ObjectStore, Path | None]:

@@ -1,6 +1,8 @@
 """Objects in a folder and on a real S3 server: the same contract."""
 
+import itertools
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +85,51 @@ def test_a_full_disk_is_told_as_one(tmp_path: Path, mount: Any) -> None:
         objects.create("big", b"x" * 2_000_000)
     assert objects.read("big") is None
     assert objects.create("small", b"x")
+
+
+def test_memory_stays_the_same_however_many_folders_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service makes three folders for every assessment, for years."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    objects = Objects.open(str(tmp_path / "objects"), setting="a test")
+    numbers = iter(range(3_000))
+
+    def grown_by(n: int) -> int:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in itertools.islice(numbers, n):
+            objects.create(f"{number}/1", b"x")
+        return tracemalloc.get_traced_memory()[0] - before
+
+    tracemalloc.start()
+    try:
+        first = grown_by(900)
+        rest = grown_by(2_100)
+    finally:
+        tracemalloc.stop()
+
+    assert rest < first / 2, (first, rest)
+
+
+def test_a_folder_counts_as_synced_only_with_all_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes into a new folder while another thread is still syncing the way to it does not
+    rely on that thread."""
+    root = tmp_path / "objects"
+    objects = Objects.open(str(root), setting="a test")
+    synced: list[Path] = []
+    by_the_second: list[Path] = []
+
+    def recorded(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        if synced[-1] == root and synced.count(root) == 1:  # the first is half-way up
+            begun = len(synced)
+            objects.create("a/b/2", b"x")
+            by_the_second.extend(synced[begun:])
+
+    monkeypatch.setattr(os, "fsync", recorded)
+
+    objects.create("a/b/1", b"x")
+
+    assert {root / "a", root, tmp_path} <= set(by_the_second)
