@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks import scheduling, serving, training
+from benchmarks import codecs, scheduling, serving, training
 from spira.audio.features import Mfcc, extract, extract_single
 from spira.audio.noise import SnrNoise, mix
 from spira.audio.windows import Windows, cut
@@ -186,7 +186,7 @@ def measure(pair: Pair) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print a table for benchmarks/RESULTS.md."""
+    """Print tables for benchmarks/RESULTS.md."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -204,6 +204,9 @@ def main() -> None:
         )
     for row in (*training.measured(), *scheduling.measured(), *serving.measured()):
         print(f"| {' | '.join(row)} |", flush=True)
+    print()
+    for line in codecs.lines():
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def _answers_of(name: str) -> dict[str, Any]:
         "GET /v1/forms/assessment": {"200": _json("JSON Schema.", {"type": "object"})},
         "GET /v1/thresholds": {
             "200": _json(
-                "By name.", _object(version={"type": "integer"}, thresholds={"type": "object"})
+                "By name.", _object(version={"type": "string"}, thresholds={"type": "object"})
             )
         },
         "GET /v1/keys": {

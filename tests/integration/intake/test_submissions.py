@@ -744,7 +744,7 @@ def test_on_a_full_disk_it_is_refused_or_accepted_for_good(full: Full, told: Tol
     assert all(receipts.values())
     assert early.items() <= receipts.items()
     sweep(full.database, full.objects, NOW + timedelta(hours=2))
-    left = [path for path in (full.place / "objects").rglob("*") if path.is_file()]
+    left = [path for path in (full.place / "objects" / "recordings").rglob("*") if path.is_file()]
     assert sorted(path.read_bytes() for path in left) == sorted(
         data for _, sound in some for data in (sound, sound[::-1])
     )
