@@ -10,13 +10,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spira.domain.errors import InputError
 from spira.intake.checking import Checker
 from spira.intake.settings import CheckingSettings
 from spira.model.bundle import load
@@ -27,7 +25,6 @@ from spira.stores.settings import StoresSettings
 Float = NDArray[np.float32]
 
 _ROOT = Path(__file__).parents[1]
-_PEOPLE = 160  # simulated, to train a model on where `make demo` has left none
 
 
 def lines() -> Iterator[str]:
@@ -45,7 +42,8 @@ def lines() -> Iterator[str]:
         voices,
     )
 
-    with _model() as (name, scorer):
+    with tempfile.TemporaryDirectory() as folder:
+        scorer = _model(Path(folder))
         checker = Checker(CheckingSettings(children=1))
         said: dict[str, Float] = {}
         heard: dict[str, list[Float]] = {}
@@ -57,7 +55,7 @@ def lines() -> Iterator[str]:
         def answers(speaker: str, change: Callable[[Float], Float]) -> list[float]:
             return [scorer.score(change(one)).probability for one in heard[speaker]]
 
-        yield f"Probabilities of {name}, before calibration; spread: the greatest less the least."
+        yield "Probabilities of the demo's champion; spread: the greatest less the least."
         yield ""
         codecs = " | ".join(CODECS)
         yield f"| speaker | as it is | {codecs} | spread | moved to its place | and cut off |"
@@ -80,21 +78,13 @@ def _row(name: str, digits: int, *figures: float) -> str:
     return f"| {name} | {' | '.join(f'{figure:.{digits}f}' for figure in figures)} |"
 
 
-@contextmanager
-def _model() -> Iterator[tuple[str, Scorer]]:
-    """The champion that `make demo` has left, or the same recipe on fewer people."""
-    with tempfile.TemporaryDirectory() as folder:
-        home = _ROOT / ".demo"
-        name = "the demo's champion"
-        if not (home / "mlflow").is_dir():
-            home, name = Path(folder), f"the demo's recipe on {_PEOPLE} simulated people"
-            words = ["--home", folder, "demo", "--participants", str(_PEOPLE)]
-            # Too few for the policy: it is refused, and serves here all the same.
-            subprocess.run([sys.executable, "-m", "spira.cli", *words], stdout=subprocess.DEVNULL)
-        registry = Registry.open(StoresSettings(), home=home)
-        try:
-            version = registry.get("champion")
-        except InputError:
-            version = registry.get("challenger")
-        _, scorer = load(registry.download(version, Path(folder) / "models"))
-        yield name, scorer
+def _model(folder: Path) -> Scorer:
+    """The champion of `make demo`, which is done now where it was not yet."""
+    home = _ROOT / ".demo"
+    words = ["--home", str(home), "demo"]
+    subprocess.run(
+        [sys.executable, "-m", "spira.cli", *words], check=True, stdout=subprocess.DEVNULL
+    )
+    registry = Registry.open(StoresSettings(), home=home)
+    _, scorer = load(registry.download(registry.get("champion"), folder))
+    return scorer
