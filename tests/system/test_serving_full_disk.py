@@ -143,4 +143,4 @@ def test_what_was_accepted_outlives_a_full_disk_and_the_rest_is_refused(
     }
     assert originals == {id: one.sounds[0] for id, (one, _) in accepted.items()}
     files = [path for path in (served.home / "recordings").rglob("*") if path.is_file()]
-    assert len(files) == 2 * len(accepted)  # nothing half-written is left to take up room
+    assert len(files) == 3 * len(accepted)  # with its receipt; nothing half-written takes up room
