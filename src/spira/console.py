@@ -31,6 +31,16 @@ json_option = click.option(
 )
 
 
+def account() -> str:
+    """The name of the account that runs a command."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
 class Console:
     """Text goes to standard output, or to standard error where JSON is asked for."""
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from found import found
 
 from spira.console import Console
-from spira.domain.recordings import Measurements, SourceFormat
 from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.domain.vitals import DEFAULT_VITAL_RULES
 from spira.intake import keys
@@ -70,17 +70,7 @@ class Checking:
         data = b"".join(pieces)
         if hashlib.sha256(data).hexdigest() != file.sha256:
             return Refused(reason="wrong_digest", detail="other bytes")
-        measured = Measurements(
-            duration_s=6,
-            peak=0.5,
-            level_dbfs=-20,
-            speech_level_dbfs=-18,
-            noise_floor_dbfs=-60,
-            clipped_fraction=0,
-            speech_s=5,
-        )
-        source = SourceFormat(container="wav", codec="pcm_s16le", rate_hz=16000, channels=1)
-        return Found(format=source, measurements=measured, findings=(), audio=data[::-1])
+        return found(data[::-1])
 
 
 def sound(number: int, utterance: str) -> bytes:

@@ -11,7 +11,7 @@ Rows hold ids and pseudonyms, never a person's name or record number.
 import hashlib
 import unicodedata
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from spira.domain.errors import InputError, IntegrityError
 from spira.domain.fingerprint import canonical_json
 from spira.intake.tables import AUDIT, AUDIT_HEAD
+from spira.stores.database import iso
 
 _START = "0" * 64  # what the first row has as the digest before it
 _FIRST = sa.text(  # of two that come first at once, the second waits and then adds nothing
@@ -56,7 +57,7 @@ def note(
     number, previous = _head(tables)
     row = {
         "number": number + 1,
-        "at": at.astimezone(UTC).isoformat(timespec="microseconds"),
+        "at": iso(at),
         **told,
         "previous": previous,
     }
@@ -108,6 +109,11 @@ def export(tables: sa.Connection) -> Iterator[str]:
             yield canonical_json({name: row[name] for name in _FIELDS}).decode()
 
 
+def is_plain(text: str) -> bool:
+    """Whether the audit can keep it: no control characters but new lines, no half of a pair."""
+    return all(unicodedata.category(one) not in ("Cc", "Cs") for one in text.replace("\n", ""))
+
+
 def _head(tables: sa.Connection) -> tuple[int, str]:
     """Where the chain ends, locked: on PostgreSQL by its row, on SQLite by the transaction."""
     locked = sa.select(AUDIT_HEAD.c.number, AUDIT_HEAD.c.digest).with_for_update()
@@ -142,7 +148,7 @@ def _check_texts(told: Mapping[str, str | None]) -> None:
         assert isinstance(kept, sa.String)
         if len(text) > (kept.length or 0):
             mistakes.append(f"{name}: {len(text)} characters, at most {kept.length} are kept")
-        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text.replace("\n", "")):
+        if not is_plain(text):
             mistakes.append(f"{name}: has control characters; write plain text")
     if mistakes:
         raise InputError(*mistakes)

@@ -32,7 +32,7 @@ from spira.intake.receipts import write_receipt
 from spira.intake.settings import IntakeSettings
 from spira.intake.tables import RECORDINGS, SUBMISSIONS
 from spira.intake.uploads import Uploads
-from spira.stores.database import Database
+from spira.stores.database import Database, iso
 from spira.stores.objects import Objects
 
 RECORDINGS_PREFIX, RECEIPTS_PREFIX = "recordings", "receipts"
@@ -222,8 +222,8 @@ class Intake:
         values = {
             "revision": submission.revision,
             "manifest": manifest,
-            "announced_at": _iso(now),
-            "deadline": _iso(now + timedelta(days=self._settings.kept_days)),
+            "announced_at": iso(now),
+            "deadline": iso(now + timedelta(days=self._settings.kept_days)),
             "device_ahead_s": device_time and (device_time - now).total_seconds(),
         }
         with self._database.writing() as tables:
@@ -296,19 +296,18 @@ class Intake:
             if row is not None and row.asked == asked:
                 continue
             # Never a name that was given before: its objects may be about to be deleted.
-            place = f"{submission.id}/{file.id}/{generation}.{submission.revision}-{file.sha256}"
+            place = (
+                f"{RECORDINGS_PREFIX}/{submission.id}/{file.id}/"
+                f"{generation}.{submission.revision}-{file.sha256}"
+            )
             values: dict[str, Any] = {
                 "asked": asked,
-                "place": f"{RECORDINGS_PREFIX}/{place}",
+                "place": place,
                 "found": None,
                 "audio_sha256": None,
                 **self._at_first(file),
             }
-            same_bytes = row is not None and (row.sha256, row.n_bytes) == (
-                file.sha256,
-                file.n_bytes,
-            )
-            if not same_bytes:
+            if row is None or (row.sha256, row.n_bytes) != (file.sha256, file.n_bytes):
                 values |= {
                     "sha256": file.sha256,
                     "n_bytes": file.n_bytes,
@@ -353,8 +352,8 @@ class Intake:
             # Not those announced: discarded, and needed from the first on, under another name, so
             # that nobody who still sends them spoils the next.
             tries = row.tries + 1
-            again = _upload(row.place.removeprefix(f"{RECORDINGS_PREFIX}/"), tries)
-            old, row = row.upload, self._note(row, tries=tries, upload=again)
+            old = row.upload
+            row = self._note(row, tries=tries, upload=_upload(row.place, tries))
             self.uploads.discard([old])
             return replace(_progress(row, 0), reason="wrong_digest")
         elif found.reason == "check_failed":
@@ -399,7 +398,7 @@ class Intake:
                     SUBMISSIONS.c.generation == generation,
                     SUBMISSIONS.c.revision == submission.revision,
                 )
-                .values(state="accepted", accepted_at=_iso(now), swept=False)
+                .values(state="accepted", accepted_at=iso(now), swept=False)
             ).rowcount
             row = tables.execute(sa.select(SUBMISSIONS).where(this)).one()
             if not accepted:
@@ -493,7 +492,3 @@ def _differences(there: Any, sent: Any, place: str = "") -> Iterable[str]:
 def _upload(place: str, tries: int) -> str:
     """An upload's name: another one for other bytes, another generation or another try."""
     return hashlib.sha256(f"{place}/{tries}".encode()).hexdigest()[:40]
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")

@@ -10,7 +10,7 @@ was restored does not expire what the store knows to be accepted.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,7 +25,7 @@ from spira.intake.submissions import (
 )
 from spira.intake.tables import RECORDINGS, SUBMISSIONS
 from spira.intake.uploads import STAGING_PREFIX, Uploads
-from spira.stores.database import Database
+from spira.stores.database import Database, iso
 from spira.stores.objects import Item, Objects
 
 _ORPHAN_AFTER = timedelta(hours=1)
@@ -77,7 +77,7 @@ def _clear(database: Database, objects: Objects) -> int:
 
 
 def _expire(database: Database, now: datetime) -> int:
-    late = SUBMISSIONS.c.deadline < now.astimezone(UTC).isoformat(timespec="microseconds")
+    late = SUBMISSIONS.c.deadline < iso(now)
     with database.writing() as tables:
         return tables.execute(
             SUBMISSIONS.update()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spira.console import json_option
+from spira.console import account, json_option
 from spira.wiring import Application
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def request(
     from spira.training.experiments import read_experiment
 
     read = read_experiment(Path(experiment)) if experiment and _is_file(experiment) else None
-    body = Body(experiment=experiment, dataset=data, seed=seed, by=by or _account(), reason=reason)
+    body = Body(experiment=experiment, dataset=data, seed=seed, by=by or account(), reason=reason)
     asked = app.desk.ask(body, key=key, experiment=read)
     how = "joined: it is open already" if asked.joined else "asked for"
     app.say(f"{asked.request.id}: {asked.request.experiment}, seed {asked.request.seed}, {how}")
@@ -181,7 +181,7 @@ def status(app: Application, request_id: str | None) -> None:
 @click.pass_obj
 def resume(app: Application, request_id: str, by: str | None) -> None:
     """Open a request again that failed, was refused or cancelled; done stages stay done."""
-    found = app.requests.resume(request_id, by or _account())
+    found = app.requests.resume(request_id, by or account())
     app.emit(_shown(app, found))
     app.say(f"{found.id}: open again, attempt {found.attempt}")
 
@@ -195,7 +195,7 @@ def cancel(app: Application, request_id: str, by: str | None) -> None:
     """End a request; its run and its stage are stopped."""
     from spira.scheduling.status import stop_run
 
-    found = app.requests.cancel(request_id, by or _account())
+    found = app.requests.cancel(request_id, by or account())
     if found.run_id is not None:
         stop_run(app, found.run_id)
     app.emit(_shown(app, found))
@@ -228,7 +228,7 @@ def sweep(
     from spira.scheduling.sweeps import ask_for_sweep, summarise
 
     asked = ask_for_sweep(
-        app.desk, files, _numbers(seeds), data, name=name, by=by or _account(), reason=reason
+        app.desk, files, _numbers(seeds), data, name=name, by=by or account(), reason=reason
     )
     app.say(f"Sweep {asked.name}: {len(asked.requests)} runs")
     ended = _followed(app, asked.requests)
@@ -261,15 +261,6 @@ def prune(app: Application, older_than: str) -> None:
 
 def _is_file(experiment: str) -> bool:
     return experiment.endswith((".yaml", ".yml")) or "/" in experiment
-
-
-def _account() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
 
 
 def _numbers(seeds: str) -> list[int]:

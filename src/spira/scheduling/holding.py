@@ -1,41 +1,15 @@
-"""One service at a time: on a data folder by `flock`, on PostgreSQL by an advisory lock as well."""
+"""One service at a time on a PostgreSQL: an advisory lock. On a folder it is spira.stores.locks."""
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
 
 import sqlalchemy as sa
 
 from spira.domain.errors import InputError, TransientError
 from spira.scheduling.settings import SchedulingSettings
 from spira.stores.database import with_driver
-from spira.stores.locks import locked
 
 _KEY = 0x5350495241  # "SPIRA"
 _HOLDER = "spira schedule up"
-
-
-@contextmanager
-def held_folder(folder: Path) -> Iterator[None]:
-    """Hold the scheduler's folder of this machine.
-
-    raises    InputError naming the process that holds it
-    """
-    holder = folder / "holder"
-    with ExitStack() as held:
-        try:
-            held.enter_context(locked(folder / "lock", wait=False))
-        except TransientError as error:
-            who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-            raise InputError(
-                f"{folder}: the scheduler of this data folder is running already ({who}); "
-                "stop that one first"
-            ) from error
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        holder.write_text(f"process {os.getpid()}, since {now}", encoding="utf-8")
-        yield
 
 
 class HeldDatabase:

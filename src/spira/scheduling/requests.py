@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from spira.domain.errors import InputError, TransientError
 from spira.domain.fingerprint import fingerprint
-from spira.stores.database import Database
+from spira.stores.database import Database, iso
 
 State = Literal["open", "complete", "refused", "failed", "cancelled"]
 STATES: tuple[State, ...] = get_args(State)
@@ -321,7 +321,7 @@ class Requests:
         waiting = (_requests.c.state == "open") & _requests.c.run_id.is_(None)
         now, time = datetime.now(UTC), _requests.c.not_before
         # Nobody waits for an hour: such a time was written while the clock was wrong.
-        come = (time <= _iso(now)) | (time > _iso(now + timedelta(hours=1)))
+        come = (time <= iso(now)) | (time > iso(now + timedelta(hours=1)))
         query = (
             sa.select(_requests)
             .where(waiting, come)
@@ -365,7 +365,7 @@ class Requests:
                 "attempt": attempt + 1,
                 "run_id": None,
                 "registering": None,
-                "not_before": _iso(later),
+                "not_before": iso(later),
             },
             "next attempt",
             why,
@@ -474,7 +474,7 @@ class Requests:
     def prune(self, before: datetime) -> Sequence[str]:
         """Forget requests that ended before a moment; returns their ids."""
         with self._database.writing() as tables:
-            ended = _requests.c.ended_at.is_not(None) & (_requests.c.ended_at < _iso(before))
+            ended = _requests.c.ended_at.is_not(None) & (_requests.c.ended_at < iso(before))
             gone = tables.scalars(
                 sa.select(_requests.c.id).where(ended, _requests.c.state != "open")
             ).all()
@@ -552,8 +552,4 @@ def _check_words(**words: str) -> None:
 
 
 def _now() -> str:
-    return _iso(datetime.now(UTC))
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return iso(datetime.now(UTC))

@@ -21,9 +21,10 @@ import structlog
 import yaml
 
 from spira.domain.errors import TransientError
-from spira.scheduling.holding import HeldDatabase, held_folder, hold_database
+from spira.scheduling.holding import HeldDatabase, hold_database
 from spira.scheduling.instance import folder, open_instance, prepare
 from spira.scheduling.tokens import in_address
+from spira.stores.locks import held_folder
 from spira.stores.processes import Process, answers, free_or_wanted, stop_all, without_proxy
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def up(app: "Application") -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     os.environ.update(without_proxy(os.environ, app.settings.scheduling.host))
     place = folder(app.home)
-    with held_folder(place):
+    with held_folder(place, "the scheduler of this data folder is running already"):
         database = hold_database(app.settings.scheduling)
         prepare(app.home, app.settings.scheduling)
         with open_instance(app.home) as instance:
@@ -165,21 +166,15 @@ def _processes(app: "Application", instance: "DagsterInstance") -> list[Process]
 
 def _environment(app: "Application") -> dict[str, str]:
     """What every process of the service, and every worker of a run, is started with."""
-    values = app.settings.model_dump(mode="json")
-    values["scheduling"]["experiments"] = str(app.settings.scheduling.experiments.resolve())
-    rooms = {
-        f"SPIRA_{room.upper()}": json.dumps(value) if isinstance(value, dict) else str(value)
-        for room, value in values.items()
-    }
-    flat = {key: text for key, text in os.environ.items() if not key.startswith("SPIRA_")}
+    ours = app.settings.scheduling.model_dump(mode="json")
+    ours["experiments"] = str(app.settings.scheduling.experiments.resolve())
     kept = {key: os.environ[key] for key in ("SPIRA_SCHEDULER_TOKEN",) if key in os.environ}
     return {
-        **flat,
+        **app.environment(),
         **kept,
-        **rooms,
+        "SPIRA_SCHEDULING": json.dumps(ours),
         "DAGSTER_HOME": str(folder(app.home) / "dagster"),
         "DAGSTER_DISABLE_TELEMETRY": "1",
-        "PYTHONSAFEPATH": "1",  # a click.py in the working folder is not ours
     }
 
 

@@ -10,7 +10,6 @@ import hmac
 import json
 import re
 import time
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -37,6 +36,7 @@ from spira.domain.fingerprint import fingerprint
 from spira.domain.forms import Filled, check, json_schema
 from spira.domain.frozen import Frozen
 from spira.domain.submissions import Files, FormValues, Id, Moment, Submission
+from spira.intake.audit import is_plain
 from spira.intake.keys import KeyRing
 from spira.intake.problems import problem, problem_of
 from spira.intake.submissions import Conflict, Intake, Owner, Progress, Standing, Unknown
@@ -90,7 +90,7 @@ class Search(Frozen):
 
 
 def _plain(text: str) -> str:
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text.replace("\n", "")):
+    if not is_plain(text):
         raise ValueError("has control characters; write plain text")
     return text
 
@@ -188,10 +188,11 @@ def create_api(parts: Parts) -> FastAPI:
         filled = _filled(manifest.form)
         submission = _submission(id, manifest, filled, owner)
         number = filled.identifying.get("record_number")
-        record = None if number is None else parts.keys.hash_record(site.name, number)
         by = f"token {site.token_id}"
 
         def commit() -> Standing:
+            # It reads the folder of keys, and may make one.
+            record = None if number is None else parts.keys.hash_record(site.name, number)
             return parts.intake.commit(
                 submission,
                 owner,
@@ -289,8 +290,8 @@ def create_api(parts: Parts) -> FastAPI:
         )
 
     @app.get("/healthz")
-    def healthz() -> JSONResponse:
-        """The process answers."""
+    async def healthz() -> JSONResponse:
+        """The process answers, also while every thread waits for a database."""
         return JSONResponse({"well": True})
 
     @app.get("/metrics")

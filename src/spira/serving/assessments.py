@@ -10,29 +10,19 @@ that losing the queue loses nothing; whatever comes back twice changes nothing t
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from spira.intake import audit
+from spira.serving.messages import Ask
 from spira.serving.tables import ASSESSMENTS, CHANGES, DEAD_LETTERS, MODEL
-from spira.stores.database import Database
+from spira.stores.database import Database, iso
 
 _URGENT_FOR = timedelta(minutes=15)  # somebody waits at a bed
 _CLOCKS_APART = timedelta(hours=1)  # of relays; a lease that is longer is of a wrong clock
 _RELAYING = 0x52454C4159  # "RELAY": the lock of the relay that is at work, on PostgreSQL
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One attempt to get an answer."""
-
-    assessment: str
-    attempt: int
-    audio: str
-    audio_sha256: str
 
 
 class Assessments:
@@ -51,9 +41,9 @@ class Assessments:
         """
         table = ASSESSMENTS.c
         # Nobody leases for so long: such a time was written while the clock was wrong.
-        wrong = _iso(now + lease + _CLOCKS_APART)
+        wrong = iso(now + lease + _CLOCKS_APART)
         lease_until = table.lease_until
-        free = lease_until.is_(None) | (lease_until <= _iso(now)) | (lease_until > wrong)
+        free = lease_until.is_(None) | (lease_until <= iso(now)) | (lease_until > wrong)
         with self._database.writing() as tables:
             self._await_other_relays(tables)
             under_way = tables.execute(
@@ -65,7 +55,7 @@ class Assessments:
             # A device whose clock is ahead has recorded it, at the latest, when it was accepted.
             ahead = table.recorded_at > table.accepted_at
             at = sa.case((ahead, table.accepted_at), else_=table.recorded_at)
-            late = sa.case((at > _iso(now - _URGENT_FOR), 0), else_=1)
+            late = sa.case((at > iso(now - _URGENT_FOR), 0), else_=1)
             turn = sa.func.row_number().over(partition_by=table.site, order_by=(late, at, table.id))
             waiting = (
                 sa.select(table.id, turn.label("turn"), late.label("late"), at.label("at"))
@@ -83,10 +73,18 @@ class Assessments:
             taken = tables.execute(
                 ASSESSMENTS.update()
                 .where(table.id.in_(ids), table.state == "queued")  # it may be answered by now
-                .values(attempt=table.attempt + 1, lease_until=_iso(now + lease))
+                .values(attempt=table.attempt + 1, lease_until=iso(now + lease))
                 .returning(table.id, table.attempt, table.audio, table.audio_sha256)
             )
-            asks = {row.id: Ask(*row) for row in taken}
+            asks = {
+                row.id: Ask(
+                    assessment=row.id,
+                    attempt=row.attempt,
+                    audio=row.audio,
+                    sha256=row.audio_sha256,
+                )
+                for row in taken
+            }
         return [asks[one] for one in ids if one in asks]
 
     def release(self, asks: Sequence[Ask]) -> None:
@@ -199,7 +197,7 @@ class Assessments:
                     DEAD_LETTERS.c.redriven_at.is_(None),
                     sa.exists().where(ASSESSMENTS.c.id == DEAD_LETTERS.c.assessment, failed),
                 )
-                .values(redriven_at=_iso(now), redriven_by=by, why=why)
+                .values(redriven_at=iso(now), redriven_by=by, why=why)
                 .returning(DEAD_LETTERS.c.assessment)
             ).scalar()
             if assessment is None:
@@ -231,7 +229,7 @@ class Assessments:
                 ASSESSMENTS.update()
                 .where(this, ASSESSMENTS.c.voided_at.is_(None))
                 .values(
-                    voided_at=_iso(datetime.now(UTC)),
+                    voided_at=iso(datetime.now(UTC)),
                     void_reason=why,
                     change=next_change(tables),
                 )
@@ -283,7 +281,7 @@ def add(tables: sa.Connection, values: Mapping[str, Any]) -> None:
 def bury(tables: sa.Connection, assessment: str, kind: str, detail: str, now: datetime) -> None:
     """Write a dead letter."""
     tables.execute(
-        DEAD_LETTERS.insert().values(assessment=assessment, at=_iso(now), kind=kind, detail=detail)
+        DEAD_LETTERS.insert().values(assessment=assessment, at=iso(now), kind=kind, detail=detail)
     )
 
 
@@ -317,7 +315,7 @@ def _answered(
         .values(
             state=state,
             answer=json.dumps(answer, ensure_ascii=False),
-            answered_at=_iso(now),
+            answered_at=iso(now),
             lease_until=None,
             change=next_change(tables),
         )
@@ -327,7 +325,3 @@ def _answered(
 
 def _note(tables: sa.Connection, by: str, what: str, which: str, why: str | None = None) -> None:
     audit.note(tables, at=datetime.now(UTC), who=by, role="site", what=what, which=which, why=why)
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spira.console import json_option
+from spira.console import account, json_option
 from spira.wiring import Application
 
 if TYPE_CHECKING:
@@ -163,12 +163,10 @@ def show_letter(app: Application, letter: int) -> None:
 @click.pass_obj
 def redrive(app: Application, letter: int, reason: str, by: str | None) -> None:
     """Ask for its answer once more."""
-    import getpass
-
     from spira.domain.errors import InputError
 
     now = datetime.now(UTC)
-    if not _assessments(app).redrive(letter, by or getpass.getuser(), reason, now):
+    if not _assessments(app).redrive(letter, by or account(), reason, now):
         raise InputError(
             f"dead letter {letter}: there is none that can be asked again; "
             "`spira serve dead-letters list` shows them"

@@ -14,7 +14,6 @@ from anyio import to_thread
 from nats.aio.msg import Msg
 
 from spira.domain.errors import InputError, SpiraError, TransientError
-from spira.serving.assessments import Ask as Lease
 from spira.serving.assessments import Assessments
 from spira.serving.messages import ASKS, Ask, Reply, read_message, write_message
 from spira.serving.results import Results
@@ -84,34 +83,28 @@ class Relay:
     async def _publish(self) -> None:
         if await to_thread.run_sync(self._assessments.model) is None:
             return  # nobody would answer; what waits is chosen when there is one
-        leases = await to_thread.run_sync(
+        asks = await to_thread.run_sync(
             lambda: self._assessments.lease(
                 in_flight=self._settings.in_flight,
                 lease=timedelta(seconds=self._settings.lease_s),
                 now=self._now(),
             )
         )
-        unpublished: list[Lease] = []
-        for done, lease in zip(
-            await asyncio.gather(*map(self._ask, leases), return_exceptions=True),
-            leases,
+        unpublished: list[Ask] = []
+        for done, ask in zip(
+            await asyncio.gather(*map(self._ask, asks), return_exceptions=True),
+            asks,
             strict=True,
         ):
             if isinstance(done, TransientError):
-                unpublished.append(lease)
+                unpublished.append(ask)
             elif isinstance(done, BaseException):
                 raise done
         if unpublished:
             await to_thread.run_sync(self._assessments.release, unpublished)
             raise TransientError(f"queue: {len(unpublished)} could not be published")
 
-    async def _ask(self, lease: Lease) -> None:
-        ask = Ask(
-            assessment=lease.assessment,
-            attempt=lease.attempt,
-            audio=lease.audio,
-            sha256=lease.audio_sha256,
-        )
+    async def _ask(self, ask: Ask) -> None:
         # It dies with its lease; else whatever nobody fetches would be there once for each lease.
         await self._queue.publish(
             ASKS, ask.identity, write_message(ask), keep_s=self._settings.lease_s

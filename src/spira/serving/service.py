@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spira.domain.errors import InputError, TransientError
-from spira.stores.locks import locked
+from spira.stores.locks import held_folder
 from spira.stores.objects import sync_names
 from spira.stores.processes import Process, answers, free_or_wanted, stop_all
-from spira.stores.queue import NatsServer, Queue, nats_server
+from spira.stores.queue import NatsServer, Queue, nats_server, noted_url
 
 if TYPE_CHECKING:
     from spira.wiring import Application
@@ -64,7 +64,8 @@ def serve(app: "Application") -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     place = app.home / "serving"
     with ExitStack() as held:
-        _hold(held, place)
+        says = "`spira serve` is running on this data folder already"
+        held.enter_context(held_folder(place, says))
         prepare(app)
         check_keys(app)
         server = None
@@ -159,20 +160,6 @@ def run_predictor(app: "Application", host: str, port: int | None) -> None:
     )
 
 
-def _hold(held: ExitStack, place: Path) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    holder = place / "holder"
-    try:
-        held.enter_context(locked(place / "lock", wait=False))
-    except TransientError as error:
-        who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-        raise InputError(
-            f"{place}: `spira serve` is running on this data folder already ({who}); "
-            "stop that one first"
-        ) from error
-    holder.write_text(f"process {os.getpid()}", encoding="utf-8")
-
-
 def _processes(app: "Application", place: Path, server: NatsServer | None) -> list[Process]:
     settings = app.settings.serving
     port = free_or_wanted("serving.port", settings.port, settings.host)
@@ -220,8 +207,6 @@ def _queue_url(app: "Application") -> str:
     given = app.settings.serving.queue
     if given is not None:
         return given
-    from spira.stores.queue import noted_url
-
     found = noted_url(app.home / "serving" / "queue")
     if found is None:
         raise TransientError("queue: its server has not been started here; `spira serve` does")

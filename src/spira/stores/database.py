@@ -6,6 +6,7 @@ ended, migrations room by room, and errors in our words.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,11 @@ class Database:
             raise  # what it means is known where it can happen
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
             raise TransientError(self._what) from error
+
+
+def iso(moment: datetime) -> str:
+    """A moment as tables have it: ISO 8601 in UTC; of two texts the earlier one is the smaller."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def with_driver(url: str) -> str:

@@ -1,11 +1,13 @@
 """Locks that die with their holder: `flock` on a file, shared or exclusive."""
 
 import fcntl
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
-from spira.domain.errors import TransientError
+from spira.domain.errors import InputError, TransientError
 
 
 @contextmanager
@@ -34,6 +36,25 @@ def locked(
             if waiting is not None:
                 waiting()
             fcntl.flock(file, kind)
+        yield
+
+
+@contextmanager
+def held_folder(folder: Path, says: str) -> Iterator[None]:
+    """Hold the folder of a service, and say in it who does.
+
+    says      what whoever comes second is told of the first
+    raises    InputError naming the process that holds it
+    """
+    holder = folder / "holder"
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder / "lock", wait=False))
+        except TransientError as error:
+            who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+            raise InputError(f"{folder}: {says} ({who}); stop that one first") from error
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        holder.write_text(f"process {os.getpid()}, since {now}", encoding="utf-8")
         yield
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 import uuid_utils
+from found import found
 
 from spira.domain.errors import TransientError
-from spira.domain.recordings import Finding, Measurements, SourceFormat
 from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
@@ -62,19 +62,7 @@ class Checking:
         for reason in ("undecodable", "check_failed"):
             if data.startswith(reason.encode()):
                 return Refused(reason=reason, detail="as it says")
-        measured = Measurements(
-            duration_s=6,
-            peak=0.5,
-            level_dbfs=-20,
-            speech_level_dbfs=-18,
-            noise_floor_dbfs=-60,
-            clipped_fraction=0,
-            speech_s=5,
-        )
-        source = SourceFormat(container="wav", codec="pcm_s16le", rate_hz=16000, channels=1)
-        findings: tuple[Finding, ...] = () if unfinished else ("short",)
-        audio = data[::-1] + self._decoder
-        return Found(format=source, measurements=measured, findings=findings, audio=audio)
+        return found(data[::-1] + self._decoder, () if unfinished else ("short",))
 
 
 class Told:
@@ -653,11 +641,10 @@ def test_suspended_at_any_step_while_the_sweeper_runs(
         calm = Intake(database, objects, Checking(), keys, IntakeSettings())
         upload(calm, calm.commit(sent, OWNER, told))
 
-        with pytest.MonkeyPatch.context():
-            try:
-                standing = first.commit(sent, OWNER, told)
-            except SendAgain:
-                standing = calm.commit(sent, OWNER, told)
+        try:
+            standing = first.commit(sent, OWNER, told)
+        except SendAgain:
+            standing = calm.commit(sent, OWNER, told)
         for _ in range(3):
             if standing.receipt is None:
                 upload(calm, standing)

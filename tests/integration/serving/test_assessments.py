@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from spira.intake import audit
-from spira.serving.assessments import Ask, Assessments
-from spira.serving.messages import Reply
+from spira.serving.assessments import Assessments
+from spira.serving.messages import Ask, Reply
 from spira.serving.results import Results
 from spira.stores.database import Database
 

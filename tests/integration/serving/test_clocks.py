@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import uuid_utils
+from found import found
 
-from spira.domain.recordings import Measurements, SourceFormat
 from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.domain.vitals import DEFAULT_VITAL_RULES
 from spira.intake import audit
@@ -21,8 +21,8 @@ from spira.intake.settings import IntakeSettings
 from spira.intake.submissions import Intake, Owner
 from spira.intake.sweeping import sweep
 from spira.serving.api import shown
-from spira.serving.assessments import Ask, Assessments
-from spira.serving.messages import Reply
+from spira.serving.assessments import Assessments
+from spira.serving.messages import Ask, Reply
 from spira.serving.results import Results
 from spira.serving.taking import taken
 from spira.serving.words import UNCERTAIN_TIME
@@ -44,17 +44,7 @@ class Checking:
     def check(
         self, pieces: Sequence[bytes], file: RecordingFile, *, unfinished: bool = False
     ) -> Found | Refused:
-        measured = Measurements(
-            duration_s=6,
-            peak=0.5,
-            level_dbfs=-20,
-            speech_level_dbfs=-18,
-            noise_floor_dbfs=-60,
-            clipped_fraction=0,
-            speech_s=5,
-        )
-        source = SourceFormat(container="wav", codec="pcm_s16le", rate_hz=16_000, channels=1)
-        return Found(format=source, measurements=measured, findings=(), audio=SOUND[::-1])
+        return found(SOUND[::-1])
 
 
 class Service:
@@ -148,7 +138,7 @@ def test_the_clock_jumps_between_any_two_steps(
         service.now = answered
         service.sweep()
         for again in service.lease():  # at another time than it was asked; never for ever
-            assert again == Ask(ask.assessment, 2, ask.audio, ask.audio_sha256)
+            assert again == ask.model_copy(update={"attempt": 2})
         written = [service.results.write(reply_to(sent.id, 1, 0.9)) for _ in range(2)]
 
         assert written == [True, False], clocks
