@@ -10,7 +10,9 @@ import hmac
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar, cast
@@ -475,17 +477,33 @@ async def _limited(request: Request) -> bytes:
 
 def _read(model: type[_Model], text: bytes, *, blank: Problem = "bad_manifest") -> _Model:
     """A body; `blank` is what is told where all that is wrong is a text that is not there."""
+    faults = _said_twice(text)
     try:
-        return model.model_validate_json(text)
+        found = model.model_validate_json(text)
     except ValidationError as error:
-        places = [
-            {"where": _place(fault["loc"]), "what": fault["msg"]}
-            for fault in error.errors(include_input=False, include_url=False)[:50]
-        ]
-        detail = "; ".join(f"{one['where']}: {one['what']}" for one in places)
-        kinds = {fault["type"] for fault in error.errors()}
-        what: Problem = blank if kinds <= {"missing", "string_too_short"} else "bad_manifest"
-        raise _Refused(what, 400, detail, places=places) from None
+        faults += error.errors(include_input=False, include_url=False)
+    if not faults:
+        return found
+    places = [{"where": _place(fault["loc"]), "what": fault["msg"]} for fault in faults[:50]]
+    detail = "; ".join(f"{one['where']}: {one['what']}" for one in places)
+    kinds = {fault["type"] for fault in faults}
+    what: Problem = blank if kinds <= {"missing", "string_too_short"} else "bad_manifest"
+    raise _Refused(what, 400, detail, places=places)
+
+
+def _said_twice(text: bytes) -> list[Any]:
+    """Keys that are in one object twice, as faults of pydantic, which would take the last."""
+    faults: list[Any] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        for key, times in Counter(key for key, _ in pairs).items():
+            if times > 1:
+                what = f"is there {times} times; say it once"
+                faults.append({"loc": (key,), "msg": what, "type": "said_twice"})
+
+    with suppress(ValueError, RecursionError):  # no JSON: that is told as it is
+        json.loads(text.decode(), object_pairs_hook=look, parse_int=str)  # of any length
+    return faults
 
 
 def _place(loc: Sequence[int | str]) -> str:

@@ -3,6 +3,7 @@ and forbids."""
 
 import asyncio
 import hashlib
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -206,6 +207,47 @@ def test_whatever_is_asked_is_answered_as_the_document_says(
     assert answered["POST /v1/assessments/{id}/void"] >= {200, 400, 401, 404}
     assert answered["HEAD /v1/uploads/{upload}"] >= {200, 401, 404, 412}
     assert answered["PATCH /v1/uploads/{upload}"] >= {400, 401, 404, 412}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "key"),
+    [
+        ("PUT", f"/v1/assessments/{identity(1)}", '{"revision": 1, "revision": 2}', "revision"),
+        (
+            "PUT",
+            f"/v1/assessments/{identity(1)}",
+            json.dumps(manifest(1, 10)).replace('"age": 63', '"age": 63, "\\u0061ge": 36'),
+            "age",
+        ),
+        (
+            "POST",
+            "/v1/assessments/search",
+            '{"record_number":"1","record_number":"2"}',
+            "record_number",
+        ),
+        ("POST", f"/v1/assessments/{identity(1)}/void", '{"reason":"a","reason":""}', "reason"),
+    ],
+    ids=["manifest", "form", "search", "void"],
+)
+def test_what_says_a_thing_twice_is_refused_by_its_name(
+    parts: Parts, method: str, path: str, body: str, key: str
+) -> None:
+    """However the key is written: which of the two was meant nobody knows."""
+    headers = {
+        "Authorization": f"Bearer {parts.tokens.create('ward')}",
+        "Spira-Device-Secret": "A" * 43,
+    }
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(create_api(parts))
+        async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:
+            return await client.request(method, path, content=body, headers=headers)
+
+    answer = asyncio.run(ask())
+
+    assert answer.status_code == 400
+    twice = [one for one in answer.json()["places"] if "2 times" in one["what"]]
+    assert [one["where"] for one in twice] == [key]
 
 
 def test_two_devices_with_one_id_are_told_apart_while_one_is_being_committed(
