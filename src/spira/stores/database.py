@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from spira.domain.errors import TransientError
-from spira.stores.objects import sync_path
+from spira.stores.files import sync_path
 
 _BUSY_S = 30.0  # whoever waits for another writer waits so long
 # PostgreSQL ends what takes longer: a query that hangs would hold the place of a commit for ever,
