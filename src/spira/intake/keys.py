@@ -14,9 +14,9 @@ hashed anew comes out the same.
 """
 
 import base64
+import errno
 import hmac
 import json
-import os
 import secrets
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,11 +34,12 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OKPKey
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError, model_validator
 
-from spira.domain.errors import InputError, IntegrityError, SpiraError, TransientError
+from spira.domain.errors import InputError, IntegrityError, TransientError
 from spira.domain.fingerprint import canonical_json, fingerprint
 from spira.domain.frozen import Frozen
+from spira.stores.files import HALF, sync_names, sync_path, write_new, write_whole
 from spira.stores.locks import locked
-from spira.stores.objects import sync_names, sync_path, translated
+from spira.stores.objects import translated
 
 Use = Literal["receipts", "records"]
 
@@ -47,7 +48,6 @@ LONGEST_NUMBER = 100  # characters, as given
 
 _ALGORITHM = "Ed25519"  # RFC 9864; "EdDSA" is its deprecated name
 _SECRET_BYTES = 32
-_NEW = ".new-"  # how the name of a file begins that is not whole yet
 _RESTORING = "restoring"  # lies in the folder while keys are being restored
 _BACKUP = "spira keys backup 1"
 _SHORTEST_PASSPHRASE = 12  # characters
@@ -238,21 +238,17 @@ class KeyRing:
             raise InputError(f"keys folder {self._folder}: holds no keys; there is nothing to save")
         secret = [key for keys in self._known().values() for key in keys]
         data = _sealed(secret, passphrase)
-        try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            raise InputError(f"{file}: is there already; a backup overwrites nothing") from None
-        except OSError as error:
-            raise InputError(f"{file}: cannot be made ({str(error.strerror).lower()})") from error
-        try:
-            with translated("writing a backup", file.parent), os.fdopen(descriptor, "wb") as new:
-                new.write(data)
-                new.flush()
-                os.fsync(new.fileno())
-        except SpiraError:
-            file.unlink()  # half a backup would look like one
-            raise
-        sync_path(file.parent)
+        with translated("writing a backup", file.parent):
+            try:
+                write_new(file, data)
+            except FileExistsError:
+                raise InputError(f"{file}: is there already; a backup overwrites nothing") from None
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise
+                why = str(error.strerror).lower()
+                raise InputError(f"{file}: cannot be made ({why})") from error
+            sync_path(file.parent)
         return keys
 
     @classmethod
@@ -272,9 +268,9 @@ class KeyRing:
                     f"keys folder {folder}: holds {len(others)} keys that are not in {file}; "
                     "restore into an empty folder (move it away, do not delete it)"
                 )
-            _write(folder / _RESTORING, b"run the same `spira keys restore` again\n")
+            write_whole(folder / _RESTORING, b"run the same `spira keys restore` again\n")
             for key in keys:
-                _write(folder / f"{key.id}.json", key.text)
+                write_whole(folder / f"{key.id}.json", key.text)
             (folder / _RESTORING).unlink()
             sync_path(folder)
         ring._known()
@@ -336,13 +332,13 @@ class KeyRing:
             if len(self._known().get((use, site), ())) > after:
                 return
             key = _Secret.make(use, site, after + 1)
-            _write(self._folder / f"{key.id}.json", key.text)
+            write_whole(self._folder / f"{key.id}.json", key.text)
 
     @contextmanager
     def _at_work(self, doing: str) -> Iterator[None]:
         """Alone with the folder; what a kill left half-written is gone."""
         with translated(doing, self._folder), locked(self._folder / "lock"):
-            for left in self._folder.glob(f"{_NEW}*"):
+            for left in self._folder.glob(f"*{HALF}"):
                 left.unlink()
             yield
 
@@ -404,17 +400,6 @@ def _require_private(path: Path) -> None:
             f"{path}: others may use it (mode {mode:o}), and it holds keys; chmod {right} it, and "
             "rotate the keys if anybody may have read them"
         )
-
-
-def _write(path: Path, data: bytes) -> None:
-    """A whole file or none, on stable storage, for the owner alone."""
-    new = path.with_name(f"{_NEW}{secrets.token_hex(8)}")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    sync_path(path.parent)
 
 
 def _sealed(keys: Iterable[_Secret], passphrase: str) -> bytes:

@@ -30,10 +30,12 @@ _PROBLEMS: Mapping[int, str] = {
     412: "Another version of tus.",
     413: "More bytes than are taken.",
     415: "Another content type.",
+    429: "Too many of this site are being checked; try again.",
     503: "Not now; try again.",
     507: "No space left.",
 }
 _RETRY = ("Retry-After",)
+_HEADERS_OF = {401: ("WWW-Authenticate",), 429: _RETRY, 503: _RETRY, 507: _RETRY}
 _HEADERS: Mapping[str, Mapping[str, Any]] = {
     "ETag": {"description": "Of what is answered.", "schema": {"type": "string"}},
     "Retry-After": {
@@ -94,7 +96,7 @@ def _answers_of(name: str) -> dict[str, Any]:
         "PUT /v1/assessments/{id}": {
             "200": _json("How it stands, or its receipt.", _ref("Standing")),
             "202": _json("It is being checked; come again.", _ref("Checking"), *_RETRY),
-            **_problems(*body, 404, 409),
+            **_problems(*body, 404, 409, 429),
         },
         "GET /v1/assessments/{id}": {
             "200": _json("The assessment.", _ref("Assessment"), "ETag"),
@@ -270,7 +272,7 @@ def _problems(*statuses: int) -> dict[str, Any]:
         str(status): {
             "description": _PROBLEMS[status],
             "content": {_PROBLEM: {"schema": _ref("Problem")}},
-            **_with(*{401: ("WWW-Authenticate",), 503: _RETRY, 507: _RETRY}.get(status, ())),
+            **_with(*_HEADERS_OF.get(status, ())),
         }
         for status in sorted(statuses)
     }

@@ -17,6 +17,7 @@ import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from spira.domain.errors import InputError, StorageFull, TransientError
+from spira.stores.files import sync_names, sync_path
 
 _REMEMBERED = 1000  # folders; one that was forgotten is synced once more
 
@@ -185,22 +186,3 @@ def translated(doing: str, place: Path | None) -> Iterator[None]:
         raise TransientError(
             f"{doing}: the store failed ({type(error).__name__}); run again"
         ) from error
-
-
-def sync_names(folder: Path) -> None:
-    """Wait until the names of a folder, and of every folder that it is in, are on stable storage.
-
-    Whoever made one may have been killed before its name was; a power cut would take all with it.
-    """
-    for parent in folder.resolve().parents:
-        with suppress(PermissionError):  # it may only be passed through: we made nothing there
-            sync_path(parent)
-
-
-def sync_path(path: Path) -> None:
-    """Wait until a file's bytes, or the names in a folder, are on stable storage."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
