@@ -131,16 +131,24 @@ class Assessments:
             bury(tables, assessment, kind, detail, now)
         return True
 
-    def reached(self, assessment: str, attempt: int) -> int:
-        """Count an attempt that reached the model; how many there were, 0 where none counts."""
+    def reached(self, assessment: str, attempt: int, delivery: int) -> tuple[bool, int]:
+        """Count a delivery that reached the model, once; whether it was, and how many there were.
+
+        0 where no reply to this attempt counts. One that is earlier than the last that was counted
+        is left out: then too few are counted, never too many.
+        """
+        table = ASSESSMENTS.c
+        last = sa.tuple_(table.reached_attempt, table.reached_delivery)
+        waits = _waits(assessment, attempt)
         count = (
             ASSESSMENTS.update()
-            .where(_waits(assessment, attempt))
-            .values(reached=ASSESSMENTS.c.reached + 1)
-            .returning(ASSESSMENTS.c.reached)
+            .where(waits, last < (attempt, delivery))
+            .values(reached=table.reached + 1, reached_attempt=attempt, reached_delivery=delivery)
         )
         with self._database.writing() as tables:
-            return int(tables.execute(count).scalar() or 0)
+            counted = bool(tables.execute(count).rowcount)
+            reached = tables.execute(sa.select(table.reached).where(waits)).scalar()
+            return counted, reached or 0
 
     def note_model(self, name: str | None) -> None:
         """Write down which model there is; None: there is none, and what waits goes on waiting."""
@@ -273,7 +281,13 @@ def add(tables: sa.Connection, values: Mapping[str, Any]) -> None:
     """Write a new assessment in the transaction that accepts its submission."""
     tables.execute(
         ASSESSMENTS.insert().values(
-            attempt=0, redriven_after=0, reached=0, **values, change=next_change(tables)
+            attempt=0,
+            redriven_after=0,
+            reached=0,
+            reached_attempt=0,
+            reached_delivery=0,
+            **values,
+            change=next_change(tables),
         )
     )
 

@@ -56,6 +56,7 @@ class Reply(Frozen):
     assessment: Id
     attempt: int = Field(ge=1, le=1_000_000)
     kind: Literal["scored", "failed", "tried"]
+    delivery: int = Field(default=1, ge=1, le=1_000_000)  # of the ask, at which it was `tried`
     probability: float | None = Field(default=None, ge=0, le=1)
     calibrated: float | None = Field(default=None, ge=0, le=1)
     outcome: Outcome | None = None

@@ -289,7 +289,7 @@ class Predictor:
             raise TransientError("the model was put away; it is loaded again")
         about = {"assessment": ask.assessment, "attempt": ask.attempt, "model": model.name}
         if tries > 1 and not self._breaker.is_open:
-            tried = Reply(kind="tried", **about)
+            tried = Reply(kind="tried", delivery=tries, **about)
             await self._queue.publish(REPLIES, f"{ask.identity}:{tries}", write_message(tried))
         try:
             score = await self._score(model, waveform, ask)

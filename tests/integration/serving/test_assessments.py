@@ -265,15 +265,20 @@ def test_only_a_failure_is_redriven_and_only_once(
 def test_more_than_twenty_attempts_that_reached_the_model_end_it(
     assessments: Assessments, results: Results, wait_for_answer: Waits, reply_to: Replies
 ) -> None:
-    """Not one earlier, however often it was asked; a redrive counts from the beginning."""
+    """Not one earlier, however often it was asked, and however often each of them is told; a
+    redrive counts from the beginning."""
     one = wait_for_answer(1)
     for minute in range(40):
         assert ids(lease(assessments, now=NOW + minute * MINUTE)) == [one]
-    for _ in range(20):
-        assert results.write(reply_to(one, 40, "tried"))
+    reached = [(attempt, delivery) for attempt in (1, 7, 39, 40) for delivery in range(2, 7)]
+    for attempt, delivery in reached:
+        assert results.write(reply_to(one, attempt, "tried", delivery))
+        for _ in range(21):
+            assert not results.write(reply_to(one, attempt, "tried", delivery))
+    assert not results.write(reply_to(one, 7, "tried", 3))
     assert said(assessments, one) == ("queued", None)
 
-    assert results.write(reply_to(one, 40, "tried"))
+    assert results.write(reply_to(one, 40, "tried", 7))
 
     assert said(assessments, one) == ("failed", None)
     (letter,) = assessments.dead_letters()

@@ -1,4 +1,4 @@
-"""After which attempt an assessment was redriven: replies to earlier ones no longer count."""
+"""Which replies count: those to attempts after a redrive, and of `tried` each delivery once."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,8 +10,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Nothing was redriven before."""
-    op.add_column(
-        "serving_assessments",
-        sa.Column("redriven_after", sa.Integer, nullable=False, server_default="0"),
-    )
+    """Nothing was redriven, and nothing counted, before."""
+    for name in ("redriven_after", "reached_attempt", "reached_delivery"):
+        op.add_column(
+            "serving_assessments",
+            sa.Column(name, sa.Integer, nullable=False, server_default="0"),
+        )
