@@ -7,9 +7,9 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 import uuid_utils
 from found import found
+from suspended import Countdown, Suspended
 
 from spira.domain.errors import TransientError
 from spira.domain.submissions import FormValues, RecordingFile, Submission
@@ -526,47 +527,6 @@ def test_orphans_are_swept_after_an_hour(
     sweep(database, objects, NOW + timedelta(hours=2))
     assert sorted(bytes_of(objects).values()) == sorted([SOUND, SOUND[::-1]])
     assert list(objects.list("staging/")) == []
-
-
-class Suspended:
-    """A store or a database whose user is suspended before one of the things that it does."""
-
-    def __init__(self, real: Any, at: "Countdown") -> None:
-        self._real = real
-        self._at = at
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._real, name)
-        if name == "writing":
-            return self._writing
-        if not callable(found):
-            return found
-
-        def called(*words: Any, **more: Any) -> Any:
-            self._at.step()
-            return found(*words, **more)
-
-        return called
-
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        self._at.step()
-        with self._real.writing() as tables:
-            yield tables
-
-
-class Countdown:
-    """Counts steps; at one of them something else happens first."""
-
-    def __init__(self, at: int, happens: Callable[[], object]) -> None:
-        self.steps = 0
-        self._at = at
-        self._happens = happens
-
-    def step(self) -> None:
-        self.steps += 1
-        if self.steps == self._at:
-            self._happens()
 
 
 def test_a_sweeper_suspended_at_any_step_while_it_is_sent_again(
