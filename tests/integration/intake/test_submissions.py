@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -22,6 +22,7 @@ from suspended import Countdown, Suspended
 
 from spira.domain.errors import TransientError
 from spira.domain.submissions import FormValues, RecordingFile, Submission
+from spira.intake import sweeping
 from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
 from spira.intake.settings import IntakeSettings
@@ -38,7 +39,7 @@ from spira.intake.sweeping import sweep
 from spira.intake.tables import SUBMISSIONS
 from spira.intake.uploads import OffsetTaken
 from spira.stores.database import Database
-from spira.stores.objects import Objects
+from spira.stores.objects import Item, Objects
 
 OWNER = Owner("ward", "a secret of the device")
 SOUND = b"the bytes of a recording"
@@ -527,6 +528,39 @@ def test_orphans_are_swept_after_an_hour(
     sweep(database, objects, NOW + timedelta(hours=2))
     assert sorted(bytes_of(objects).values()) == sorted([SOUND, SOUND[::-1]])
     assert list(objects.list("staging/")) == []
+
+
+def test_a_pass_looks_through_a_part_of_many_and_each_part_has_its_turn(
+    intake: Intake,
+    database: Database,
+    objects: Objects,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its work does not grow with what is kept; nothing that a row names is ever deleted."""
+    monkeypatch.setattr(sweeping, "_A_PASS", 2)
+    some = [submission() for _ in range(7)]
+    for sent in some:
+        upload(intake, intake.commit(sent, OWNER, told))
+        intake.commit(sent, OWNER, told)
+        place = f"recordings/{sent.id}/{sent.files[0].id}"
+        objects.create(f"{place}/1.1-{'0' * 64}.original", b"an orphan")
+    looked: list[set[str]] = []
+    list_between = Objects.list_between
+
+    def noted(self: Objects, *words: Any) -> Iterator[Item]:
+        found = list(list_between(self, *words))
+        looked.append({item.key.split("/")[1] for item in found})
+        return iter(found)
+
+    monkeypatch.setattr(Objects, "list_between", noted)
+    while b"an orphan" in bytes_of(objects).values():
+        assert len(looked) < 500  # four parts, by chance
+        sweep(database, objects, NOW + timedelta(hours=2))
+
+    assert set.union(*looked) == {sent.id for sent in some}
+    assert {len(ids) for ids in looked} <= {1, 2}
+    assert Counter(bytes_of(objects).values()) == {SOUND: 7, SOUND[::-1]: 7}
 
 
 def test_a_sweeper_suspended_at_any_step_while_it_is_sent_again(
