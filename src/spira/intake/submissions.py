@@ -110,10 +110,15 @@ class Stored:
     """A recording of an accepted submission."""
 
     file: RecordingFile
+    place: str  # what its objects' keys begin with
     found: Described | None  # None: the check died of it; the original is kept
-    original: str  # object
     audio: str | None  # object: float32 little-endian mono 16 kHz
     audio_sha256: str | None
+
+    @property
+    def original(self) -> str:
+        """The object with the bytes that the device sent."""
+        return original_of(self.place)
 
 
 @dataclass(frozen=True)
@@ -417,7 +422,7 @@ class Intake:
                 site=row.site,
             )
             tables.execute(SUBMISSIONS.update().where(this).values(receipt=receipt))
-            stored = tuple(_stored(file, rows[file.id]) for file in submission.files)
+            stored = tuple(stored_as(file, rows[file.id]) for file in submission.files)
             on_accept(tables, Accepted(submission, row.site, now, row.device_ahead_s, stored))
         _log.info(
             "accepted", **{submission.kind: submission.id}, site=row.site, recordings=len(stored)
@@ -448,12 +453,13 @@ def _progress(row: sa.Row[Any], offset: int) -> Progress:
     return Progress(row.id, row.state, row.upload, row.n_bytes, offset, row.reason, row.detail)
 
 
-def _stored(file: RecordingFile, row: sa.Row[Any]) -> Stored:
+def stored_as(file: RecordingFile, row: sa.Row[Any]) -> Stored:
+    """The recording that a row is about."""
     found = None if row.found is None else Described.model_validate_json(row.found)
     return Stored(
         file=file,
+        place=row.place,
         found=found,
-        original=original_of(row.place),
         audio=None if found is None else audio_of(row.place, row.audio_sha256),
         audio_sha256=row.audio_sha256,
     )

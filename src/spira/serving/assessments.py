@@ -16,6 +16,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from spira.intake import audit
+from spira.intake.rechecking import confirm
+from spira.intake.submissions import Stored
 from spira.serving.messages import Ask
 from spira.serving.tables import ASSESSMENTS, CHANGES, DEAD_LETTERS, MODEL
 from spira.stores.database import Database, iso
@@ -191,12 +193,36 @@ class Assessments:
         with self._database.reading() as tables:
             return tables.execute(query).all()
 
-    def redrive(self, letter: int, by: str, why: str, now: datetime) -> bool:
+    def failed(self, letter: int) -> sa.Row[Any] | None:
+        """The assessment of a dead letter that was not redriven yet; None where there is none."""
+        query = (
+            sa.select(ASSESSMENTS)
+            .join(DEAD_LETTERS, DEAD_LETTERS.c.assessment == ASSESSMENTS.c.id)
+            .where(DEAD_LETTERS.c.id == letter, DEAD_LETTERS.c.redriven_at.is_(None))
+        )
+        with self._database.reading() as tables:
+            return tables.execute(query).first()
+
+    def redrive(
+        self,
+        letter: int,
+        by: str,
+        why: str,
+        now: datetime,
+        *,
+        checked: tuple[Stored, Mapping[str, Any]] | None = None,
+    ) -> bool:
         """Queue what failed once more; False where it is not there, or was redriven before.
 
         What still comes back of the attempts until now changes nothing any more.
+
+        checked   of one that had no samples: its recording, which has some by now, and what is to
+                  be written down of it
+        raises    TransientError where somebody else has checked the recording too
         """
-        failed = (ASSESSMENTS.c.state == "failed") & ASSESSMENTS.c.audio.is_not(None)
+        silent = ASSESSMENTS.c.audio.is_(None)
+        failed = (ASSESSMENTS.c.state == "failed") & (silent if checked else ~silent)
+        stored, values = checked or (None, {})
         with self._database.writing() as tables:
             assessment = tables.execute(
                 DEAD_LETTERS.update()
@@ -214,15 +240,20 @@ class Assessments:
                 ASSESSMENTS.update()
                 .where(ASSESSMENTS.c.id == assessment)
                 .values(
-                    state="queued",
-                    redriven_after=ASSESSMENTS.c.attempt,
-                    reached=0,
-                    lease_until=None,
-                    answer=None,
-                    answered_at=None,
-                    change=next_change(tables),
+                    {
+                        "state": "queued",
+                        "redriven_after": ASSESSMENTS.c.attempt,
+                        "reached": 0,
+                        "lease_until": None,
+                        "answer": None,
+                        "answered_at": None,
+                        "change": next_change(tables),
+                        **values,
+                    }
                 )
             )
+            if stored is not None:
+                confirm(tables, stored)
             _note(tables, by, "dead letter redriven", assessment, why)
         return True
 

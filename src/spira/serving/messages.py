@@ -47,8 +47,8 @@ class Reply(Frozen):
 
     scored    the model's figures, and the model
     failed    the recording can never be scored, and why
-    tried     no answer: the model is about to be asked again, after an attempt that ended without
-              a reply. Whoever counts these knows a recording that kills predictors, or that the
+    tried     no answer: the model is about to be asked, after an attempt or a delivery that brought
+              no reply. Whoever counts these knows a recording that kills predictors, or that the
               model has no number for. Waiting for a store or a model is never told so.
     """
 

@@ -30,6 +30,7 @@ ASSESSMENTS = sa.Table(
     sa.Column("void_reason", sa.Text),
     sa.Index("serving_assessments_by_state", "state", "lease_until"),
     sa.Index("serving_assessments_by_record", "site", "record"),
+    sa.Index("serving_assessments_by_change", "site", "change"),
 )
 
 # One row: whoever changes an assessment takes the next number in the same transaction, so that a

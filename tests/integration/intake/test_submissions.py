@@ -9,7 +9,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ import pytest
 import sqlalchemy as sa
 import uuid_utils
 from found import found
+from suspended import Countdown, Suspended
 
 from spira.domain.errors import TransientError
 from spira.domain.submissions import FormValues, RecordingFile, Submission
+from spira.intake import sweeping
 from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
 from spira.intake.settings import IntakeSettings
@@ -37,7 +39,7 @@ from spira.intake.sweeping import sweep
 from spira.intake.tables import SUBMISSIONS
 from spira.intake.uploads import OffsetTaken
 from spira.stores.database import Database
-from spira.stores.objects import Objects
+from spira.stores.objects import Item, Objects
 
 OWNER = Owner("ward", "a secret of the device")
 SOUND = b"the bytes of a recording"
@@ -528,45 +530,37 @@ def test_orphans_are_swept_after_an_hour(
     assert list(objects.list("staging/")) == []
 
 
-class Suspended:
-    """A store or a database whose user is suspended before one of the things that it does."""
+def test_a_pass_looks_through_a_part_of_many_and_each_part_has_its_turn(
+    intake: Intake,
+    database: Database,
+    objects: Objects,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its work does not grow with what is kept; nothing that a row names is ever deleted."""
+    monkeypatch.setattr(sweeping, "_A_PASS", 2)
+    some = [submission() for _ in range(7)]
+    for sent in some:
+        upload(intake, intake.commit(sent, OWNER, told))
+        intake.commit(sent, OWNER, told)
+        place = f"recordings/{sent.id}/{sent.files[0].id}"
+        objects.create(f"{place}/1.1-{'0' * 64}.original", b"an orphan")
+    looked: list[set[str]] = []
+    list_between = Objects.list_between
 
-    def __init__(self, real: Any, at: "Countdown") -> None:
-        self._real = real
-        self._at = at
+    def noted(self: Objects, *words: Any) -> Iterator[Item]:
+        found = list(list_between(self, *words))
+        looked.append({item.key.split("/")[1] for item in found})
+        return iter(found)
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._real, name)
-        if name == "writing":
-            return self._writing
-        if not callable(found):
-            return found
+    monkeypatch.setattr(Objects, "list_between", noted)
+    while b"an orphan" in bytes_of(objects).values():
+        assert len(looked) < 500  # four parts, by chance
+        sweep(database, objects, NOW + timedelta(hours=2))
 
-        def called(*words: Any, **more: Any) -> Any:
-            self._at.step()
-            return found(*words, **more)
-
-        return called
-
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        self._at.step()
-        with self._real.writing() as tables:
-            yield tables
-
-
-class Countdown:
-    """Counts steps; at one of them something else happens first."""
-
-    def __init__(self, at: int, happens: Callable[[], object]) -> None:
-        self.steps = 0
-        self._at = at
-        self._happens = happens
-
-    def step(self) -> None:
-        self.steps += 1
-        if self.steps == self._at:
-            self._happens()
+    assert set.union(*looked) == {sent.id for sent in some}
+    assert {len(ids) for ids in looked} <= {1, 2}
+    assert Counter(bytes_of(objects).values()) == {SOUND: 7, SOUND[::-1]: 7}
 
 
 def test_a_sweeper_suspended_at_any_step_while_it_is_sent_again(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from spira.intake import audit
 from spira.serving.assessments import Assessments
@@ -328,6 +329,26 @@ def test_whoever_goes_on_from_the_last_change_misses_none(
     assert len(everything) == writers * each
     assert {row.state for row in everything} == {"completed"}
     assert seen == {row.id: row.change for row in everything}
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # its plan does not depend on rows
+def test_what_a_site_asks_for_all_day_is_found_by_an_index(
+    database: Database, assessments: Assessments
+) -> None:
+    """Its changes since the last one, in order: nothing is sorted, and no other site's row read."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
+        asked.append((statement, values))
+
+    sa.event.listen(database._engine, "before_cursor_execute", note)
+    assessments.changed_after("ward", 3, 10)
+    ((statement, values),) = asked
+    with database.reading() as tables:
+        plan = tables.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+
+    (step,) = (row.detail for row in plan)
+    assert step.endswith("USING INDEX serving_assessments_by_change (site=? AND change>?)")
 
 
 def test_relays_at_once_note_one_model(assessments: Assessments) -> None:

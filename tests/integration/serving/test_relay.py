@@ -20,6 +20,7 @@ from spira.domain.errors import TransientError
 from spira.model.bundle import load
 from spira.model.scoring import Scorer
 from spira.serving import relay as relay_module
+from spira.serving import results as results_module
 from spira.serving.assessments import Assessments
 from spira.serving.messages import REPLIES, Reply, write_message
 from spira.serving.predictor import Model, Predictor
@@ -242,6 +243,45 @@ def test_what_nobody_fetches_leaves_the_queue_with_its_lease(
     asyncio.run(scenario())
 
     assert_right(assessments, model.scorer, numbers)
+
+
+@on_sqlite
+def test_a_recording_that_kills_predictors_ends_however_short_its_leases(
+    local_queue: Any,
+    assessments: Assessments,
+    objects: Objects,
+    model: Model,
+    recorded: Callable[[int], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No message of it ever comes a second time: each has left the queue by then."""
+    monkeypatch.setattr(queue_module, "ACKNOWLEDGE_WITHIN_S", 10.0)
+    monkeypatch.setattr(results_module, "_MOST_REACHED", 3)
+    one = recorded(1)
+
+    class Killed(Queue):
+        async def nak(self, message: Any, delay_s: float) -> None:
+            """Whoever is killed gives nothing back."""
+
+    class Deadly:
+        def score(self, waveform: Any) -> Any:
+            raise RuntimeError
+
+    deadly = Model(model.name, model.manifest, Deadly())  # type: ignore[arg-type]
+
+    async def scenario() -> None:
+        killed = await Killed.connect(local_queue.url, token=local_queue.server.token)
+        async with (
+            working(local_queue, assessments, lease_s=1),
+            predicting(killed, objects, deadly),
+        ):
+            await until(assessments.dead_letters)
+        await killed.close()
+
+    asyncio.run(scenario())
+
+    (letter,) = assessments.dead_letters()
+    assert (letter.assessment, letter.kind) == (one, "unknown")
 
 
 @on_sqlite

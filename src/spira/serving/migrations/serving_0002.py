@@ -1,4 +1,7 @@
-"""Which replies count: those to attempts after a redrive, and of `tried` each delivery once."""
+"""Which replies count: those to attempts after a redrive, and of `tried` each delivery once.
+
+And an index for a site's changes.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,3 +19,4 @@ def upgrade() -> None:
             "serving_assessments",
             sa.Column(name, sa.Integer, nullable=False, server_default="0"),
         )
+    op.create_index("serving_assessments_by_change", "serving_assessments", ["site", "change"])
