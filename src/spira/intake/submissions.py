@@ -366,6 +366,10 @@ class Intake:
             self._objects.keep(original_of(row.place), b"".join(pieces))
             row = self._note(row, state="stored", reason=found.reason, detail=found.detail)
         else:
+            if found.reason == "speech_in_ambient":
+                # A conversation of people who did not agree to be recorded. First: a kill after it
+                # makes it be sent and refused once more, and leaves nothing here.
+                self.uploads.discard([row.upload])
             row = self._note(row, state="refused", reason=found.reason, detail=found.detail)
         return _progress(row, offset)
 

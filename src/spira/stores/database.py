@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from spira.domain.errors import TransientError
+from spira.domain.errors import StorageFull, TransientError
 from spira.stores.files import sync_path
 
 _BUSY_S = 30.0  # whoever waits for another writer waits so long
@@ -23,6 +23,8 @@ _BUSY_S = 30.0  # whoever waits for another writer waits so long
 _LONGEST_STATEMENT_S = 60.0
 _LONGEST_PAUSE_S = 20.0  # between two statements of a transaction
 _NO_LONGER_PRIMARY = "25006"  # SQLSTATE read_only_sql_transaction
+# SQLITE_IOERR_SHMSIZE is what opening a database comes to, and PostgreSQL has a SQLSTATE.
+_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "53100")
 _MIGRATING = 0x4D49475241  # "MIGRA": the lock of whoever migrates, on PostgreSQL
 
 
@@ -70,7 +72,8 @@ class Database:
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction; on stable storage when the block has ended without an error.
 
-        raises    TransientError when the database is away; sqlalchemy's IntegrityError as it is
+        raises    TransientError when the database is away, StorageFull when its disk is full;
+                  sqlalchemy's IntegrityError as it is
         """
         with self._translated(), self._engine.begin() as tables:
             if self.on_sqlite:
@@ -124,6 +127,10 @@ class Database:
         except sa.exc.IntegrityError:
             raise  # what it means is known where it can happen
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+            if _says_full(error):
+                raise StorageFull(
+                    "the database's disk is full; free some space and run the same command again"
+                ) from error
             raise TransientError(self._what) from error
 
 
@@ -154,6 +161,12 @@ def _limits(statement_s: float, lock_s: float, pause_s: float, *, for_good: bool
     local = str(not for_good).lower()
     each = (f"set_config('{name}', '{s * 1000:.0f}', {local})" for name, s in limits.items())
     return sa.text(f"SELECT {', '.join(each)}")
+
+
+def _says_full(error: sa.exc.SQLAlchemyError) -> bool:
+    said = getattr(error, "orig", None)
+    names = (getattr(said, name, None) for name in ("sqlite_errorname", "sqlstate"))
+    return any(name in _FULL for name in names)
 
 
 def _leave_a_standby(context: sa.engine.ExceptionContext) -> None:
