@@ -297,7 +297,7 @@ def test_a_database_without_its_keys_is_not_served(served: Served, tmp_path: Pat
     wrong = served.spira("--setting", f"intake.keys={tmp_path / 'others'}", "serve", "api")
 
     assert wrong.returncode == 70
-    assert "restore the keys from a backup" in wrong.stderr
+    assert "restore the keys from the newest backup" in wrong.stderr
 
 
 def test_without_a_model_assessments_are_taken_and_wait(tmp_path: Path) -> None:

@@ -425,6 +425,22 @@ class Intake:
         return Standing(submission.revision, receipt)
 
 
+def newest_receipts(database: Database) -> Sequence[str]:
+    """The newest receipt of each site."""
+    table = SUBMISSIONS.c
+    with database.reading() as tables:
+        sites = tables.execute(sa.select(table.site).distinct()).scalars().all()
+        newest = (
+            sa.select(table.receipt)
+            .where(table.site == site, table.receipt.is_not(None))
+            .order_by(table.accepted_at.desc())
+            .limit(1)
+            for site in sites
+        )
+        found = [tables.execute(query).scalar() for query in newest]
+    return [receipt for receipt in found if receipt is not None]
+
+
 def original_of(place: str) -> str:
     """The object with the bytes that the device sent."""
     return f"{place}.original"

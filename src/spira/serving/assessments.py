@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from spira.intake import audit
+from spira.intake.keys import RECORDS_KEY_LENGTH
 from spira.serving.messages import Ask
 from spira.serving.tables import ASSESSMENTS, CHANGES, DEAD_LETTERS, MODEL
 from spira.stores.database import Database, iso
@@ -270,11 +271,12 @@ class Assessments:
         return None if oldest is None else datetime.fromisoformat(oldest)
 
 
-def one_record_a_site(database: Database) -> Sequence[str]:
-    """One stored hash of a record number for each site."""
-    query = sa.select(sa.func.max(ASSESSMENTS.c.record)).group_by(ASSESSMENTS.c.site)
+def record_keys(database: Database) -> Sequence[str]:
+    """Ids of the keys that record numbers were hashed with."""
+    key = sa.func.substr(ASSESSMENTS.c.record, 1, RECORDS_KEY_LENGTH)
+    query = sa.select(key).where(ASSESSMENTS.c.record.is_not(None)).distinct()
     with database.reading() as tables:
-        return [record for record in tables.execute(query).scalars() if record is not None]
+        return tables.execute(query).scalars().all()
 
 
 def add(tables: sa.Connection, values: Mapping[str, Any]) -> None:
