@@ -159,17 +159,17 @@ class Intake:
         *,
         ready: bool = True,
         unfinished: bool = False,
-        device_time: datetime | None = None,
+        device_ahead: timedelta | None = None,
     ) -> Standing:
         """Take a manifest, and what has been uploaded for it; the same call ends with a receipt.
 
         ready         False: something in the form keeps it from being accepted
         unfinished    the participant could not finish: no rule about length applies
-        device_time   the device's clock when it sent this
+        device_ahead  how far the device's clock was ahead of ours when this came
         raises        Unknown, Conflict, SendAgain; StorageFull, TransientError: nothing is lost,
                       and the same call goes on
         """
-        row, recordings = self._announced(submission, owner, device_time, unfinished)
+        row, recordings = self._announced(submission, owner, device_ahead, unfinished)
         if row.state == "accepted":
             return Standing(row.revision, row.receipt)
         files = {file.id: file for file in submission.files}
@@ -197,14 +197,14 @@ class Intake:
         self,
         submission: Submission,
         owner: Owner,
-        device_time: datetime | None,
+        device_ahead: timedelta | None,
         unfinished: bool,
     ) -> tuple[sa.Row[Any], Sequence[sa.Row[Any]]]:
         """The row of a submission and those of its recordings, as announced by this manifest or
         accepted before."""
         for last in (False, True):
             try:
-                return self._announce(submission, owner, device_time, unfinished)
+                return self._announce(submission, owner, device_ahead, unfinished)
             except sa.exc.IntegrityError as error:  # of two that come first at once, the second
                 if last:
                     raise SendAgain("it was announced at the same moment; send it again") from error
@@ -214,7 +214,7 @@ class Intake:
         self,
         submission: Submission,
         owner: Owner,
-        device_time: datetime | None,
+        device_ahead: timedelta | None,
         unfinished: bool,
     ) -> tuple[sa.Row[Any], Sequence[sa.Row[Any]]]:
         now = self._now()
@@ -224,7 +224,7 @@ class Intake:
             "manifest": manifest,
             "announced_at": iso(now),
             "deadline": iso(now + timedelta(days=self._settings.kept_days)),
-            "device_ahead_s": device_time and (device_time - now).total_seconds(),
+            "device_ahead_s": None if device_ahead is None else device_ahead.total_seconds(),
         }
         with self._database.writing() as tables:
             query = sa.select(SUBMISSIONS).where(SUBMISSIONS.c.id == submission.id)

@@ -193,7 +193,7 @@ def create_api(parts: Parts) -> FastAPI:
     ) -> Response:
         """Announce an assessment, or hear how it stands; at last, its receipt."""
         owner = Owner(site.name, _secret(spira_device_secret))
-        device_time = _device_time(spira_device_time)
+        device_ahead = _device_ahead(spira_device_time)  # at once: a commit may have to wait
         manifest = _read(Manifest, await _limited(request))
         filled = _filled(manifest.form)
         submission = _submission(id, manifest, filled, owner)
@@ -209,7 +209,7 @@ def create_api(parts: Parts) -> FastAPI:
                 taken(parts.settings.vital_rules, filled.values, record, by),
                 ready=not filled.refused,
                 unfinished=filled.values.get("unfinished", False) is True,
-                device_time=device_time,
+                device_ahead=device_ahead,
             )
 
         began = time.monotonic()
@@ -467,11 +467,11 @@ def _secret(text: str) -> str:
     return base64.urlsafe_b64encode(raw).decode()
 
 
-def _device_time(text: str | None) -> datetime | None:
+def _device_ahead(text: str | None) -> timedelta | None:
     if text is None:
         return None
     try:
-        return TypeAdapter(Moment).validate_python(text).astimezone(UTC)
+        return TypeAdapter(Moment).validate_python(text) - datetime.now(UTC)
     except ValidationError:
         detail = "header Spira-Device-Time: a time with its zone is needed (RFC 3339)"
         raise _Refused("bad_header", 400, detail) from None
