@@ -103,6 +103,7 @@ class Standing:
     revision: int
     receipt: str | None
     recordings: tuple[Progress, ...] = ()
+    now_accepted: bool = False  # by this call
 
 
 @dataclass(frozen=True)
@@ -422,7 +423,7 @@ class Intake:
         _log.info(
             "accepted", **{submission.kind: submission.id}, site=row.site, recordings=len(stored)
         )
-        return Standing(submission.revision, receipt)
+        return Standing(submission.revision, receipt, now_accepted=True)
 
 
 def newest_receipts(database: Database) -> Sequence[str]:
