@@ -48,6 +48,8 @@ LONGEST_NUMBER = 100  # characters, as given
 
 _ALGORITHM = "Ed25519"  # RFC 9864; "EdDSA" is its deprecated name
 _SECRET_BYTES = 32
+_ID_BYTES = 8
+RECORDS_KEY_LENGTH = len("records-") + 2 * _ID_BYTES  # characters of an id
 _RESTORING = "restoring"  # lies in the folder while keys are being restored
 _BACKUP = "spira keys backup 1"
 _SHORTEST_PASSPHRASE = 12  # characters
@@ -78,7 +80,7 @@ class _Secret(Key):
     @classmethod
     def make(cls, use: Use, site: str | None, number: int) -> "_Secret":
         new = cls.model_construct(
-            id=f"{use}-{secrets.token_hex(8)}",
+            id=f"{use}-{secrets.token_hex(_ID_BYTES)}",
             use=use,
             site=site,
             number=number,
@@ -208,10 +210,17 @@ class KeyRing:
                     for newer in keys[place + 1 :]:
                         value = hmac.digest(newer.raw, value, "sha256")
                     return f"{keys[-1].id}:{value.hex()}"
-        raise IntegrityError(
-            f"hash of a record number: its key {name!r} is not in {self._folder}; restore the keys "
-            "from a backup (`spira keys restore FILE`)"
-        )
+        raise _not_here(name, self._folder)
+
+    def require(self, ids: Iterable[str]) -> None:
+        """See that keys which were used are here.
+
+        raises    IntegrityError for one that is not: what it hashed would be found no more
+        """
+        known = {key.id for keys in self._known().values() for key in keys}
+        for id in ids:
+            if id not in known:
+                raise _not_here(id, self._folder)
 
     def rotate(self, use: Use, site: str | None = None) -> Key:
         """Make the next key, which is in use from now on; returns it.
@@ -364,6 +373,11 @@ def verify(token: str, keys: Mapping[str, Any], *, typ: str) -> bytes:
     return signed.payload
 
 
+def signed_with(token: str) -> str:
+    """The id of the key that a token says it was signed with; nothing is verified."""
+    return str(jws.extract_compact(token.encode()).headers()["kid"])
+
+
 def _normalised(number: str) -> str:
     if len(number) > LONGEST_NUMBER:
         raise InputError(f"record number: longer than {LONGEST_NUMBER} characters")
@@ -456,6 +470,13 @@ def _stretched(passphrase: str, salt: bytes) -> bytes:
         )
     words = passphrase.encode("utf-8", "surrogateescape")
     return Scrypt(salt=salt, length=32, n=2**17, r=8, p=1).derive(words)
+
+
+def _not_here(id: str, folder: Path) -> IntegrityError:
+    return IntegrityError(
+        f"keys folder {folder}: key {id!r} was used and is not here; restore the keys from the "
+        "newest backup (`spira keys restore FILE`)"
+    )
 
 
 def _in_its_place(folder: Path) -> InputError:

@@ -103,6 +103,7 @@ class Standing:
     revision: int
     receipt: str | None
     recordings: tuple[Progress, ...] = ()
+    now_accepted: bool = False  # by this call
 
 
 @dataclass(frozen=True)
@@ -164,17 +165,17 @@ class Intake:
         *,
         ready: bool = True,
         unfinished: bool = False,
-        device_time: datetime | None = None,
+        device_ahead: timedelta | None = None,
     ) -> Standing:
         """Take a manifest, and what has been uploaded for it; the same call ends with a receipt.
 
         ready         False: something in the form keeps it from being accepted
         unfinished    the participant could not finish: no rule about length applies
-        device_time   the device's clock when it sent this
+        device_ahead  how far the device's clock was ahead of ours when this came
         raises        Unknown, Conflict, SendAgain; StorageFull, TransientError: nothing is lost,
                       and the same call goes on
         """
-        row, recordings = self._announced(submission, owner, device_time, unfinished)
+        row, recordings = self._announced(submission, owner, device_ahead, unfinished)
         if row.state == "accepted":
             return Standing(row.revision, row.receipt)
         files = {file.id: file for file in submission.files}
@@ -202,14 +203,14 @@ class Intake:
         self,
         submission: Submission,
         owner: Owner,
-        device_time: datetime | None,
+        device_ahead: timedelta | None,
         unfinished: bool,
     ) -> tuple[sa.Row[Any], Sequence[sa.Row[Any]]]:
         """The row of a submission and those of its recordings, as announced by this manifest or
         accepted before."""
         for last in (False, True):
             try:
-                return self._announce(submission, owner, device_time, unfinished)
+                return self._announce(submission, owner, device_ahead, unfinished)
             except sa.exc.IntegrityError as error:  # of two that come first at once, the second
                 if last:
                     raise SendAgain("it was announced at the same moment; send it again") from error
@@ -219,7 +220,7 @@ class Intake:
         self,
         submission: Submission,
         owner: Owner,
-        device_time: datetime | None,
+        device_ahead: timedelta | None,
         unfinished: bool,
     ) -> tuple[sa.Row[Any], Sequence[sa.Row[Any]]]:
         now = self._now()
@@ -229,7 +230,7 @@ class Intake:
             "manifest": manifest,
             "announced_at": iso(now),
             "deadline": iso(now + timedelta(days=self._settings.kept_days)),
-            "device_ahead_s": device_time and (device_time - now).total_seconds(),
+            "device_ahead_s": None if device_ahead is None else device_ahead.total_seconds(),
         }
         with self._database.writing() as tables:
             query = sa.select(SUBMISSIONS).where(SUBMISSIONS.c.id == submission.id)
@@ -431,7 +432,23 @@ class Intake:
         _log.info(
             "accepted", **{submission.kind: submission.id}, site=row.site, recordings=len(stored)
         )
-        return Standing(submission.revision, receipt)
+        return Standing(submission.revision, receipt, now_accepted=True)
+
+
+def newest_receipts(database: Database) -> Sequence[str]:
+    """The newest receipt of each site."""
+    table = SUBMISSIONS.c
+    with database.reading() as tables:
+        sites = tables.execute(sa.select(table.site).distinct()).scalars().all()
+        newest = (
+            sa.select(table.receipt)
+            .where(table.site == site, table.receipt.is_not(None))
+            .order_by(table.accepted_at.desc())
+            .limit(1)
+            for site in sites
+        )
+        found = [tables.execute(query).scalar() for query in newest]
+    return [receipt for receipt in found if receipt is not None]
 
 
 def original_of(place: str) -> str:

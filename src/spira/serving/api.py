@@ -193,32 +193,33 @@ def create_api(parts: Parts) -> FastAPI:
     ) -> Response:
         """Announce an assessment, or hear how it stands; at last, its receipt."""
         owner = Owner(site.name, _secret(spira_device_secret))
-        device_time = _device_time(spira_device_time)
+        device_ahead = _device_ahead(spira_device_time)  # at once: a commit may have to wait
         manifest = _read(Manifest, await _limited(request))
         filled = _filled(manifest.form)
         submission = _submission(id, manifest, filled, owner)
         number = filled.identifying.get("record_number")
         by = f"token {site.token_id}"
+        began = time.monotonic()
 
         def commit() -> Standing:
             # It reads the folder of keys, and may make one.
             record = None if number is None else parts.keys.hash_record(site.name, number)
-            return parts.intake.commit(
+            standing = parts.intake.commit(
                 submission,
                 owner,
                 taken(parts.settings.vital_rules, filled.values, record, by),
                 ready=not filled.refused,
                 unfinished=filled.values.get("unfinished", False) is True,
-                device_time=device_time,
+                device_ahead=device_ahead,
             )
+            if standing.now_accepted:  # whoever asks meanwhile waits for this call
+                metrics.accepted.observe(time.monotonic() - began)
+            return standing
 
-        began = time.monotonic()
         standing = await _in_time(parts, (owner, submission.canonical()), commit)
         if standing is None:
             body = {"state": "checking", "sentence": STATES["checking"].model_dump()}
             return JSONResponse(body, 202, headers={"Retry-After": "1"})
-        if standing.receipt is not None:
-            metrics.accepted.observe(time.monotonic() - began)
         return _told(standing, filled)
 
     @app.get("/v1/assessments/{id}")
@@ -467,11 +468,11 @@ def _secret(text: str) -> str:
     return base64.urlsafe_b64encode(raw).decode()
 
 
-def _device_time(text: str | None) -> datetime | None:
+def _device_ahead(text: str | None) -> timedelta | None:
     if text is None:
         return None
     try:
-        return TypeAdapter(Moment).validate_python(text).astimezone(UTC)
+        return TypeAdapter(Moment).validate_python(text) - datetime.now(UTC)
     except ValidationError:
         detail = "header Spira-Device-Time: a time with its zone is needed (RFC 3339)"
         raise _Refused("bad_header", 400, detail) from None

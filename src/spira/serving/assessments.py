@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from spira.intake import audit
+from spira.intake.keys import RECORDS_KEY_LENGTH
 from spira.intake.rechecking import confirm
 from spira.intake.submissions import Stored
 from spira.serving.messages import Ask
@@ -46,35 +47,19 @@ class Assessments:
         wrong = iso(now + lease + _CLOCKS_APART)
         lease_until = table.lease_until
         free = lease_until.is_(None) | (lease_until <= iso(now)) | (lease_until > wrong)
+        under_way = sa.select(sa.func.count()).where(table.state == "queued", ~free)
+        # Chosen before the lock is taken: putting thousands in order would hold up who writes.
+        with self._database.reading() as tables:
+            room = in_flight - tables.execute(under_way).scalar_one()
+            ids = tables.execute(_next(free, now).limit(room)).scalars().all() if room > 0 else ()
+        if not ids:
+            return []
         with self._database.writing() as tables:
             self._await_other_relays(tables)
-            under_way = tables.execute(
-                sa.select(sa.func.count()).where(table.state == "queued", ~free)
-            ).scalar_one()
-            room = in_flight - under_way
-            if room <= 0:
-                return []
-            # A device whose clock is ahead has recorded it, at the latest, when it was accepted.
-            ahead = table.recorded_at > table.accepted_at
-            at = sa.case((ahead, table.accepted_at), else_=table.recorded_at)
-            late = sa.case((at > iso(now - _URGENT_FOR), 0), else_=1)
-            turn = sa.func.row_number().over(partition_by=table.site, order_by=(late, at, table.id))
-            waiting = (
-                sa.select(table.id, turn.label("turn"), late.label("late"), at.label("at"))
-                .where(table.state == "queued", free)
-                .subquery()
-            )
-            chosen = (
-                sa.select(waiting.c.id)
-                .order_by(waiting.c.late, waiting.c.turn, waiting.c.at, waiting.c.id)
-                .limit(room)
-            )
-            ids = tables.execute(chosen).scalars().all()
-            if not ids:
-                return []
+            room = in_flight - tables.execute(under_way).scalar_one()
             taken = tables.execute(
                 ASSESSMENTS.update()
-                .where(table.id.in_(ids), table.state == "queued")  # it may be answered by now
+                .where(table.id.in_(ids[: max(0, room)]), table.state == "queued", free)
                 .values(attempt=table.attempt + 1, lease_until=iso(now + lease))
                 .returning(table.id, table.attempt, table.audio, table.audio_sha256)
             )
@@ -301,11 +286,12 @@ class Assessments:
         return None if oldest is None else datetime.fromisoformat(oldest)
 
 
-def one_record_a_site(database: Database) -> Sequence[str]:
-    """One stored hash of a record number for each site."""
-    query = sa.select(sa.func.max(ASSESSMENTS.c.record)).group_by(ASSESSMENTS.c.site)
+def record_keys(database: Database) -> Sequence[str]:
+    """Ids of the keys that record numbers were hashed with."""
+    key = sa.func.substr(ASSESSMENTS.c.record, 1, RECORDS_KEY_LENGTH)
+    query = sa.select(key).where(ASSESSMENTS.c.record.is_not(None)).distinct()
     with database.reading() as tables:
-        return [record for record in tables.execute(query).scalars() if record is not None]
+        return tables.execute(query).scalars().all()
 
 
 def add(tables: sa.Connection, values: Mapping[str, Any]) -> None:
@@ -337,6 +323,23 @@ def next_change(tables: sa.Connection) -> int:
             CHANGES.update().values(last=CHANGES.c.last + 1).returning(CHANGES.c.last)
         ).scalar_one()
     )
+
+
+def _next(free: sa.ColumnElement[bool], now: datetime) -> sa.Select[tuple[str]]:
+    """Ids of what waits, in the order in which it is asked."""
+    table = ASSESSMENTS.c
+    # A device whose clock is ahead has recorded it, at the latest, when it was accepted.
+    ahead = table.recorded_at > table.accepted_at
+    at = sa.case((ahead, table.accepted_at), else_=table.recorded_at)
+    late = sa.case((at > iso(now - _URGENT_FOR), 0), else_=1)
+    turn = sa.func.row_number().over(partition_by=table.site, order_by=(late, at, table.id))
+    waiting = (
+        sa.select(table.id, turn.label("turn"), late.label("late"), at.label("at"))
+        .where(table.state == "queued", free)
+        .subquery()
+    )
+    order = (waiting.c.late, waiting.c.turn, waiting.c.at, waiting.c.id)
+    return sa.select(waiting.c.id).order_by(*order)
 
 
 def _waits(assessment: str, attempt: int) -> sa.ColumnElement[bool]:

@@ -1,16 +1,20 @@
 """Assessments on real databases: what is asked next, what comes back, what is told of changes."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from spira.domain.errors import IntegrityError
 from spira.intake import audit
-from spira.serving.assessments import Assessments
+from spira.intake.keys import KeyRing
+from spira.serving.assessments import Assessments, record_keys
 from spira.serving.messages import Ask, Reply
 from spira.serving.results import Results
 from spira.stores.database import Database
@@ -370,3 +374,21 @@ def test_relays_at_once_note_one_model(assessments: Assessments) -> None:
 
         assert len(noted) == 6
         assert assessments.model() == name
+
+
+def test_keys_of_an_old_backup_are_not_enough(
+    database: Database, wait_for_answer: Waits, tmp_path: Path
+) -> None:
+    """What was hashed after a rotation would be found no more, and nobody would notice."""
+    ring = KeyRing.open(tmp_path / "keys")
+    wait_for_answer(1, record=ring.hash_record("ward", "12345"))
+    shutil.copytree(tmp_path / "keys", tmp_path / "old")
+    ring.rotate("records", "ward")
+    for number in range(2, 8):
+        wait_for_answer(number, record=ring.hash_record("ward", str(number)))
+    wait_for_answer(8)
+
+    ring.require(record_keys(database))
+
+    with pytest.raises(IntegrityError, match="was used and is not here; restore the keys"):
+        KeyRing.open(tmp_path / "old").require(record_keys(database))
