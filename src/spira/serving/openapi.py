@@ -90,8 +90,8 @@ def describe(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> dict[str, A
 
 
 def _answers_of(name: str) -> dict[str, Any]:
-    asked = (400, 401, 503)  # of every route that asks for a token
-    body = (*asked, 408, 413, 507)
+    asked = (400, 401, 503, 507)  # of every route that asks for a token
+    body = (*asked, 408, 413)
     answers: Mapping[str, dict[str, Any]] = {
         "PUT /v1/assessments/{id}": {
             "200": _json("How it stands, or its receipt.", _ref("Standing")),
@@ -138,19 +138,19 @@ def _answers_of(name: str) -> dict[str, Any]:
                     sections=_array({"type": "object"}),
                 ),
             ),
-            **_problems(503),
+            **_problems(503, 507),
         },
         "GET /healthz": {"200": _json("It answers.", _object(well={"const": True}))},
         "GET /readyz": {
             "200": _json("All answers.", _object(ready={"const": True})),
-            **_problems(503),
+            **_problems(503, 507),
         },
         "GET /metrics": {
             "200": {
                 "description": "For Prometheus.",
                 "content": {"text/plain": {"schema": {"type": "string"}}},
             },
-            **_problems(503),
+            **_problems(503, 507),
         },
     }
     return answers[name]
@@ -178,7 +178,7 @@ def _uploads() -> dict[str, Any]:
             **secured,
             "responses": {
                 "200": {"description": "So much.", **_with(*sorted(told), "Upload-Length")},
-                **_problems(401, 404, 412, 503),
+                **_problems(401, 404, 412, 503, 507),
             },
         },
         "patch": {
