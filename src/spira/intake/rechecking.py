@@ -17,22 +17,21 @@ from spira.domain.errors import InputError, IntegrityError, TransientError
 from spira.domain.recordings import Described
 from spira.domain.submissions import Submission
 from spira.intake.checking import Found
-from spira.intake.submissions import Checker, Stored, audio_of, stored_as
+from spira.intake.submissions import Checker, Stored, audio_of, stored_of
 from spira.intake.tables import RECORDINGS, SUBMISSIONS
 from spira.stores.database import Database
 from spira.stores.objects import Objects
 
 
 def recordings_of(database: Database, submission: str) -> tuple[Stored, ...]:
-    """The recordings of an accepted submission."""
+    """The recordings of an accepted submission, without those that were dropped."""
     with database.reading() as tables:
         manifest = tables.execute(
             sa.select(SUBMISSIONS.c.manifest).where(SUBMISSIONS.c.id == submission)
         ).scalar_one()
         query = sa.select(RECORDINGS).where(RECORDINGS.c.submission == submission)
         rows = {row.id: row for row in tables.execute(query)}
-    files = Submission.model_validate_json(manifest).files
-    return tuple(stored_as(file, rows[file.id]) for file in files)
+    return stored_of(Submission.model_validate_json(manifest), rows)
 
 
 def check_again(

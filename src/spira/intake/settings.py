@@ -17,7 +17,7 @@ class IntakeThresholds(QualityThresholds):
 
     ambient_speech_s: float = Field(default=0.5, gt=0)
     """With more speech than this, in s, a recording of the room holds somebody's conversation: it
-    is refused as `speech_in_ambient`, and deleted. A word lasts as long. 200 synthetic rooms and
+    is dropped as `speech_in_ambient`, and deleted. A word lasts as long. 200 synthetic rooms and
     wards of 8 s have none at all; 5 s of each of six real voices under a ward's noise as loud as
     they are, 2.2 s or more."""
 

@@ -36,6 +36,7 @@ from spira.stores.database import Database, iso
 from spira.stores.objects import Objects
 
 RECORDINGS_PREFIX, RECEIPTS_PREFIX = "recordings", "receipts"
+_DONE = ("stored", "dropped")  # states of recordings that hold up no acceptance
 
 _log = structlog.get_logger()
 
@@ -85,7 +86,7 @@ class SendAgain(TransientError):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one recording has come: announced, stored or refused."""
+    """How far one recording has come: announced, stored, dropped or refused."""
 
     id: str
     state: str
@@ -130,7 +131,7 @@ class Accepted:
     site: str
     accepted_at: datetime
     device_ahead_s: float | None
-    recordings: tuple[Stored, ...]
+    recordings: tuple[Stored, ...]  # all but those that were dropped
 
 
 OnAccept = Callable[[sa.Connection, Accepted], None]
@@ -180,7 +181,7 @@ class Intake:
             return Standing(row.revision, row.receipt)
         files = {file.id: file for file in submission.files}
         progress = tuple(self._advance(one, files[one.id], unfinished) for one in recordings)
-        if ready and all(one.state == "stored" for one in progress):
+        if ready and all(one.state in _DONE for one in progress):
             return self._accept(submission, row.generation, on_accept)
         return Standing(row.revision, None, progress)
 
@@ -366,11 +367,12 @@ class Intake:
             # The patient has gone, and whoever mends the decoder wants the original.
             self._objects.keep(original_of(row.place), b"".join(pieces))
             row = self._note(row, state="stored", reason=found.reason, detail=found.detail)
+        elif found.reason == "speech_in_ambient":
+            # A conversation of people who did not agree to be recorded. Deleted first: a kill after
+            # it makes it be sent and dropped once more, and leaves nothing here.
+            self.uploads.discard([row.upload])
+            row = self._note(row, state="dropped", reason=found.reason, detail=found.detail)
         else:
-            if found.reason == "speech_in_ambient":
-                # A conversation of people who did not agree to be recorded. First: a kill after it
-                # makes it be sent and refused once more, and leaves nothing here.
-                self.uploads.discard([row.upload])
             row = self._note(row, state="refused", reason=found.reason, detail=found.detail)
         return _progress(row, offset)
 
@@ -417,7 +419,7 @@ class Intake:
                 raise SendAgain("it changed meanwhile; send the manifest again")
             query = sa.select(RECORDINGS).where(RECORDINGS.c.submission == submission.id)
             rows = {one.id: one for one in tables.execute(query)}
-            if any(one.state != "stored" for one in rows.values()):
+            if any(one.state not in _DONE for one in rows.values()):
                 raise SendAgain("a recording was changed meanwhile; send the manifest again")
             receipt = write_receipt(
                 self._keys,
@@ -425,9 +427,10 @@ class Intake:
                 manifest=row.manifest.encode(),
                 accepted_at=now,
                 site=row.site,
+                dropped={one.id: one.reason for one in rows.values() if one.state == "dropped"},
             )
             tables.execute(SUBMISSIONS.update().where(this).values(receipt=receipt))
-            stored = tuple(stored_as(file, rows[file.id]) for file in submission.files)
+            stored = stored_of(submission, rows)
             on_accept(tables, Accepted(submission, row.site, now, row.device_ahead_s, stored))
         _log.info(
             "accepted", **{submission.kind: submission.id}, site=row.site, recordings=len(stored)
@@ -474,8 +477,13 @@ def _progress(row: sa.Row[Any], offset: int) -> Progress:
     return Progress(row.id, row.state, row.upload, row.n_bytes, offset, row.reason, row.detail)
 
 
-def stored_as(file: RecordingFile, row: sa.Row[Any]) -> Stored:
-    """The recording that a row is about."""
+def stored_of(submission: Submission, rows: Mapping[str, sa.Row[Any]]) -> tuple[Stored, ...]:
+    """The recordings of a submission that were not dropped, by the rows of all of them."""
+    files = (file for file in submission.files if rows[file.id].state == "stored")
+    return tuple(_stored(file, rows[file.id]) for file in files)
+
+
+def _stored(file: RecordingFile, row: sa.Row[Any]) -> Stored:
     found = None if row.found is None else Described.model_validate_json(row.found)
     return Stored(
         file=file,

@@ -389,10 +389,10 @@ def _told(standing: Standing, filled: Filled) -> JSONResponse:
 
 
 def _progress(one: Progress) -> dict[str, Any]:
-    if one.state == "refused":
+    if one.state in ("refused", "dropped"):
         assert one.reason is not None
         sentence = REFUSALS[cast(Refusal, one.reason)].model_dump()
-        return {"id": one.id, "state": "refused", "reason": one.reason, "sentence": sentence}
+        return {"id": one.id, "state": one.state, "reason": one.reason, "sentence": sentence}
     if one.state == "stored":
         return {"id": one.id, "state": "complete"}
     return {

@@ -221,7 +221,7 @@ def _schemas() -> dict[str, Any]:
             offset={"type": "integer"},
         ),
         _object(id=text, state={"const": "complete"}),
-        _object(id=text, state={"const": "refused"}, reason=text, sentence=sentence),
+        _object(id=text, state={"enum": ["dropped", "refused"]}, reason=text, sentence=sentence),
     )
     return {
         "Standing": {"oneOf": [_ref("Incomplete"), _ref("Accepted")]},

@@ -94,8 +94,11 @@ def scored_of(recordings: Sequence[Stored]) -> Stored | None:
 def _corrected(accepted: Accepted, scored: Stored | None) -> datetime:
     """When it was recorded, by the clock of the server; a time in the future is told as uncertain,
     and one that no calendar has is such a time."""
-    files = [one.file for one in accepted.recordings]
-    at = max(file.recorded_at for file in files) if scored is None else scored.file.recorded_at
+    at = (
+        max(file.recorded_at for file in accepted.submission.files)
+        if scored is None
+        else scored.file.recorded_at
+    )
     try:
         corrected = at.astimezone(UTC) - timedelta(seconds=accepted.device_ahead_s or 0.0)
     except OverflowError:  # before the year 1, or after 9999

@@ -133,8 +133,8 @@ REFUSALS: Mapping[Refusal, Sentence] = {
         "The file is too large. Record only what is asked for.",
     ),
     "speech_in_ambient": _say(
-        "Há fala na gravação do ambiente; foi apagada. Grave de novo em silêncio.",
-        "Speech in the recording of the room; it was deleted. Record again in silence.",
+        "Havia fala na gravação do ambiente; ela foi apagada. As outras valem.",
+        "Speech in the recording of the room; it was deleted. The others count.",
     ),
 }
 

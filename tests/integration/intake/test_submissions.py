@@ -25,6 +25,7 @@ from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.intake import sweeping
 from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
+from spira.intake.receipts import read_receipt
 from spira.intake.settings import IntakeSettings
 from spira.intake.submissions import (
     Accepted,
@@ -180,7 +181,7 @@ def test_a_submission_ends_with_a_receipt_that_stays(
 
     assert (first.receipt, first.recordings[0].state) == (None, "announced")
     assert accepted.receipt is not None
-    assert again == accepted
+    assert (again.receipt, again.now_accepted) == (accepted.receipt, False)
     (one,) = told.accepted
     (stored,) = one.recordings
     assert (one.submission, one.site) == (sent, "ward")
@@ -261,22 +262,26 @@ def test_what_cannot_be_accepted_is_kept_and_says_why(
     assert told.accepted == []
 
 
-def test_a_conversation_in_the_room_is_refused_and_deleted(
-    intake: Intake, objects: Objects, told: Told
+def test_a_conversation_in_the_room_is_dropped_and_deleted(
+    intake: Intake, objects: Objects, told: Told, keys: KeyRing
 ) -> None:
-    """Of the people who did not agree nothing is left; without it the assessment is accepted."""
+    """Nothing is left of who did not agree; the rest is accepted, and the receipt says so."""
     overheard = b"speech_in_ambient"
     sent = submission(SOUND, overheard)
     upload(intake, intake.commit(sent, OWNER, told), SOUND, overheard)
 
-    standing = intake.commit(sent, OWNER, told)
-    without = sent.model_copy(update={"revision": 2, "files": sent.files[:1]})
-    receipt = intake.commit(without, OWNER, told).receipt
+    receipt = intake.commit(sent, OWNER, told).receipt
 
-    reasons = {one.id: one.reason for one in standing.recordings}
-    assert reasons == {sent.files[0].id: None, sent.files[1].id: "speech_in_ambient"}
-    assert standing.receipt is None
     assert receipt is not None
+    said = {
+        one.id: (one.what, one.reason) for one in read_receipt(receipt, keys.public()).recordings
+    }
+    assert said == {
+        sent.files[0].id: ("taken", None),
+        sent.files[1].id: ("dropped", "speech_in_ambient"),
+    }
+    (accepted,) = told.accepted
+    assert [one.file for one in accepted.recordings] == [sent.files[0]]
     held = {
         objects.read(item.key)
         for folder in ("staging/", "recordings/")
