@@ -1,5 +1,6 @@
 """`spira serve`: assessments in, receipts and answers out."""
 
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -162,17 +163,24 @@ def show_letter(app: Application, letter: int) -> None:
 @json_option
 @click.pass_obj
 def redrive(app: Application, letter: int, reason: str, by: str | None) -> None:
-    """Ask for its answer once more."""
-    from spira.domain.errors import InputError
+    """Ask for its answer once more; a recording whose check died is checked again first."""
+    from spira.intake.checking import Checker
+    from spira.serving.redriving import redrive as ask_again
+    from spira.serving.service import prepare
 
-    now = datetime.now(UTC)
-    if not _assessments(app).redrive(letter, by or account(), reason, now):
-        raise InputError(
-            f"dead letter {letter}: there is none that can be asked again; "
-            "`spira serve dead-letters list` shows them"
-        )
-    app.emit({"id": letter, "queued": True})
-    app.say(f"{letter}: queued again")
+    prepare(app)
+    one_child = app.settings.intake.checking.model_copy(update={"children": 1})
+    state = ask_again(
+        app.database,
+        app.recordings,
+        lambda: closing(Checker(one_child)),
+        letter,
+        by=by or account(),
+        why=reason,
+        now=datetime.now(UTC),
+    )
+    app.emit({"id": letter, "state": state})
+    app.say(f"{letter}: queued again" if state == "queued" else f"{letter}: answered")
 
 
 def _assessments(app: Application) -> "Assessments":

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spira.domain.errors import InputError, TransientError
+from spira.stores.files import sync_names
 from spira.stores.locks import held_folder
-from spira.stores.objects import sync_names
 from spira.stores.processes import Process, answers, free_or_wanted, stop_all
 from spira.stores.queue import NatsServer, Queue, nats_server, noted_url
 
@@ -49,11 +49,12 @@ def check_keys(app: "Application") -> None:
     raises    IntegrityError where the keys are not those of the database: no patient of theirs
               would be found
     """
-    from spira.serving.assessments import one_record_a_site
+    from spira.intake.keys import signed_with
+    from spira.intake.submissions import newest_receipts
+    from spira.serving.assessments import record_keys
 
-    keys = app.keys
-    for record in one_record_a_site(app.database):
-        keys.wrapped(record)
+    app.keys.require(record_keys(app.database))
+    app.keys.require(map(signed_with, newest_receipts(app.database)))
 
 
 def serve(app: "Application") -> None:
