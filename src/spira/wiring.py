@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from spira.training.plan import Plan, StageName
     from spira.training.runs import Run
 
+# Whose tables the database has. They are brought up to date together: Alembic refuses a database
+# in which it finds a migration of a room that it was not told of.
+ROOMS = ("spira.intake", "spira.serving", "spira.collection")
+
 
 class Application:
     """What a command is handed. Parts are opened when first asked for."""
@@ -104,6 +108,14 @@ class Application:
             url,
             what="setting serving.database: the database does not answer; see to it that it runs",
         )
+
+    def prepare(self) -> None:
+        """Bring the database up to date; whoever comes second finds nothing to do."""
+        from spira.stores.objects import sync_names
+
+        self.home.mkdir(parents=True, exist_ok=True)
+        sync_names(self.home)
+        self.database.migrate(ROOMS)
 
     @cached_property
     def recordings(self) -> "Objects":

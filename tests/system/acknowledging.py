@@ -36,7 +36,7 @@ from spira.serving import client
 from spira.serving.assessments import Assessments
 from spira.serving.client import Device, Recorded
 from spira.serving.line import Pace
-from spira.serving.service import check_keys, prepare
+from spira.serving.service import check_keys
 from spira.serving.taking import taken
 from spira.serving.tokens import Tokens
 from spira.settings import Settings
@@ -139,7 +139,7 @@ def take(app: Application, number: int, say: Callable[..., None] = say) -> str:
 def serve(home: Path) -> None:
     """Assessments in, answers out; keys made and rotated, a checkpoint, a sweep."""
     app = opened(home)
-    prepare(app)
+    app.prepare()
     check_keys(app)
     assessments = Assessments(app.database)
     for number in range(N_ASSESSMENTS):
@@ -245,7 +245,7 @@ def main(folder: Path, what: str) -> None:
         send(folder / PHONE, folder / SERVER)
     else:
         app = opened(folder / SERVER)
-        prepare(app)
+        app.prepare()
         take(app, 0)
 
 

@@ -83,10 +83,9 @@ def token() -> None:
 @click.pass_obj
 def create_token(app: Application, site: str) -> None:
     """Make a token for SITE, shown once."""
-    from spira.serving.service import prepare
     from spira.serving.tokens import Tokens
 
-    prepare(app)
+    app.prepare()
     made = Tokens(app.database).create(site)
     app.emit({"site": site, "token": made})
     app.say(made)
@@ -97,10 +96,9 @@ def create_token(app: Application, site: str) -> None:
 @click.pass_obj
 def list_tokens(app: Application) -> None:
     """Every token: its id, its site, and whether it is void."""
-    from spira.serving.service import prepare
     from spira.serving.tokens import Tokens
 
-    prepare(app)
+    app.prepare()
     found = Tokens(app.database).list()
     app.emit([{"id": one.id, "site": one.site, "revoked_at": one.revoked_at} for one in found])
     rows = [(one.id, one.site, one.created_at, one.revoked_at or "") for one in found]
@@ -185,7 +183,6 @@ def redrive(app: Application, letter: int, reason: str, by: str | None) -> None:
 
 def _assessments(app: Application) -> "Assessments":
     from spira.serving.assessments import Assessments
-    from spira.serving.service import prepare
 
-    prepare(app)
+    app.prepare()
     return Assessments(app.database)

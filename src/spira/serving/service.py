@@ -30,17 +30,9 @@ if TYPE_CHECKING:
     from spira.wiring import Application
 
 TOKEN = "SPIRA_QUEUE_TOKEN"  # variable of the environment
-ROOMS = ("spira.intake", "spira.serving")  # whose tables there are
 _LOCAL = "127.0.0.1"
 _LOOK_EVERY_S = 0.2
 _DRAINED_WITHIN_S = 20  # requests in hand when the API is told to end
-
-
-def prepare(app: "Application") -> None:
-    """Bring the database up to date; whoever comes second finds nothing to do."""
-    app.home.mkdir(parents=True, exist_ok=True)
-    sync_names(app.home)
-    app.database.migrate(ROOMS)
 
 
 def check_keys(app: "Application") -> None:
@@ -67,7 +59,7 @@ def serve(app: "Application") -> None:
     with ExitStack() as held:
         says = "`spira serve` is running on this data folder already"
         held.enter_context(held_folder(place, says))
-        prepare(app)
+        app.prepare()
         check_keys(app)
         server = None
         if app.settings.serving.queue is None:
@@ -91,7 +83,7 @@ def run_api(app: "Application", port: int) -> None:
     from spira.serving.tokens import Tokens
 
     settings = app.settings
-    prepare(app)
+    app.prepare()
     check_keys(app)
     checker = Checker(settings.intake.checking)
     try:
@@ -131,7 +123,7 @@ def run_relay(app: "Application") -> None:
         finally:
             await queue.close()
 
-    prepare(app)
+    app.prepare()
     asyncio.run(run())
 
 

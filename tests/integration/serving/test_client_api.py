@@ -32,11 +32,11 @@ from spira.intake.submissions import Intake, Owner, Standing
 from spira.serving import api
 from spira.serving.api import Parts, create_api
 from spira.serving.assessments import Assessments
-from spira.serving.service import ROOMS
 from spira.serving.settings import ServingSettings
 from spira.serving.tokens import Tokens
 from spira.stores.database import Database
 from spira.stores.objects import Objects
+from spira.wiring import ROOMS
 
 SEED = 5
 SOUND = b"recorded"

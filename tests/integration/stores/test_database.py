@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from spira.collection.tables import TABLES as COLLECTION
 from spira.domain.errors import TransientError
 from spira.intake.tables import TABLES as INTAKE
 from spira.serving.tables import TABLES as SERVING
 from spira.stores import database
 from spira.stores.database import Database
-
-ROOMS = ("spira.intake", "spira.serving")
+from spira.wiring import ROOMS
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -39,7 +39,7 @@ def test_migrations_make_the_tables_that_the_code_knows(
 
     with database.reading() as tables:
         there = sa.inspect(tables)
-        for table in (*INTAKE.sorted_tables, *SERVING.sorted_tables):
+        for table in (t for room in (INTAKE, SERVING, COLLECTION) for t in room.sorted_tables):
             columns = {
                 (column["name"], column["nullable"]) for column in there.get_columns(table.name)
             }

@@ -1,0 +1,1 @@
+"""Data Collection: studies, their balance, and what wards and hospitals send."""
