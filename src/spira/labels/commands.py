@@ -358,13 +358,13 @@ def _whose(app: Application, given: str, hospital: str | None, note: "Note") -> 
 def _in_force(app: Application, name: str, now: datetime) -> "Entry":
     from spira.domain.errors import InputError
 
-    found = app.labels.find(_ORIGIN, name, now)
+    found = app.labels.in_force(_ORIGIN, [name], now).get(name)
     if found is None:
         raise InputError(
             f"labels: no entry {name} of {_ORIGIN} is in force; `spira labels show SUBJECT` names "
             "those of a person"
         )
-    return found.entry
+    return found
 
 
 def _noted(
