@@ -164,9 +164,8 @@ def redrive(app: Application, letter: int, reason: str, by: str | None) -> None:
     """Ask for its answer once more; a recording whose check died is checked again first."""
     from spira.intake.checking import Checker
     from spira.serving.redriving import redrive as ask_again
-    from spira.serving.service import prepare
 
-    prepare(app)
+    app.prepare()
     one_child = app.settings.intake.checking.model_copy(update={"children": 1})
     state = ask_again(
         app.database,

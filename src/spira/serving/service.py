@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spira.domain.errors import InputError, TransientError
-from spira.stores.files import sync_names
 from spira.stores.locks import held_folder
 from spira.stores.processes import Process, answers, free_or_wanted, stop_all
 from spira.stores.queue import NatsServer, Queue, nats_server, noted_url

@@ -99,7 +99,7 @@ class Database:
         """Bring the tables of rooms (`spira.intake`) up to their last migration.
 
         Whoever comes second waits, however long, and finds nothing to do. A kill leaves all of it
-        or nothing.
+        or nothing. Other rooms that have tables in the database are left as they are.
         """
         from alembic.operations import Operations
         from alembic.runtime.migration import MigrationContext
@@ -109,16 +109,19 @@ class Database:
             if not self.on_sqlite:
                 tables.execute(_limits(0.0, 0.0, 0.0, for_good=False))
                 tables.execute(sa.text(f"SELECT pg_advisory_xact_lock({_MIGRATING})"))
-            places = [package.joinpath(*room.split(".")[1:], "migrations") for room in rooms]
-            script = ScriptDirectory(str(package), version_locations=[str(one) for one in places])
+            # Alembic has to know the history of whatever it finds in the database.
+            places = [str(one) for one in Path(package).glob("*/migrations")]
+            script = ScriptDirectory(str(package), version_locations=places)
+            for room in rooms:
+                head = f"{room.rpartition('.')[2]}@head"
 
-            def upgrade(revision: Any, _context: Any) -> Any:
-                return script._upgrade_revs("heads", revision)
+                def upgrade(revision: Any, _context: Any, head: str = head) -> Any:
+                    return script._upgrade_revs(head, revision)
 
-            options = {"fn": upgrade, "version_table": "spira_migrations", "script": script}
-            context = MigrationContext.configure(tables, opts=options)
-            with Operations.context(context):
-                context.run_migrations()
+                options = {"fn": upgrade, "version_table": "spira_migrations", "script": script}
+                context = MigrationContext.configure(tables, opts=options)
+                with Operations.context(context):
+                    context.run_migrations()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -137,6 +140,26 @@ class Database:
 def iso(moment: datetime) -> str:
     """A moment as tables have it: ISO 8601 in UTC; of two texts the earlier one is the smaller."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def append_only(table: str) -> dict[str, tuple[str, ...]]:
+    """By dialect: statements after which nothing in a table is changed or deleted any more.
+
+    They hold for whoever means well; who may alter the table can drop the triggers first.
+    """
+    return {
+        "sqlite": tuple(
+            f"CREATE TRIGGER {table}_no_{what} BEFORE {what.upper()} ON {table} "
+            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+            for what in ("update", "delete")
+        ),
+        "postgresql": (
+            f"CREATE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN RAISE EXCEPTION '{table} is append-only'; END $$",
+            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE "
+            f"ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {table}_refuse()",
+        ),
+    }
 
 
 def with_driver(url: str) -> str:
