@@ -262,12 +262,14 @@ def worklist() -> None:
 @click.pass_obj
 def list_items(app: Application, everything: bool) -> None:
     """What is open, the oldest first."""
+    from spira.labels.worklist import REASONS
+
     found = _worklist(app).list(resolved=everything)
     app.emit([_document(one) for one in found])
     rows = [
         (
             str(one.number),
-            one.item.reason,
+            f"{one.item.reason}: {REASONS[one.item.reason]}",
             f"{one.item.proposal.origin}/{one.item.proposal.name}",
             _says(one.item.proposal.observation),
             ", ".join(f"{name} {value}" for name, value in one.item.detail.items()),

@@ -91,10 +91,11 @@ class Worklist:
         self._database = labels.database
 
     def put(self, items: Iterable[Item], received_at: datetime) -> int:
-        """Add what a source says now; returns how much a person has to decide that is new.
+        """Add what a source says now; returns how many items are new.
 
-        What is taken back is nothing to decide: it ends the items of the same entry, and is taken
-        back in the store as well, where the entry is there. Two calls for one thing are one.
+        What is preliminary waits for what is not, and is no item. What is taken back is nothing to
+        decide: it ends the items of the same entry, and is taken back in the store as well, where
+        the entry is there.
         """
         new = 0
         retracted = []
@@ -102,6 +103,8 @@ class Worklist:
             if not self._database.on_sqlite:
                 tables.execute(sa.text("LOCK TABLE labels_worklist IN SHARE ROW EXCLUSIVE MODE"))
             for item in items:
+                if item.proposal.status == "preliminary":
+                    continue
                 taken_back = item.proposal.status == "retracted"
                 if taken_back:
                     retracted.append(item.proposal)
@@ -138,8 +141,7 @@ class Worklist:
     def list(self, *, resolved: bool = False) -> tuple[Listed, ...]:
         """What is open, the oldest first; `resolved`: and what a person has decided, too.
 
-        What is preliminary waits. What its source has said otherwise since, or what can be used
-        by now, is done with.
+        What its source has said otherwise since, or what can be used by now, is done with.
         """
         joined = sa.outerjoin(WORKLIST, RESOLUTIONS, RESOLUTIONS.c.item == WORKLIST.c.number)
         decided = RESOLUTIONS.c.item.is_not(None)
@@ -257,7 +259,7 @@ class Worklist:
 # what waits for a person may have been taken back in the store until then, in the same version.
 _STORED, _LATER = ENTRIES.alias(), WORKLIST.alias()
 _OPEN = sa.and_(
-    WORKLIST.c.status.not_in(("preliminary", "retracted")),
+    WORKLIST.c.status != "retracted",
     ~sa.exists().where(
         _STORED.c.name == WORKLIST.c.name,
         _STORED.c.origin == WORKLIST.c.origin,
@@ -274,22 +276,25 @@ _OPEN = sa.and_(
     ~sa.exists().where(
         _LATER.c.name == WORKLIST.c.name,
         _LATER.c.origin == WORKLIST.c.origin,
-        _LATER.c.status != "preliminary",
-        sa.or_(
-            _LATER.c.issued > WORKLIST.c.issued,
-            sa.and_(_LATER.c.issued == WORKLIST.c.issued, _LATER.c.number > WORKLIST.c.number),
-        ),
+        _LATER.c.number > WORKLIST.c.number,
     ),
 )
 
 
 def _is_known(tables: sa.Connection, item: Item) -> bool:
-    """Whether the source said this last, or has said it in this version."""
-    same = (WORKLIST.c.name == item.proposal.name, WORKLIST.c.origin == item.proposal.origin)
-    query = sa.select(WORKLIST.c.said, WORKLIST.c.version).where(*same)
-    rows = tables.execute(query.order_by(WORKLIST.c.issued.desc(), WORKLIST.c.number.desc())).all()
-    said = _said(item)
-    return bool(rows and rows[0].said == said) or (said, item.proposal.version) in map(tuple, rows)
+    """Whether the source said this last, has said it in this version, or has said more since."""
+    query = (
+        sa.select(WORKLIST.c.said, WORKLIST.c.version, WORKLIST.c.issued)
+        .where(WORKLIST.c.name == item.proposal.name, WORKLIST.c.origin == item.proposal.origin)
+        .order_by(WORKLIST.c.issued.desc(), WORKLIST.c.number.desc())
+    )
+    rows = tables.execute(query).all()
+    said, version = _said(item), item.proposal.version
+    return bool(rows) and (
+        rows[0].said == said
+        or rows[0].issued > iso(item.proposal.issued)
+        or any((row.said, row.version) == (said, version) for row in rows)
+    )
 
 
 def _said(item: Item) -> str:

@@ -103,9 +103,19 @@ def test_the_same_again_is_no_second_item(worklist: Worklist, how: str) -> None:
     assert len(worklist.list()) == (how == "open")
 
 
+def test_what_is_preliminary_waits_for_what_is_not(worklist: Worklist) -> None:
+    """Then it is an item, also where it says the same."""
+    assert worklist.put([item(version="0", status="preliminary", issued=NOON - HOUR)], NOON) == 0
+    assert worklist.put([item()], NOON) == 1
+    assert worklist.put([item(version="2", status="preliminary", issued=NOON + HOUR)], NOON) == 0
+
+    assert [one.item for one in worklist.list()] == [item()]
+
+
 def test_something_else_is_another_item_and_ends_the_older_one(worklist: Worklist) -> None:
     """In whatever order they come; what was said first and comes late is not said again."""
-    worklist.put([share(), share(version="0", issued=NOON - HOUR)], NOON)
+    worklist.put([share(), item(version="0", issued=NOON - HOUR)], NOON)
+    assert [one.item for one in worklist.list()] == [share()]
     other = Observation(kind="spo2", at=NOON, value=0.95, breathing="room_air")
     later = share(version="2", issued=NOON + HOUR).model_copy(update={"detail": {"value": 0.95}})
     later = later.model_copy(
