@@ -15,7 +15,8 @@ def persons(seen: Iterable[tuple[str, str | None]]) -> dict[str, str]:
 
     def of(name: str) -> str:
         while person.setdefault(name, name) != name:
-            name = person[name] = person[person[name]]
+            person[name] = person[person[name]]
+            name = person[name]
         return name
 
     for pseudonym, record in seen:
