@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import structlog
 from anyio import CapacityLimiter, to_thread
@@ -37,7 +37,14 @@ from spira.domain.errors import InputError, SpiraError
 from spira.domain.fingerprint import fingerprint
 from spira.domain.forms import Filled, check, json_schema
 from spira.domain.frozen import Frozen
-from spira.domain.submissions import Files, FormValues, Id, Moment, Submission
+from spira.domain.submissions import (
+    FormValues,
+    Id,
+    Moment,
+    RecordingFile,
+    Submission,
+    each_once,
+)
 from spira.intake.audit import is_plain
 from spira.intake.keys import KeyRing
 from spira.intake.problems import problem, problem_of
@@ -79,12 +86,20 @@ _log = structlog.get_logger()
 _Model = TypeVar("_Model", bound=Frozen)
 
 
+class Recording(RecordingFile):
+    """A recording of an assessment: never one of spoken consent, which holds a name."""
+
+    utterance: Literal["sentence", "rhyme", "vowel", "ambient_before", "ambient_after"]
+
+
 class Manifest(Frozen):
     """What a device sends of an assessment."""
 
     revision: int = Field(ge=1, le=1_000_000)
     form: FormValues
-    recordings: Files = Field(min_length=1, max_length=4)
+    recordings: Annotated[tuple[Recording, ...], AfterValidator(each_once)] = Field(
+        min_length=1, max_length=4
+    )
     replaces: Id | None = None
 
 

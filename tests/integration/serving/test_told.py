@@ -1,0 +1,152 @@
+"""What the real Client API, in this process, tells of assessments that were really accepted."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from found import found
+
+from spira.audio.quality import QualityThresholds
+from spira.domain.submissions import RecordingFile
+from spira.intake.checking import Found, Refused
+from spira.intake.keys import KeyRing
+from spira.intake.settings import IntakeSettings
+from spira.intake.submissions import Intake
+from spira.serving.api import Parts, create_api
+from spira.serving.assessments import Assessments
+from spira.serving.settings import ServingSettings
+from spira.serving.tokens import Tokens
+from spira.stores.database import Database
+from spira.stores.objects import Objects
+
+SOUND = b"the bytes of a recording"
+FORM = {
+    "record_number": "111",
+    "age": 63,
+    "language": "pt-BR",
+    "tracheostomy": False,
+    "intubated": False,
+    "patient_informed": True,
+    "research_consent": False,
+}
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # it matters little
+
+
+def identity(number: int) -> str:
+    """An id that a device may have made."""
+    return f"01938f00-0000-7000-8000-{number:012d}"
+
+
+class Good:
+    """Finds every recording good."""
+
+    def check(
+        self, pieces: Sequence[bytes], file: RecordingFile, *, unfinished: bool = False
+    ) -> Found | Refused:
+        return found(SOUND)
+
+
+class Ward:
+    """A device of a site, and what it is told."""
+
+    def __init__(self, parts: Parts, site: str) -> None:
+        self._api = create_api(parts)
+        self._headers = {
+            "Authorization": f"Bearer {parts.tokens.create(site)}",
+            "Spira-Device-Secret": "A" * 43,
+        }
+
+    def ask(self, method: str, path: str, **how: Any) -> httpx.Response:
+        """One request."""
+
+        async def asked() -> httpx.Response:
+            transport = httpx.ASGITransport(self._api)
+            headers = self._headers | how.pop("headers", {})
+            async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:
+                return await client.request(method, path, headers=headers, **how)
+
+        return asyncio.run(asked())
+
+    def put(
+        self,
+        number: int,
+        values: dict[str, Any] | None = None,
+        *,
+        utterance: str = "sentence",
+        recorded_at: str = "2026-03-01T12:00:00Z",
+        **more: Any,
+    ) -> httpx.Response:
+        """Send the manifest of an assessment."""
+        recording = {
+            "id": identity(number + 1000),
+            "utterance": utterance,
+            "sha256": hashlib.sha256(SOUND).hexdigest(),
+            "n_bytes": len(SOUND),
+            "duration_s": 6.0,
+            "recorded_at": recorded_at,
+        }
+        form = {"id": "assessment", "version": 1, "values": {**FORM, **(values or {})}}
+        manifest = {"revision": 1, "form": form, "recordings": [recording], **more}
+        return self.ask("PUT", f"/v1/assessments/{identity(number)}", json=manifest)
+
+    def send(self, number: int, *about: Any, **more: Any) -> dict[str, Any]:
+        """Send an assessment to its receipt; the last answer."""
+        for one in self.put(number, *about, **more).json()["recordings"]:
+            tus = {
+                "Tus-Resumable": "1.0.0",
+                "Upload-Offset": "0",
+                "Content-Type": "application/offset+octet-stream",
+            }
+            self.ask("PATCH", one["upload_url"], content=SOUND, headers=tus)
+        told: dict[str, Any] = self.put(number, *about, **more).json()
+        assert told["state"] == "accepted", told
+        return told
+
+    def get(self, number: int) -> dict[str, Any]:
+        """What is told of an assessment."""
+        told: dict[str, Any] = self.ask("GET", f"/v1/assessments/{identity(number)}").json()
+        return told
+
+    def search(self, record_number: str) -> list[dict[str, Any]]:
+        """What is told of a patient's."""
+        body = {"record_number": record_number}
+        answer = self.ask("POST", "/v1/assessments/search", json=body)
+        told: list[dict[str, Any]] = answer.json()["assessments"]
+        return told
+
+
+@pytest.fixture
+def parts(database: Database, tmp_path: Path) -> Parts:
+    """The API's parts."""
+    keys = KeyRing.open(tmp_path / "keys")
+    objects = Objects.open(str(tmp_path / "recordings"), setting="a test")
+    return Parts(
+        intake=Intake(database, objects, Good(), keys, IntakeSettings()),
+        assessments=Assessments(database),
+        tokens=Tokens(database),
+        keys=keys,
+        settings=ServingSettings(),
+        thresholds=QualityThresholds(),
+    )
+
+
+@pytest.fixture
+def ward(parts: Parts) -> Ward:
+    """Of the site `ward`."""
+    return Ward(parts, "ward")
+
+
+@on_sqlite
+@pytest.mark.parametrize("utterance", ["consent", "other"])
+def test_spoken_consent_is_no_recording_of_an_assessment(ward: Ward, utterance: str) -> None:
+    """It holds a name, and belongs elsewhere: it is refused before a byte of it is sent."""
+    answer = ward.put(1, utterance=utterance)
+
+    assert answer.status_code == 400
+    place = answer.json()["places"][0]
+    assert place["where"] == "recordings.0.utterance"
+    assert "'sentence', 'rhyme', 'vowel', 'ambient_before' or 'ambient_after'" in place["what"]
