@@ -48,7 +48,15 @@ from spira.domain.submissions import (
 from spira.intake.audit import is_plain
 from spira.intake.keys import KeyRing
 from spira.intake.problems import problem, problem_of
-from spira.intake.submissions import Conflict, Intake, Owner, Progress, Standing, Unknown
+from spira.intake.submissions import (
+    Conflict,
+    Intake,
+    Owner,
+    Progress,
+    SendAgain,
+    Standing,
+    Unknown,
+)
 from spira.intake.tus import Tus, Upload
 from spira.serving.assessments import Assessments
 from spira.serving.forms import FORMS
@@ -228,7 +236,16 @@ def create_api(parts: Parts) -> FastAPI:
             )
 
         began = time.monotonic()
-        standing = await _in_time(parts, (owner, submission.canonical()), commit)
+        try:
+            standing = await _in_time(parts, (owner, submission.canonical()), commit)
+        except Conflict as error:
+            # What a submission calls its files are the recordings of a manifest.
+            differs = [re.sub("^files", "recordings", place) for place in error.differs]
+            more = {"differs": differs, "revision": error.revision}
+            raise _Refused("conflict", 409, str(error), **more) from None
+        except SendAgain as error:
+            after = {"Retry-After": "2"}
+            raise _Refused("send_again", 503, str(error), headers=after) from None
         if standing is None:
             body = {"state": "checking", "sentence": STATES["checking"].model_dump()}
             return JSONResponse(body, 202, headers={"Retry-After": "1"})
@@ -383,12 +400,16 @@ def shown(row: Any, model: str | None, fresh_for: timedelta, now: datetime) -> d
 
 def _told(standing: Standing, filled: Filled) -> JSONResponse:
     if standing.receipt is not None:
-        return JSONResponse({"state": "accepted", "receipt": standing.receipt})
+        sentence = STATES["accepted"].model_dump()
+        return JSONResponse(
+            {"state": "accepted", "sentence": sentence, "receipt": standing.receipt}
+        )
+    stuck = filled.refused or any(one.state == "refused" for one in standing.recordings)
     return JSONResponse(
         {
             "state": "incomplete",
             "revision": standing.revision,
-            "sentence": STATES["incomplete"].model_dump(),
+            "sentence": STATES["to_correct" if stuck else "incomplete"].model_dump(),
             "recordings": [_progress(one) for one in standing.recordings],
             "fields": [
                 {

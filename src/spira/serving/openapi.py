@@ -232,7 +232,7 @@ def _schemas() -> dict[str, Any]:
             recordings=_array({"oneOf": list(recording)}),
             fields=_array(_object(name=text, reason=text, sentence=sentence)),
         ),
-        "Accepted": _object(state={"const": "accepted"}, receipt=text),
+        "Accepted": _object(state={"const": "accepted"}, sentence=sentence, receipt=text),
         "Checking": _object(state={"const": "checking"}, sentence=sentence),
         "Assessment": _object(
             id=text,

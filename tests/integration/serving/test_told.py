@@ -15,7 +15,7 @@ from spira.domain.submissions import RecordingFile
 from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
 from spira.intake.settings import IntakeSettings
-from spira.intake.submissions import Intake
+from spira.intake.submissions import Intake, SendAgain
 from spira.serving.api import Parts, create_api
 from spira.serving.assessments import Assessments
 from spira.serving.settings import ServingSettings
@@ -150,3 +150,74 @@ def test_spoken_consent_is_no_recording_of_an_assessment(ward: Ward, utterance: 
     place = answer.json()["places"][0]
     assert place["where"] == "recordings.0.utterance"
     assert "'sentence', 'rhyme', 'vowel', 'ambient_before' or 'ambient_after'" in place["what"]
+
+
+@on_sqlite
+def test_what_somebody_must_correct_is_the_headline(ward: Ward) -> None:
+    """It is not sent by itself when there is a network; what is only on its way is."""
+    on_its_way = ward.put(1).json()
+    refused = ward.put(2, {"age": "sixty"}).json()
+
+    assert on_its_way["sentence"]["pt"].startswith("Envio incompleto. O resto será enviado")
+    assert refused["sentence"]["pt"].startswith("Corrija o que está indicado.")
+    assert [field["name"] for field in refused["fields"]] == ["age"]
+
+
+@on_sqlite
+def test_a_refused_recording_is_the_headline_too(
+    ward: Ward, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody sends another one by itself."""
+    monkeypatch.setattr(parts.intake, "_settings", IntakeSettings(largest_file_bytes=3))
+
+    told = ward.put(1).json()
+
+    assert told["recordings"][0]["reason"] == "too_large"
+    assert told["sentence"]["pt"].startswith("Corrija o que está indicado.")
+
+
+@on_sqlite
+def test_whoever_is_accepted_may_go_on(ward: Ward) -> None:
+    """In the words of the ward, each time."""
+    told = ward.send(1)
+
+    assert told["sentence"]["pt"] == "Recebido pelo servidor. Pode seguir."
+    assert ward.put(1).json() == told
+
+
+@on_sqlite
+def test_another_manifest_is_told_in_the_words_of_a_manifest(ward: Ward) -> None:
+    """Before the receipt and after it: where it differs, and what a person can do."""
+    changed = {"recorded_at": "2026-03-01T13:00:00Z"}
+    ward.put(1)
+    before = ward.put(1, **changed)
+    ward.send(1)
+    after = ward.put(1, **changed)
+
+    for answer in (before, after):
+        assert answer.status_code == 409
+        assert answer.json()["differs"] == ["recordings[0].recorded_at"]
+        assert answer.json()["sentence"]["pt"].startswith("O servidor tem outra versão")
+    assert "higher revision" in before.json()["detail"]
+
+
+@on_sqlite
+def test_what_changed_while_it_was_sent_is_not_a_server_that_is_away(
+    ward: Ward, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent again by itself, and nothing is lost."""
+
+    def changed(*_: Any, **__: Any) -> None:
+        raise SendAgain("it changed meanwhile; send the manifest again")
+
+    monkeypatch.setattr(parts.intake, "commit", changed)
+    answer = ward.put(1)
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+    assert answer.json()["sentence"]["pt"].startswith("A avaliação mudou durante o envio.")
+
+
+@on_sqlite
+def test_what_is_not_there_is_looked_for_by_its_record_number(ward: Ward) -> None:
+    """The id that was asked for is nothing that a person could check."""
+    assert ward.get(1)["sentence"]["pt"].endswith("Busque pelo prontuário.")

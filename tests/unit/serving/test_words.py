@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spira.domain.errors import RefusalReason
 from spira.domain.recordings import FINDINGS, Finding
-from spira.serving import api, listening, words
+from spira.intake.checking import Refused
+from spira.serving import api, listening, results, taking, words
 from spira.serving.words import FAILURES, PROBLEMS, REFUSALS, STATES, inconclusive, stale
 
 FORBIDDEN = ("diagnóstico", "diagnos", "normal", "saudável", "healthy", "✓", "✔", "%")
@@ -29,15 +29,20 @@ def test_every_state_and_reason_has_its_sentence() -> None:
     assert {*STATES} == {*get_args(words.State)}
     assert {*FAILURES} == {*get_args(words.Failure)}
     assert {*PROBLEMS} == {*get_args(words.Problem)}
-    assert {*REFUSALS} > {*get_args(RefusalReason)}
-    assert {*REFUSALS} >= {"wrong_digest", "wrong_length", "wrong_duration", "check_failed"}
+    # What did not arrive as announced is needed again, what died of its check is accepted, and a
+    # duplicate is one of a dataset: none of them is refused here.
+    kinds = get_args(Refused.model_fields["reason"].annotation)
+    told = {reason for kind in kinds for reason in get_args(kind)} | {"too_large"}
+    assert {*REFUSALS} == told - {"wrong_digest", "wrong_length", "check_failed", "duplicate"}
 
 
-def test_no_problem_is_there_that_nobody_is_told() -> None:
-    """Each sentence of a problem stands for something that the API does answer."""
-    answering = inspect.getsource(api) + inspect.getsource(listening)
+def test_no_sentence_is_there_that_nobody_is_told() -> None:
+    """Each of a state or a problem stands for something that the API answers, or, of what was not
+    sent yet, that an app says."""
+    answering = "".join(map(inspect.getsource, (api, listening, results, taking)))
+    names = (*STATES, *FAILURES, *PROBLEMS)
 
-    assert [name for name in PROBLEMS if f'"{name}"' not in answering] == []
+    assert [name for name in names if f'"{name}"' not in answering] == ["saved"]
 
 
 def test_no_sentence_claims_what_the_system_cannot_know() -> None:
@@ -54,12 +59,12 @@ def test_sentences_fit_a_phone() -> None:
     assert [text for text in texts if len(text) > 90 or text[-1] not in ".?"] == []
 
 
-def test_saved_and_sent_are_the_words_of_the_ward() -> None:
+def test_saved_and_accepted_are_the_words_of_the_ward() -> None:
     """The sentences that CLINICAL.md gives, word for word."""
     saved = "Guardado neste celular. Será enviado quando houver internet."
 
     assert STATES["saved"].pt == saved
-    assert STATES["sent"].pt == "Recebido pelo servidor. Pode seguir."
+    assert STATES["accepted"].pt == "Recebido pelo servidor. Pode seguir."
 
 
 @pytest.mark.parametrize(
