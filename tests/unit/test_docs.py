@@ -397,7 +397,7 @@ def test_the_client_api_is_listed_with_all_it_asks_and_answers() -> None:
         "id": "i",
         "state": "queued",
         "attempt": 0,
-        "about": "{}",
+        "about": '{"values": {}, "site": "ward"}',
         "recorded_at": "2026-03-01T12:00:00+00:00",
         "answer": None,
         "answered_at": None,

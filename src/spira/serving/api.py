@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -35,7 +35,7 @@ from spira.delivery.about import ABOUT
 from spira.domain.answers import Sentence
 from spira.domain.errors import InputError, SpiraError
 from spira.domain.fingerprint import fingerprint
-from spira.domain.forms import Filled, check, json_schema
+from spira.domain.forms import Filled, Remark, check, json_schema
 from spira.domain.frozen import Frozen
 from spira.domain.submissions import (
     FormValues,
@@ -58,6 +58,7 @@ from spira.intake.submissions import (
     Unknown,
 )
 from spira.intake.tus import Tus, Upload
+from spira.serving.answers import About
 from spira.serving.assessments import Assessments
 from spira.serving.forms import FORMS
 from spira.serving.metrics import CountRefusals, Metrics
@@ -229,7 +230,7 @@ def create_api(parts: Parts) -> FastAPI:
             return parts.intake.commit(
                 submission,
                 owner,
-                taken(parts.settings.vital_rules, filled.values, record, by),
+                taken(parts.settings.vital_rules, filled, record, by),
                 ready=not filled.refused,
                 unfinished=filled.values.get("unfinished", False) is True,
                 device_time=device_time,
@@ -372,7 +373,7 @@ def shown(row: Any, model: str | None, fresh_for: timedelta, now: datetime) -> d
     model      that answers; None where there is none
     fresh_for  how long after its recording an answer is not old
     """
-    about = json.loads(row.about)
+    about = About.model_validate_json(row.about)
     recorded_at = datetime.fromisoformat(row.recorded_at)
     state = "received" if row.state == "queued" and row.attempt == 0 else row.state
     old = stale(recorded_at, now, after=fresh_for)
@@ -385,7 +386,8 @@ def shown(row: Any, model: str | None, fresh_for: timedelta, now: datetime) -> d
         "state": state,
         "sentence": waiting.model_dump() if answer is None else answer["sentence"],
         "why": "no model" if answer is None and model is None else None,
-        "banner": about.get("banner"),
+        "banner": None if about.banner is None else about.banner.model_dump(),
+        "marks": _remarks(about.marks),
         "answer": answer,
         "recorded_at": row.recorded_at,
         "answered_at": row.answered_at,
@@ -400,10 +402,9 @@ def shown(row: Any, model: str | None, fresh_for: timedelta, now: datetime) -> d
 
 def _told(standing: Standing, filled: Filled) -> JSONResponse:
     if standing.receipt is not None:
-        sentence = STATES["accepted"].model_dump()
-        return JSONResponse(
-            {"state": "accepted", "sentence": sentence, "receipt": standing.receipt}
-        )
+        accepted = {"state": "accepted", "sentence": STATES["accepted"].model_dump()}
+        more = {"receipt": standing.receipt, "marks": _remarks(filled.marks)}
+        return JSONResponse(accepted | more)
     stuck = filled.refused or any(one.state == "refused" for one in standing.recordings)
     return JSONResponse(
         {
@@ -411,16 +412,18 @@ def _told(standing: Standing, filled: Filled) -> JSONResponse:
             "revision": standing.revision,
             "sentence": STATES["to_correct" if stuck else "incomplete"].model_dump(),
             "recordings": [_progress(one) for one in standing.recordings],
-            "fields": [
-                {
-                    "name": name,
-                    "reason": remark.reason,
-                    "sentence": {"pt": remark.pt, "en": remark.en},
-                }
-                for name, remark in filled.refused.items()
-            ],
+            "fields": _remarks(filled.refused),
+            "marks": _remarks(filled.marks),
         }
     )
+
+
+def _remarks(of: Mapping[str, Remark]) -> list[dict[str, Any]]:
+    """What is said about fields, by their names."""
+    return [
+        {"name": name, "reason": one.reason, "sentence": {"pt": one.pt, "en": one.en}}
+        for name, one in of.items()
+    ]
 
 
 def _progress(one: Progress) -> dict[str, Any]:

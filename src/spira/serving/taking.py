@@ -1,12 +1,12 @@
 """What Serving does in the transaction that accepts an assessment."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from spira.domain.answers import Sentence
+from spira.domain.forms import Filled
 from spira.domain.vitals import VitalRules, banner
 from spira.intake import audit
 from spira.intake.submissions import Accepted, OnAccept, Stored
@@ -22,10 +22,10 @@ _NO_SENTENCE = Sentence(
 )
 
 
-def taken(rules: VitalRules, values: Mapping[str, Any], record: str | None, by: str) -> OnAccept:
+def taken(rules: VitalRules, filled: Filled, record: str | None, by: str) -> OnAccept:
     """What is done with an assessment when it is accepted: an answer, or a request for one.
 
-    values    of the form, those that may be used
+    filled    what became of its form
     record    keyed hash of the record number
     by        the token that sent it, for the audit
     """
@@ -34,8 +34,9 @@ def taken(rules: VitalRules, values: Mapping[str, Any], record: str | None, by: 
         scored = _scored(accepted)
         recorded_at = _corrected(accepted, scored)
         about = About(
-            values=values,
-            banner=banner(rules, values),
+            values=filled.values,
+            marks=filled.marks,
+            banner=banner(rules, filled.values),
             vital_rules=rules.version,
             found=None if scored is None else scored.found,
             utterance=None if scored is None else scored.file.utterance,

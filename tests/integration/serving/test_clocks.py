@@ -12,6 +12,7 @@ import pytest
 import uuid_utils
 from found import found
 
+from spira.domain.forms import check
 from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.domain.vitals import DEFAULT_VITAL_RULES
 from spira.intake import audit
@@ -22,6 +23,7 @@ from spira.intake.submissions import Intake, Owner
 from spira.intake.sweeping import sweep
 from spira.serving.api import shown
 from spira.serving.assessments import Assessments
+from spira.serving.forms import ASSESSMENT_1
 from spira.serving.messages import Ask, Reply
 from spira.serving.results import Results
 from spira.serving.taking import taken
@@ -67,7 +69,8 @@ class Service:
 
     def send(self, sent: Submission, device_time: datetime | None = None) -> str | None:
         """Send the manifest, and what is needed then; the receipt."""
-        on_accept = taken(DEFAULT_VITAL_RULES, {"language": "pt-BR"}, None, "token 1")
+        filled = check(ASSESSMENT_1, {"language": "pt-BR"})
+        on_accept = taken(DEFAULT_VITAL_RULES, filled, None, "token 1")
         standing = self.intake.commit(sent, OWNER, on_accept, device_time=device_time)
         for one in standing.recordings:
             if one.state == "announced":

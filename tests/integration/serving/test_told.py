@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from spira.intake.settings import IntakeSettings
 from spira.intake.submissions import Intake, SendAgain
 from spira.serving.api import Parts, create_api
 from spira.serving.assessments import Assessments
+from spira.serving.messages import Reply
+from spira.serving.results import Results
 from spira.serving.settings import ServingSettings
 from spira.serving.tokens import Tokens
 from spira.stores.database import Database
@@ -221,3 +223,45 @@ def test_what_changed_while_it_was_sent_is_not_a_server_that_is_away(
 def test_what_is_not_there_is_looked_for_by_its_record_number(ward: Ward) -> None:
     """The id that was asked for is nothing that a person could check."""
     assert ward.get(1)["sentence"]["pt"].endswith("Busque pelo prontuário.")
+
+
+@on_sqlite
+def test_an_impossible_value_is_told_wherever_its_assessment_is(ward: Ward) -> None:
+    """A mistyped SpO2 silences the banner: whoever sends, reads or searches sees that."""
+    values = {"spo2": 8.8, "heart_rate": 45, "cid10": "what he had"}
+
+    incomplete, accepted = ward.put(1, values).json(), ward.send(1, values)
+    read, (searched,) = ward.get(1), ward.search("111")
+
+    marks = {mark["name"]: mark["reason"] for mark in read["marks"]}
+    assert marks == {"spo2": "impossible", "cid10": "wrong_format"}
+    said = {mark["name"]: mark["sentence"]["pt"] for mark in read["marks"]}
+    assert said["spo2"].endswith("valor impossível (vai de 30 a 100 %). Guardado e não usado.")
+    assert (read["banner"], "8.8" in str(read)) == (None, False)
+    for told in (incomplete, accepted, searched):
+        assert told["marks"] == read["marks"]
+    ward.send(2)
+    assert ward.get(2)["marks"] == []
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("age", "said"),
+    [
+        (63, "Não declarado, suposto como no teste: aparelho."),
+        (
+            170,
+            "Não declarado, suposto como no teste: aparelho. Idade: valor impossível "
+            "(vai de 0 a 125 anos). Guardado e não usado. Suposto como no teste.",
+        ),
+    ],
+)
+def test_an_impossible_value_is_not_told_as_one_that_nobody_declared(
+    ward: Ward, parts: Parts, reply_to: Callable[..., Reply], age: int, said: str
+) -> None:
+    """170 may stand for 17: whoever reads the answer hears that the age was not used."""
+    ward.send(1, {"age": age})
+
+    assert Results(parts.assessments).write(reply_to(identity(1)))
+
+    assert ward.get(1)["answer"]["assumed"]["pt"] == said

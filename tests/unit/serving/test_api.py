@@ -15,7 +15,9 @@ def row(**values: Any) -> Any:
         "id": "i",
         "state": "completed",
         "attempt": 1,
-        "about": json.dumps({"banner": {"pt": "a", "en": "b"}, "values": {"age": 63}}),
+        "about": json.dumps(
+            {"banner": {"pt": "a", "en": "b"}, "values": {"age": 63}, "site": "ward"}
+        ),
         "recorded_at": "2026-03-01T12:00:00+00:00",
         "answer": json.dumps({**answer, "scored": {"probability": 0.25}}),
         "answered_at": "2026-03-01T18:00:00+00:00",
