@@ -399,6 +399,7 @@ def test_the_client_api_is_listed_with_all_it_asks_and_answers() -> None:
         "attempt": 0,
         "about": '{"values": {}, "site": "ward"}',
         "recorded_at": "2026-03-01T12:00:00+00:00",
+        "accepted_at": "2026-03-01T12:00:00+00:00",
         "answer": None,
         "answered_at": None,
         "voided_at": None,

@@ -374,13 +374,15 @@ def shown(row: Any, model: str | None, fresh_for: timedelta, now: datetime) -> d
     fresh_for  how long after its recording an answer is not old
     """
     about = About.model_validate_json(row.about)
-    recorded_at = datetime.fromisoformat(row.recorded_at)
+    recorded_at, accepted_at = map(datetime.fromisoformat, (row.recorded_at, row.accepted_at))
     state = "received" if row.state == "queued" and row.attempt == 0 else row.state
-    old = stale(recorded_at, now, after=fresh_for)
     waiting = STATES["no_model" if model is None else "queued"]
     answer = None if row.answer is None else json.loads(row.answer)
+    answered = answer is not None and answer["outcome"] is not None
+    old = stale(recorded_at, accepted_at, now, after=fresh_for, answered=answered)
     if answer is not None:
         answer.pop("scored", None)  # never a bare probability
+    stale_after = min(recorded_at, accepted_at) + fresh_for  # whatever a device's clock says
     return {
         "id": row.id,
         "state": state,
@@ -391,7 +393,7 @@ def shown(row: Any, model: str | None, fresh_for: timedelta, now: datetime) -> d
         "answer": answer,
         "recorded_at": row.recorded_at,
         "answered_at": row.answered_at,
-        "stale_after": (recorded_at + fresh_for).isoformat(timespec="seconds"),
+        "stale_after": stale_after.isoformat(timespec="seconds"),
         "stale": None if old is None else old.model_dump(),
         "voided": None
         if row.voided_at is None

@@ -187,18 +187,32 @@ UNCERTAIN_TIME = _say(
 )
 
 
-def stale(recorded_at: datetime, now: datetime, *, after: timedelta) -> Sentence | None:
+def stale(
+    recorded_at: datetime,
+    accepted_at: datetime,
+    now: datetime,
+    *,
+    after: timedelta,
+    answered: bool = True,
+) -> Sentence | None:
     """What stands above an answer that is older than `after`; None while it is fresh.
 
     recorded_at  aware, by the device's clock, corrected by the offset measured at sync. One that
-                 lies ahead of `now` by over 5 minutes is nobody's true time, and is told as such.
+                 lies ahead of `now`, or of when it was accepted, by over 5 minutes is nobody's
+                 true time, and is told as such for ever: it does not become true once it is reached
+    answered     False: there is no result that could be old
     """
-    age = now - recorded_at
-    if age < -AT_MOST_AHEAD:
+    if recorded_at - min(accepted_at, now) > AT_MOST_AHEAD:
         return UNCERTAIN_TIME
+    age = now - min(recorded_at, accepted_at)
     if age < after:
         return None
     ago = _ago(age)
+    if not answered:
+        return Sentence(
+            pt=f"Gravado há {ago.pt}, sem resultado. O quadro pode ter mudado.",
+            en=f"Recorded {ago.en} ago, without a result. The patient's condition may have changed.",
+        )
     return Sentence(
         pt=f"Resultado antigo: gravado há {ago.pt}. O quadro pode ter mudado.",
         en=f"Old result: recorded {ago.en} ago. The patient's condition may have changed.",

@@ -213,7 +213,7 @@ def test_when_it_was_recorded_is_corrected_by_the_clock_of_the_device(
     told = service.shown(sent.id)
 
     assert datetime.fromisoformat(told["recorded_at"]) == true
-    assert told["stale"]["pt"].startswith("Resultado antigo: gravado há 3 h")
+    assert told["stale"]["pt"].startswith("Gravado há 3 h, sem resultado.")
     assert service.shown(fresh.id)["stale"] is None
     assert [ask.assessment for ask in service.lease()] == [fresh.id, sent.id]
 
@@ -249,7 +249,7 @@ def test_a_time_of_long_ago_is_old(service: Service) -> None:
     sent = recorded(EARLIEST)
     service.send(sent, NOW)
     assert service.send(sent, NOW)
-    assert service.shown(sent.id)["stale"]["pt"].startswith("Resultado antigo: gravado há")
+    assert service.shown(sent.id)["stale"]["pt"].startswith("Gravado há 20")
 
 
 def test_the_audit_is_whole_though_its_times_go_back(service: Service) -> None:

@@ -5,7 +5,10 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from spira.serving.api import shown
+from spira.serving.words import UNCERTAIN_TIME
 
 
 def row(**values: Any) -> Any:
@@ -19,6 +22,7 @@ def row(**values: Any) -> Any:
             {"banner": {"pt": "a", "en": "b"}, "values": {"age": 63}, "site": "ward"}
         ),
         "recorded_at": "2026-03-01T12:00:00+00:00",
+        "accepted_at": "2026-03-01T12:30:00+00:00",
         "answer": json.dumps({**answer, "scored": {"probability": 0.25}}),
         "answered_at": "2026-03-01T18:00:00+00:00",
         "voided_at": None,
@@ -41,6 +45,30 @@ def test_an_answer_says_that_it_is_old() -> None:
     assert fresh["stale_after"] == "2026-03-01T14:00:00+00:00"
     assert fresh["stale"] is None
     assert old["stale"]["pt"].startswith("Resultado antigo: gravado há 6 h 20 min.")
+
+
+def test_a_time_ahead_is_uncertain_also_when_it_has_come() -> None:
+    """A clock three hours ahead when it was recorded, and right when it was sent; and it is old no
+    later than if it had been recorded when it was accepted."""
+    ahead = row(recorded_at="2026-03-01T15:30:00+00:00")
+
+    said = [told_of(ahead, hours=hours)["stale"] for hours in (0.6, 3, 4.5, 24)]
+
+    assert {one["pt"] for one in said} == {UNCERTAIN_TIME.pt}
+    assert told_of(ahead)["stale_after"] == "2026-03-01T14:30:00+00:00"
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"state": "queued", "answer": None},
+        {"answer": json.dumps({"outcome": None, "sentence": {"pt": "x", "en": "y"}})},
+    ],
+    ids=["waits", "not scored"],
+)
+def test_where_there_is_no_result_none_is_called_old(about: dict[str, Any]) -> None:
+    """What waits, failed or was not scored says how long ago it was recorded."""
+    assert told_of(row(**about), hours=3)["stale"]["pt"].startswith("Gravado há 3 h, sem resultado")
 
 
 def test_neither_a_probability_nor_the_form_is_told() -> None:

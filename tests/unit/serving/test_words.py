@@ -79,7 +79,7 @@ def test_saved_and_accepted_are_the_words_of_the_ward() -> None:
 )
 def test_an_old_answer_says_how_old_it_is(age: timedelta, ago: str) -> None:
     """The sentence of CLINICAL.md, with the time since the recording."""
-    said = stale(NOW - age, NOW, after=TWO_HOURS)
+    said = stale(NOW - age, NOW - age, NOW, after=TWO_HOURS)
 
     assert said is not None
     assert said.pt == f"Resultado antigo: gravado {ago} O quadro pode ter mudado."
@@ -87,8 +87,8 @@ def test_an_old_answer_says_how_old_it_is(age: timedelta, ago: str) -> None:
 
 def test_a_site_that_calls_minutes_old_is_told_minutes() -> None:
     """Limits below an hour read as such."""
-    first = stale(NOW - timedelta(minutes=25), NOW, after=timedelta(minutes=20))
-    at_once = stale(NOW, NOW, after=timedelta(0))
+    first = stale(NOW - timedelta(minutes=25), NOW, NOW, after=timedelta(minutes=20))
+    at_once = stale(NOW, NOW, NOW, after=timedelta(0))
 
     assert first is not None
     assert "gravado há 25 min." in first.pt
@@ -98,21 +98,41 @@ def test_a_site_that_calls_minutes_old_is_told_minutes() -> None:
 
 def test_a_fresh_answer_carries_no_warning() -> None:
     """Under the limit, and a few minutes ahead as clocks are, nothing is said."""
-    assert stale(NOW - timedelta(hours=1, minutes=59), NOW, after=TWO_HOURS) is None
-    assert stale(NOW + timedelta(minutes=5), NOW, after=TWO_HOURS) is None
+    assert stale(NOW - timedelta(hours=1, minutes=59), NOW, NOW, after=TWO_HOURS) is None
+    assert stale(NOW + timedelta(minutes=5), NOW, NOW, after=TWO_HOURS) is None
 
 
-@given(ahead=st.timedeltas(min_value=timedelta(minutes=6), max_value=timedelta(days=4000)))
-def test_a_recording_from_the_future_is_never_taken_for_fresh(ahead: timedelta) -> None:
-    """A clock that is wrong by a year must not make an old answer look new."""
-    assert stale(NOW + ahead, NOW, after=TWO_HOURS) == words.UNCERTAIN_TIME
+@given(
+    ahead=st.timedeltas(min_value=timedelta(minutes=6), max_value=timedelta(days=4000)),
+    later=st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=5000)),
+)
+def test_a_recording_from_the_future_is_never_taken_for_fresh(
+    ahead: timedelta, later: timedelta
+) -> None:
+    """A clock that is wrong must not make an old answer look new, not when its time has come."""
+    assert stale(NOW + ahead, NOW, NOW + later, after=TWO_HOURS) == words.UNCERTAIN_TIME
+
+
+def test_a_server_whose_clock_was_put_back_calls_nothing_fresh() -> None:
+    """What it accepted while its clock was ahead was recorded in what is now the future."""
+    ahead = NOW + timedelta(days=1)
+
+    assert stale(ahead, ahead, NOW, after=TWO_HOURS) == words.UNCERTAIN_TIME
+
+
+def test_where_there_is_no_result_none_is_called_old() -> None:
+    """How long ago it was recorded is said all the same."""
+    said = stale(NOW - TWO_HOURS, NOW, NOW, after=TWO_HOURS, answered=False)
+
+    assert said is not None
+    assert said.pt == "Gravado há 2 h, sem resultado. O quadro pode ter mudado."
 
 
 def test_time_zones_do_not_change_an_age() -> None:
     """Three in the morning in Brasília is six o'clock UTC."""
     brasilia = datetime(2026, 11, 26, 3, 0, tzinfo=timezone(timedelta(hours=-3)))
 
-    said = stale(brasilia, NOW, after=TWO_HOURS)
+    said = stale(brasilia, NOW, NOW, after=TWO_HOURS)
 
     assert said is not None
     assert "há 6 h." in said.pt
