@@ -31,7 +31,7 @@ from spira.model.prediction import (
 )
 from spira.serving.forms import declared, outside_intended_use
 from spira.serving.messages import Reply
-from spira.serving.words import inconclusive
+from spira.serving.words import FAILURES, Failure, inconclusive
 
 # What keeps a recording from being scored, the first to be said first: with several, the one whose
 # mending may mend the others.
@@ -46,7 +46,8 @@ class FindingSaid(Frozen):
 
 
 class Answer(Frozen):
-    """What is said about an assessment. `outcome` is None where nothing was scored."""
+    """What is said about an assessment. `outcome` is None where nothing was scored; whoever tells
+    an answer that no model gave adds its evidence."""
 
     outcome: Outcome | None
     sentence: Sentence
@@ -58,6 +59,7 @@ class Answer(Frozen):
     evidence_level: EvidenceLevel | None = None
     evidence: Sentence | None = None
     model: str | None = None
+    failure: Failure | None = None  # why it ended without an answer
 
 
 class About(Frozen):
@@ -86,6 +88,11 @@ def before_scoring(about: About) -> Answer | None:
             outcome="inconclusive", sentence=inconclusive(findings[0].finding), findings=findings
         )
     return None
+
+
+def failed(kind: Failure) -> Answer:
+    """What is said of an assessment that ended without an answer: why, and what to do."""
+    return Answer(outcome=None, sentence=FAILURES[kind], failure=kind)
 
 
 def of_reply(about: About, reply: Reply) -> Answer:

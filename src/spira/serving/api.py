@@ -32,7 +32,7 @@ from starlette.requests import ClientDisconnect
 from spira import __version__
 from spira.audio.quality import QualityThresholds
 from spira.delivery.about import ABOUT
-from spira.domain.answers import Sentence
+from spira.domain.answers import EVIDENCE_SENTENCES, Sentence
 from spira.domain.errors import InputError, SpiraError
 from spira.domain.fingerprint import fingerprint
 from spira.domain.forms import Filled, Remark, check, json_schema
@@ -66,7 +66,15 @@ from spira.serving.openapi import describe
 from spira.serving.settings import ServingSettings
 from spira.serving.taking import taken
 from spira.serving.tokens import Site, Tokens
-from spira.serving.words import PROBLEMS, REFUSALS, STATES, Problem, Refusal, stale
+from spira.serving.words import (
+    NO_MODELS_ANSWER,
+    PROBLEMS,
+    REFUSALS,
+    STATES,
+    Problem,
+    Refusal,
+    stale,
+)
 
 _LARGEST_BODY_BYTES = 256 << 10
 _BODY_S = 60.0  # that a body may take: 256 kB at 35 kbit/s
@@ -185,8 +193,7 @@ def create_api(parts: Parts) -> FastAPI:
 
     async def told(rows: Sequence[Any]) -> list[dict[str, Any]]:
         model = await to_thread.run_sync(parts.assessments.model)
-        fresh_for = timedelta(hours=parts.settings.stale_after_h)
-        return [shown(row, model, fresh_for, datetime.now(UTC)) for row in rows]
+        return [shown(row, model, parts.settings, datetime.now(UTC)) for row in rows]
 
     async def find(request: Request) -> Upload | None:
         site = await authorised(await bearer(request))
@@ -367,25 +374,28 @@ class _Refused(Exception):  # what is answered instead
             self.answer.headers["WWW-Authenticate"] = "Bearer"
 
 
-def shown(row: Any, model: str | None, fresh_for: timedelta, now: datetime) -> dict[str, Any]:
+def shown(row: Any, model: str | None, settings: ServingSettings, now: datetime) -> dict[str, Any]:
     """An assessment as its site sees it.
 
     model      that answers; None where there is none
-    fresh_for  how long after its recording an answer is not old
     """
     about = About.model_validate_json(row.about)
-    recorded_at, accepted_at = map(datetime.fromisoformat, (row.recorded_at, row.accepted_at))
-    state = "received" if row.state == "queued" and row.attempt == 0 else row.state
-    waiting = STATES["no_model" if model is None else "queued"]
     answer = None if row.answer is None else json.loads(row.answer)
-    answered = answer is not None and answer["outcome"] is not None
-    old = stale(recorded_at, accepted_at, now, after=fresh_for, answered=answered)
     if answer is not None:
         answer.pop("scored", None)  # never a bare probability
+        if answer["evidence"] is None:
+            answer |= _evidence(settings.demo)
+    # Without a model nobody can be asked, and no attempt begins.
+    waits = row.state == "queued" and row.attempt == 0 and model is not None
+    waiting = STATES["no_model" if model is None else "queued"]
+    recorded_at, accepted_at = map(datetime.fromisoformat, (row.recorded_at, row.accepted_at))
+    fresh_for = timedelta(hours=settings.stale_after_h)
+    answered = answer is not None and answer["outcome"] is not None
+    old = stale(recorded_at, accepted_at, now, after=fresh_for, answered=answered)
     stale_after = min(recorded_at, accepted_at) + fresh_for  # whatever a device's clock says
     return {
         "id": row.id,
-        "state": state,
+        "state": "received" if waits else row.state,
         "sentence": waiting.model_dump() if answer is None else answer["sentence"],
         "why": "no model" if answer is None and model is None else None,
         "banner": None if about.banner is None else about.banner.model_dump(),
@@ -400,6 +410,14 @@ def shown(row: Any, model: str | None, fresh_for: timedelta, now: datetime) -> d
         else {"at": row.voided_at, "sentence": STATES["voided"].model_dump()},
         "replaces": row.replaces,
     }
+
+
+def _evidence(demo: bool) -> dict[str, Any]:
+    """What an answer that no model gave says of its evidence."""
+    if not demo:
+        return {"evidence": NO_MODELS_ANSWER.model_dump()}
+    sentence = EVIDENCE_SENTENCES["synthetic"].model_dump()
+    return {"evidence_level": "synthetic", "evidence": sentence}
 
 
 def _told(standing: Standing, filled: Filled) -> JSONResponse:

@@ -10,9 +10,8 @@ from spira.domain.forms import Filled
 from spira.domain.vitals import VitalRules, banner
 from spira.intake import audit
 from spira.intake.submissions import Accepted, OnAccept, Stored
-from spira.serving.answers import About, Answer, before_scoring
+from spira.serving.answers import About, Answer, before_scoring, failed
 from spira.serving.assessments import add, bury
-from spira.serving.words import FAILURES
 
 SCORED = "sentence"  # the utterance that models are trained on, and answer for
 _NOBODYS_TIME = datetime(9000, 1, 1, tzinfo=UTC)  # with room for what is added to it
@@ -82,7 +81,7 @@ def _at_once(about: About, scored: Stored | None) -> tuple[str, Answer | None]:
     if scored is None:
         return "completed", Answer(outcome="inconclusive", sentence=_NO_SENTENCE)
     if scored.found is None:
-        return "failed", Answer(outcome=None, sentence=FAILURES["input"])
+        return "failed", failed("input")
     return "queued", None
 
 

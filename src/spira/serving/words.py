@@ -186,6 +186,12 @@ UNCERTAIN_TIME = _say(
     "Uncertain time of recording. Check when it was recorded before using the result.",
 )
 
+# Of an answer that no model gave; spira.delivery.about says the same of SPIRA.
+NO_MODELS_ANSWER = _say(
+    "Sem resultado de modelo. O SPIRA não é regularizado na Anvisa.",
+    "Not the result of a model. SPIRA is not cleared by Anvisa.",
+)
+
 
 def stale(
     recorded_at: datetime,
@@ -211,7 +217,7 @@ def stale(
     if not answered:
         return Sentence(
             pt=f"Gravado há {ago.pt}, sem resultado. O quadro pode ter mudado.",
-            en=f"Recorded {ago.en} ago, without a result. The patient's condition may have changed.",
+            en=f"Recorded {ago.en} ago, no result. The patient's condition may have changed.",
         )
     return Sentence(
         pt=f"Resultado antigo: gravado há {ago.pt}. O quadro pode ter mudado.",

@@ -26,6 +26,7 @@ from spira.serving.assessments import Assessments
 from spira.serving.forms import ASSESSMENT_1
 from spira.serving.messages import Ask, Reply
 from spira.serving.results import Results
+from spira.serving.settings import ServingSettings
 from spira.serving.taking import taken
 from spira.serving.words import UNCERTAIN_TIME
 from spira.stores.database import Database
@@ -88,7 +89,7 @@ class Service:
     def shown(self, assessment: str) -> dict[str, Any]:
         """What the site is told."""
         row = self.assessments.about(assessment)
-        return shown(row, "spira/1", timedelta(hours=2), self.now)
+        return shown(row, "spira/1", ServingSettings(), self.now)
 
 
 @pytest.fixture

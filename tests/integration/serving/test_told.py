@@ -265,3 +265,17 @@ def test_an_impossible_value_is_not_told_as_one_that_nobody_declared(
     assert Results(parts.assessments).write(reply_to(identity(1)))
 
     assert ward.get(1)["answer"]["assumed"]["pt"] == said
+
+
+@on_sqlite
+def test_what_failed_says_why_to_an_app_and_what_to_do_to_a_person(
+    ward: Ward, parts: Parts, reply_to: Callable[..., Reply]
+) -> None:
+    """The kind of its dead letter."""
+    ward.send(1)
+
+    assert Results(parts.assessments).write(reply_to(identity(1), 1, "failed"))
+
+    told = ward.get(1)
+    assert (told["state"], told["answer"]["failure"]) == ("failed", "input")
+    assert told["sentence"]["pt"].endswith("Grave de novo.")

@@ -7,13 +7,26 @@ from typing import Any
 
 import pytest
 
+from spira.domain.answers import EVIDENCE_SENTENCES, OUTCOME_SENTENCES
+from spira.domain.recordings import EvidenceLevel
+from spira.serving.answers import Answer, failed
 from spira.serving.api import shown
-from spira.serving.words import UNCERTAIN_TIME
+from spira.serving.settings import ServingSettings
+from spira.serving.words import NO_MODELS_ANSWER, UNCERTAIN_TIME
+
+WITHOUT_MODEL = Answer(outcome="inconclusive", sentence=OUTCOME_SENTENCES["inconclusive"])
+SAID = {"pt": "x", "en": "y"}
+
+
+def of_model(level: EvidenceLevel) -> Answer:
+    """An answer of a model of this evidence level."""
+    evidence = EVIDENCE_SENTENCES[level]
+    return WITHOUT_MODEL.model_copy(update={"evidence_level": level, "evidence": evidence})
 
 
 def row(**values: Any) -> Any:
     """An assessment as the table has it."""
-    answer = {"outcome": "negative", "sentence": {"pt": "x", "en": "y"}}
+    answer = {"outcome": "negative", "sentence": SAID, "evidence": SAID}
     completed = {
         "id": "i",
         "state": "completed",
@@ -31,10 +44,12 @@ def row(**values: Any) -> Any:
     return SimpleNamespace(**completed | values)
 
 
-def told_of(one: Any, *, model: str | None = "spira/1", hours: float = 1.0) -> dict[str, Any]:
+def told_of(
+    one: Any, *, model: str | None = "spira/1", hours: float = 1.0, demo: bool = False
+) -> dict[str, Any]:
     """What is told so many hours after the recording."""
     now = datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(hours=hours)
-    return shown(one, model, timedelta(hours=2), now)
+    return shown(one, model, ServingSettings(demo=demo), now)
 
 
 def test_an_answer_says_that_it_is_old() -> None:
@@ -62,7 +77,7 @@ def test_a_time_ahead_is_uncertain_also_when_it_has_come() -> None:
     "about",
     [
         {"state": "queued", "answer": None},
-        {"answer": json.dumps({"outcome": None, "sentence": {"pt": "x", "en": "y"}})},
+        {"answer": json.dumps({"outcome": None, "sentence": SAID, "evidence": SAID})},
     ],
     ids=["waits", "not scored"],
 )
@@ -81,12 +96,34 @@ def test_neither_a_probability_nor_the_form_is_told() -> None:
 
 
 def test_what_waits_is_told_apart_from_what_was_asked() -> None:
-    """Both say not to wait for it; and that there is no model, where there is none."""
+    """Both say not to wait for it; without a model it is `queued: no model`, asked or not."""
     waits, asked = (told_of(row(state="queued", answer=None, attempt=n)) for n in (0, 1))
-    without = told_of(row(state="queued", answer=None), model=None)
+    without = [told_of(row(state="queued", answer=None, attempt=n), model=None) for n in (0, 1)]
 
     assert (waits["state"], asked["state"]) == ("received", "queued")
     assert waits["sentence"] == asked["sentence"]
     assert "Não espere" in waits["sentence"]["pt"]
-    assert (waits["why"], without["why"]) == (None, "no model")
-    assert "não há modelo" in without["sentence"]["pt"]
+    assert waits["why"] is None
+    for one in without:
+        assert (one["state"], one["why"]) == ("queued", "no model")
+        assert "não há modelo" in one["sentence"]["pt"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "demo", "level", "evidence"),
+    [
+        (of_model("research"), False, "research", "Uso em pesquisa. Não regularizado na Anvisa."),
+        (of_model("synthetic"), True, "synthetic", EVIDENCE_SENTENCES["synthetic"].pt),
+        (WITHOUT_MODEL, False, None, NO_MODELS_ANSWER.pt),
+        (WITHOUT_MODEL, True, "synthetic", EVIDENCE_SENTENCES["synthetic"].pt),
+        (failed("unknown"), True, "synthetic", EVIDENCE_SENTENCES["synthetic"].pt),
+    ],
+    ids=["a model", "a synthetic model", "no model", "no model, demo", "failed, demo"],
+)
+def test_every_answer_says_what_stands_behind_it(
+    answer: Answer, demo: bool, level: str | None, evidence: str
+) -> None:
+    """Its model's level; where no model gave it, what SPIRA is, and a demonstration that it is."""
+    told = told_of(row(answer=answer.model_dump_json()), demo=demo)["answer"]
+
+    assert (told["evidence_level"], told["evidence"]["pt"]) == (level, evidence)

@@ -19,6 +19,7 @@ SENTENCES = [
     *(sentence for group in GROUPS for sentence in group.values()),
     *(inconclusive(finding) for finding in FINDINGS),
     words.UNCERTAIN_TIME,
+    words.NO_MODELS_ANSWER,
 ]
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 TWO_HOURS = timedelta(hours=2)
