@@ -336,7 +336,7 @@ def test_without_a_model_assessments_are_taken_and_wait(tmp_path: Path) -> None:
     finally:
         served.kill("everything")
 
-    assert (waiting["answer"], waiting["why"]) == (None, "no model")
+    assert (waiting["answer"], waiting["state"], waiting["why"]) == (None, "queued", "no model")
     assert waiting["sentence"]["pt"].startswith("Recebido. Ainda não há modelo em uso.")
     assert answered["answer"]["outcome"] is not None
     assert answered["answer"]["evidence"]["pt"].startswith("DEMONSTRAÇÃO.")

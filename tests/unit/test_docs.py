@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, get_args, get_origin
@@ -44,6 +44,7 @@ from spira.serving.api import Manifest, create_api
 from spira.serving.api import shown as told_to_a_site
 from spira.serving.forms import ASSESSMENT_1
 from spira.serving.predictor import Metrics
+from spira.serving.settings import ServingSettings
 from spira.serving.words import FAILURES, PROBLEMS, REFUSALS
 from spira.serving.words import STATES as SAID_OF_STATES
 from spira.settings import Settings
@@ -397,8 +398,9 @@ def test_the_client_api_is_listed_with_all_it_asks_and_answers() -> None:
         "id": "i",
         "state": "queued",
         "attempt": 0,
-        "about": "{}",
+        "about": '{"values": {}, "site": "ward"}',
         "recorded_at": "2026-03-01T12:00:00+00:00",
+        "accepted_at": "2026-03-01T12:00:00+00:00",
         "answer": None,
         "answered_at": None,
         "voided_at": None,
@@ -410,7 +412,7 @@ def test_the_client_api_is_listed_with_all_it_asks_and_answers() -> None:
     assert set(table("The Client API")) == routes
     assert set(table("The manifest")) == nested(Manifest)
     assert list(table("An assessment as it is answered")) == list(
-        told_to_a_site(SimpleNamespace(**row), None, timedelta(hours=2), datetime.now(UTC))
+        told_to_a_site(SimpleNamespace(**row), None, ServingSettings(), datetime.now(UTC))
     )
     assert list(table("An answer")) == list(Answer.model_fields)
 

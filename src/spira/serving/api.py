@@ -11,11 +11,11 @@ import json
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import structlog
 from anyio import CapacityLimiter, to_thread
@@ -32,17 +32,33 @@ from starlette.requests import ClientDisconnect
 from spira import __version__
 from spira.audio.quality import QualityThresholds
 from spira.delivery.about import ABOUT
-from spira.domain.answers import Sentence
+from spira.domain.answers import EVIDENCE_SENTENCES, Sentence
 from spira.domain.errors import InputError, SpiraError
 from spira.domain.fingerprint import fingerprint
-from spira.domain.forms import Filled, check, json_schema
+from spira.domain.forms import Filled, Remark, check, json_schema
 from spira.domain.frozen import Frozen
-from spira.domain.submissions import Files, FormValues, Id, Moment, Submission
+from spira.domain.submissions import (
+    FormValues,
+    Id,
+    Moment,
+    RecordingFile,
+    Submission,
+    each_once,
+)
 from spira.intake.audit import is_plain
 from spira.intake.keys import KeyRing
 from spira.intake.problems import problem, problem_of
-from spira.intake.submissions import Conflict, Intake, Owner, Progress, Standing, Unknown
+from spira.intake.submissions import (
+    Conflict,
+    Intake,
+    Owner,
+    Progress,
+    SendAgain,
+    Standing,
+    Unknown,
+)
 from spira.intake.tus import Tus, Upload
+from spira.serving.answers import About
 from spira.serving.assessments import Assessments
 from spira.serving.forms import FORMS
 from spira.serving.metrics import CountRefusals, Metrics
@@ -50,7 +66,15 @@ from spira.serving.openapi import describe
 from spira.serving.settings import ServingSettings
 from spira.serving.taking import taken
 from spira.serving.tokens import Site, Tokens
-from spira.serving.words import PROBLEMS, REFUSALS, STATES, Problem, Refusal, stale
+from spira.serving.words import (
+    NO_MODELS_ANSWER,
+    PROBLEMS,
+    REFUSALS,
+    STATES,
+    Problem,
+    Refusal,
+    stale,
+)
 
 _LARGEST_BODY_BYTES = 256 << 10
 _BODY_S = 60.0  # that a body may take: 256 kB at 35 kbit/s
@@ -79,12 +103,20 @@ _log = structlog.get_logger()
 _Model = TypeVar("_Model", bound=Frozen)
 
 
+class Recording(RecordingFile):
+    """A recording of an assessment: never one of spoken consent, which holds a name."""
+
+    utterance: Literal["sentence", "rhyme", "vowel", "ambient_before", "ambient_after"]
+
+
 class Manifest(Frozen):
     """What a device sends of an assessment."""
 
     revision: int = Field(ge=1, le=1_000_000)
     form: FormValues
-    recordings: Files = Field(min_length=1, max_length=4)
+    recordings: Annotated[tuple[Recording, ...], AfterValidator(each_once)] = Field(
+        min_length=1, max_length=4
+    )
     replaces: Id | None = None
 
 
@@ -161,8 +193,7 @@ def create_api(parts: Parts) -> FastAPI:
 
     async def told(rows: Sequence[Any]) -> list[dict[str, Any]]:
         model = await to_thread.run_sync(parts.assessments.model)
-        fresh_for = timedelta(hours=parts.settings.stale_after_h)
-        return [shown(row, model, fresh_for, datetime.now(UTC)) for row in rows]
+        return [shown(row, model, parts.settings, datetime.now(UTC)) for row in rows]
 
     async def find(request: Request) -> Upload | None:
         site = await authorised(await bearer(request))
@@ -207,7 +238,7 @@ def create_api(parts: Parts) -> FastAPI:
             standing = parts.intake.commit(
                 submission,
                 owner,
-                taken(parts.settings.vital_rules, filled.values, record, by),
+                taken(parts.settings.vital_rules, filled, record, by),
                 ready=not filled.refused,
                 unfinished=filled.values.get("unfinished", False) is True,
                 device_ahead=device_ahead,
@@ -216,7 +247,16 @@ def create_api(parts: Parts) -> FastAPI:
                 metrics.accepted.observe(time.monotonic() - began)
             return standing
 
-        standing = await _in_time(parts, (owner, submission.canonical()), commit)
+        try:
+            standing = await _in_time(parts, (owner, submission.canonical()), commit)
+        except Conflict as error:
+            # What a submission calls its files are the recordings of a manifest.
+            differs = [re.sub("^files", "recordings", place) for place in error.differs]
+            more = {"differs": differs, "revision": error.revision}
+            raise _Refused("conflict", 409, str(error), **more) from None
+        except SendAgain as error:
+            after = {"Retry-After": "2"}
+            raise _Refused("send_again", 503, str(error), headers=after) from None
         if standing is None:
             body = {"state": "checking", "sentence": STATES["checking"].model_dump()}
             return JSONResponse(body, 202, headers={"Retry-After": "1"})
@@ -335,30 +375,36 @@ class _Refused(Exception):  # what is answered instead
             self.answer.headers["WWW-Authenticate"] = "Bearer"
 
 
-def shown(row: Any, model: str | None, fresh_for: timedelta, now: datetime) -> dict[str, Any]:
+def shown(row: Any, model: str | None, settings: ServingSettings, now: datetime) -> dict[str, Any]:
     """An assessment as its site sees it.
 
     model      that answers; None where there is none
-    fresh_for  how long after its recording an answer is not old
     """
-    about = json.loads(row.about)
-    recorded_at = datetime.fromisoformat(row.recorded_at)
-    state = "received" if row.state == "queued" and row.attempt == 0 else row.state
-    old = stale(recorded_at, now, after=fresh_for)
-    waiting = STATES["no_model" if model is None else "queued"]
+    about = About.model_validate_json(row.about)
     answer = None if row.answer is None else json.loads(row.answer)
     if answer is not None:
         answer.pop("scored", None)  # never a bare probability
+        if answer["evidence"] is None:
+            answer |= _evidence(settings.demo)
+    # Without a model nobody can be asked, and no attempt begins.
+    waits = row.state == "queued" and row.attempt == 0 and model is not None
+    waiting = STATES["no_model" if model is None else "queued"]
+    recorded_at, accepted_at = map(datetime.fromisoformat, (row.recorded_at, row.accepted_at))
+    fresh_for = timedelta(hours=settings.stale_after_h)
+    answered = answer is not None and answer["outcome"] is not None
+    old = stale(recorded_at, accepted_at, now, after=fresh_for, answered=answered)
+    stale_after = min(recorded_at, accepted_at) + fresh_for  # whatever a device's clock says
     return {
         "id": row.id,
-        "state": state,
+        "state": "received" if waits else row.state,
         "sentence": waiting.model_dump() if answer is None else answer["sentence"],
         "why": "no model" if answer is None and model is None else None,
-        "banner": about.get("banner"),
+        "banner": None if about.banner is None else about.banner.model_dump(),
+        "marks": _remarks(about.marks),
         "answer": answer,
         "recorded_at": row.recorded_at,
         "answered_at": row.answered_at,
-        "stale_after": (recorded_at + fresh_for).isoformat(timespec="seconds"),
+        "stale_after": stale_after.isoformat(timespec="seconds"),
         "stale": None if old is None else old.model_dump(),
         "voided": None
         if row.voided_at is None
@@ -367,25 +413,38 @@ def shown(row: Any, model: str | None, fresh_for: timedelta, now: datetime) -> d
     }
 
 
+def _evidence(demo: bool) -> dict[str, Any]:
+    """What an answer that no model gave says of its evidence."""
+    if not demo:
+        return {"evidence": NO_MODELS_ANSWER.model_dump()}
+    sentence = EVIDENCE_SENTENCES["synthetic"].model_dump()
+    return {"evidence_level": "synthetic", "evidence": sentence}
+
+
 def _told(standing: Standing, filled: Filled) -> JSONResponse:
     if standing.receipt is not None:
-        return JSONResponse({"state": "accepted", "receipt": standing.receipt})
+        accepted = {"state": "accepted", "sentence": STATES["accepted"].model_dump()}
+        more = {"receipt": standing.receipt, "marks": _remarks(filled.marks)}
+        return JSONResponse(accepted | more)
+    stuck = filled.refused or any(one.state == "refused" for one in standing.recordings)
     return JSONResponse(
         {
             "state": "incomplete",
             "revision": standing.revision,
-            "sentence": STATES["incomplete"].model_dump(),
+            "sentence": STATES["to_correct" if stuck else "incomplete"].model_dump(),
             "recordings": [_progress(one) for one in standing.recordings],
-            "fields": [
-                {
-                    "name": name,
-                    "reason": remark.reason,
-                    "sentence": {"pt": remark.pt, "en": remark.en},
-                }
-                for name, remark in filled.refused.items()
-            ],
+            "fields": _remarks(filled.refused),
+            "marks": _remarks(filled.marks),
         }
     )
+
+
+def _remarks(of: Mapping[str, Remark]) -> list[dict[str, Any]]:
+    """What is said about fields, by their names."""
+    return [
+        {"name": name, "reason": one.reason, "sentence": {"pt": one.pt, "en": one.en}}
+        for name, one in of.items()
+    ]
 
 
 def _progress(one: Progress) -> dict[str, Any]:

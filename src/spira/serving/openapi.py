@@ -223,6 +223,7 @@ def _schemas() -> dict[str, Any]:
         _object(id=text, state={"const": "complete"}),
         _object(id=text, state={"enum": ["dropped", "refused"]}, reason=text, sentence=sentence),
     )
+    remarks = _array(_object(name=text, reason=text, sentence=sentence))
     return {
         "Standing": {"oneOf": [_ref("Incomplete"), _ref("Accepted")]},
         "Incomplete": _object(
@@ -230,9 +231,12 @@ def _schemas() -> dict[str, Any]:
             revision={"type": "integer"},
             sentence=sentence,
             recordings=_array({"oneOf": list(recording)}),
-            fields=_array(_object(name=text, reason=text, sentence=sentence)),
+            fields=remarks,
+            marks=remarks,
         ),
-        "Accepted": _object(state={"const": "accepted"}, receipt=text),
+        "Accepted": _object(
+            state={"const": "accepted"}, sentence=sentence, receipt=text, marks=remarks
+        ),
         "Checking": _object(state={"const": "checking"}, sentence=sentence),
         "Assessment": _object(
             id=text,
@@ -240,6 +244,7 @@ def _schemas() -> dict[str, Any]:
             sentence=sentence,
             why=_or_null(text),
             banner=_or_null(sentence),
+            marks=remarks,
             answer=_or_null(_ref("Answer")),
             recorded_at=time,
             answered_at=_or_null(time),

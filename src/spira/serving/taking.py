@@ -1,18 +1,18 @@
 """What Serving does in the transaction that accepts an assessment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from spira.domain.answers import Sentence
+from spira.domain.forms import Filled
 from spira.domain.vitals import VitalRules, banner
 from spira.intake import audit
 from spira.intake.submissions import Accepted, OnAccept, Stored
-from spira.serving.answers import About, Answer, before_scoring
+from spira.serving.answers import About, Answer, before_scoring, failed
 from spira.serving.assessments import add, bury
-from spira.serving.words import FAILURES
 
 SCORED = "sentence"  # the utterance that models are trained on, and answer for
 _NOBODYS_TIME = datetime(9000, 1, 1, tzinfo=UTC)  # with room for what is added to it
@@ -22,10 +22,10 @@ _NO_SENTENCE = Sentence(
 )
 
 
-def taken(rules: VitalRules, values: Mapping[str, Any], record: str | None, by: str) -> OnAccept:
+def taken(rules: VitalRules, filled: Filled, record: str | None, by: str) -> OnAccept:
     """What is done with an assessment when it is accepted: an answer, or a request for one.
 
-    values    of the form, those that may be used
+    filled    what became of its form
     record    keyed hash of the record number
     by        the token that sent it, for the audit
     """
@@ -34,8 +34,9 @@ def taken(rules: VitalRules, values: Mapping[str, Any], record: str | None, by: 
         scored = scored_of(accepted.recordings)
         recorded_at = _corrected(accepted, scored)
         about = About(
-            values=values,
-            banner=banner(rules, values),
+            values=filled.values,
+            marks=filled.marks,
+            banner=banner(rules, filled.values),
             vital_rules=rules.version,
             found=None if scored is None else scored.found,
             utterance=None if scored is None else scored.file.utterance,
@@ -81,7 +82,7 @@ def at_once(about: About, scored: Stored | None) -> tuple[str, Answer | None]:
     if scored is None:
         return "completed", Answer(outcome="inconclusive", sentence=_NO_SENTENCE)
     if scored.found is None:
-        return "failed", Answer(outcome=None, sentence=FAILURES["input"])
+        return "failed", failed("input")
     return "queued", None
 
 
