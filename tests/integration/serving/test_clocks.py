@@ -71,7 +71,7 @@ class Service:
     def send(self, sent: Submission, device_time: datetime | None = None) -> str | None:
         """Send the manifest, and what is needed then; the receipt."""
         filled = check(ASSESSMENT_1, {"language": "pt-BR"})
-        on_accept = taken(DEFAULT_VITAL_RULES, filled, None, "token 1")
+        on_accept = taken(DEFAULT_VITAL_RULES, filled, (), "token 1")
         standing = self.intake.commit(sent, OWNER, on_accept, device_time=device_time)
         for one in standing.recordings:
             if one.state == "announced":
