@@ -123,7 +123,7 @@ def take(app: Application, number: int, say: Callable[..., None] = say) -> str:
     record = app.keys.hash_record(SITE, RECORD)
     say("record", hash=record)
     on_accept = taken(
-        DEFAULT_VITAL_RULES, check(ASSESSMENT_1, {"age": 63}), record, "token of a test"
+        DEFAULT_VITAL_RULES, check(ASSESSMENT_1, {"age": 63}), [record], "token of a test"
     )
     standing = intake.commit(sent, OWNER, on_accept)
     say("announced", id=sent.id)

@@ -405,6 +405,7 @@ def test_the_client_api_is_listed_with_all_it_asks_and_answers() -> None:
         "answered_at": None,
         "voided_at": None,
         "replaces": None,
+        "replaced_by": None,
         "change": 1,
     }
 

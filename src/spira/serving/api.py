@@ -226,6 +226,10 @@ def create_api(parts: Parts) -> FastAPI:
         owner = Owner(site.name, _secret(spira_device_secret))
         device_ahead = _device_ahead(spira_device_time)  # at once: a commit may have to wait
         manifest = _read(Manifest, await _limited(request))
+        if manifest.replaces == id:
+            what = "is this assessment; name the one that it is a re-recording of, or none"
+            places = [{"where": "replaces", "what": what}]
+            raise _Refused("bad_manifest", 400, f"replaces: {what}", places=places)
         filled = _filled(manifest.form)
         submission = _submission(id, manifest, filled, owner)
         number = filled.identifying.get("record_number")
@@ -234,11 +238,11 @@ def create_api(parts: Parts) -> FastAPI:
 
         def commit() -> Standing:
             # It reads the folder of keys, and may make one.
-            record = None if number is None else parts.keys.hash_record(site.name, number)
+            records = () if number is None else parts.keys.record_hashes(site.name, number)
             standing = parts.intake.commit(
                 submission,
                 owner,
-                taken(parts.settings.vital_rules, filled, record, by),
+                taken(parts.settings.vital_rules, filled, records, by),
                 ready=not filled.refused,
                 unfinished=filled.values.get("unfinished", False) is True,
                 device_ahead=device_ahead,
@@ -410,6 +414,9 @@ def shown(row: Any, model: str | None, settings: ServingSettings, now: datetime)
         if row.voided_at is None
         else {"at": row.voided_at, "sentence": STATES["voided"].model_dump()},
         "replaces": row.replaces,
+        "replaced_by": None
+        if row.replaced_by is None
+        else {"id": row.replaced_by, "sentence": STATES["replaced"].model_dump()},
     }
 
 

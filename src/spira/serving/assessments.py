@@ -249,17 +249,9 @@ class Assessments:
         """
         this = (ASSESSMENTS.c.id == assessment) & (ASSESSMENTS.c.site == site)
         with self._database.writing() as tables:
-            changed = tables.execute(
-                ASSESSMENTS.update()
-                .where(this, ASSESSMENTS.c.voided_at.is_(None))
-                .values(
-                    voided_at=iso(datetime.now(UTC)),
-                    void_reason=why,
-                    change=next_change(tables),
-                )
-            ).rowcount
+            voided = _void(tables, this, why, datetime.now(UTC))
             row = tables.execute(sa.select(ASSESSMENTS).where(this)).first()
-            if changed:
+            if voided:
                 _note(tables, by, "assessment voided", assessment, why)
             return row
 
@@ -309,6 +301,37 @@ def add(tables: sa.Connection, values: Mapping[str, Any]) -> None:
     )
 
 
+def strike_replaced(
+    tables: sa.Connection, new: Mapping[str, Any], records: Sequence[str], now: datetime
+) -> Mapping[str, str]:
+    """Mark what a new assessment replaces, and itself where what replaces it came first: a device
+    sends its newest first. Where the two have other record numbers, that was corrected: the one
+    that is replaced was recorded on the wrong patient, and is voided.
+
+    new       as it was added in this transaction: of two at once the later one sees the other
+    records   its record number's hashes, under every key of the site
+    returns   what was voided, and why
+    """
+    table = ASSESSMENTS.c
+    known = sa.select(table.id, table.record).where(table.site == new["site"])
+    replaced = tables.execute(known.where(table.id == new["replaces"])).all()
+    replacing = tables.execute(known.where(table.replaces == new["id"])).all()
+    pairs = [(one.id, new["id"], one.record) for one in replaced]
+    pairs += [(new["id"], one.id, one.record) for one in replacing]
+    voided = {}
+    for struck, by, record in pairs:
+        of_site = known.where(table.replaces == struck)
+        last = tables.execute(of_site.order_by(table.recorded_at.desc()).limit(1)).one()
+        this = table.id == struck
+        tables.execute(
+            ASSESSMENTS.update().where(this).values(replaced_by=last.id, change=next_change(tables))
+        )
+        why = f"record number corrected in {by}"
+        if _another_number(record, records) and _void(tables, this, why, now):
+            voided[struck] = why
+    return voided
+
+
 def bury(tables: sa.Connection, assessment: str, kind: str, detail: str, now: datetime) -> None:
     """Write a dead letter."""
     tables.execute(
@@ -348,6 +371,22 @@ def _waits(assessment: str, attempt: int) -> sa.ColumnElement[bool]:
         ASSESSMENTS.c.state == "queued",
         ASSESSMENTS.c.redriven_after < attempt,
     )
+
+
+def _void(tables: sa.Connection, which: sa.ColumnElement[bool], why: str, now: datetime) -> bool:
+    voided = tables.execute(
+        ASSESSMENTS.update()
+        .where(which, ASSESSMENTS.c.voided_at.is_(None))
+        .values(voided_at=iso(now), void_reason=why, change=next_change(tables))
+    ).rowcount
+    return bool(voided)
+
+
+def _another_number(record: str | None, records: Sequence[str]) -> bool:
+    """Whether a stored hash is of another number than these hashes of one; where its key is not
+    among theirs nobody can tell, and it is not said."""
+    key = (record or "").partition(":")[0]
+    return record not in records and key in {one.partition(":")[0] for one in records}
 
 
 def _answered(

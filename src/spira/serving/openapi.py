@@ -252,6 +252,7 @@ def _schemas() -> dict[str, Any]:
             stale=_or_null(sentence),
             voided=_or_null(_object(at=time, sentence=sentence)),
             replaces=_or_null(text),
+            replaced_by=_or_null(_object(id=text, sentence=sentence)),
         ),
         "Problem": {
             "type": "object",

@@ -28,9 +28,11 @@ ASSESSMENTS = sa.Table(
     sa.Column("answered_at", sa.Text),
     sa.Column("voided_at", sa.Text),
     sa.Column("void_reason", sa.Text),
+    sa.Column("replaced_by", sa.Text),  # the last recorded of those that replace it
     sa.Index("serving_assessments_by_state", "state", "lease_until"),
     sa.Index("serving_assessments_by_record", "site", "record"),
     sa.Index("serving_assessments_by_change", "site", "change"),
+    sa.Index("serving_assessments_by_replaces", "site", "replaces"),
 )
 
 # One row: whoever changes an assessment takes the next number in the same transaction, so that a

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from spira.domain.vitals import VitalRules, banner
 from spira.intake import audit
 from spira.intake.submissions import Accepted, OnAccept, Stored
 from spira.serving.answers import About, Answer, before_scoring, failed
-from spira.serving.assessments import add, bury
+from spira.serving.assessments import add, bury, strike_replaced
 
 SCORED = "sentence"  # the utterance that models are trained on, and answer for
 _NOBODYS_TIME = datetime(9000, 1, 1, tzinfo=UTC)  # with room for what is added to it
@@ -22,11 +23,11 @@ _NO_SENTENCE = Sentence(
 )
 
 
-def taken(rules: VitalRules, filled: Filled, record: str | None, by: str) -> OnAccept:
+def taken(rules: VitalRules, filled: Filled, records: Sequence[str], by: str) -> OnAccept:
     """What is done with an assessment when it is accepted: an answer, or a request for one.
 
     filled    what became of its form
-    record    keyed hash of the record number
+    records   keyed hashes of the record number, the first under the newest key
     by        the token that sent it, for the audit
     """
 
@@ -46,7 +47,7 @@ def taken(rules: VitalRules, filled: Filled, record: str | None, by: str) -> OnA
         row: dict[str, Any] = {
             "id": accepted.submission.id,
             "site": accepted.site,
-            "record": record,
+            "record": records[0] if records else None,
             "replaces": accepted.submission.replaces,
             "recorded_at": recorded_at.isoformat(timespec="microseconds"),
             "accepted_at": accepted.accepted_at.isoformat(timespec="microseconds"),
@@ -59,17 +60,14 @@ def taken(rules: VitalRules, filled: Filled, record: str | None, by: str) -> OnA
             row["answer"] = answer.model_dump_json()
             row["answered_at"] = row["accepted_at"]
         add(tables, row | {"state": state})
+        voided = strike_replaced(tables, row, records, accepted.accepted_at)
         if state == "failed":
             detail = "the check of its recording died twice"
             bury(tables, accepted.submission.id, "input", detail, accepted.accepted_at)
-        audit.note(
-            tables,
-            at=accepted.accepted_at,
-            who=by,
-            role="site",
-            what="assessment accepted",
-            which=accepted.submission.id,
-        )
+        note = partial(audit.note, tables, at=accepted.accepted_at, who=by, role="site")
+        note(what="assessment accepted", which=row["id"])
+        for which, why in voided.items():
+            note(what="assessment voided", which=which, why=why)
 
     return on_accept
 

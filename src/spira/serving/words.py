@@ -22,6 +22,7 @@ State = Literal[
     "queued",
     "no_model",
     "voided",
+    "replaced",
 ]
 Failure = Literal["input", "unknown"]
 Refusal = RefusalReason | Literal["wrong_duration", "too_large", "speech_in_ambient"]
@@ -82,6 +83,10 @@ STATES: Mapping[State, Sentence] = {
         "Received. No model is in use yet. Assess the patient without this result.",
     ),
     "voided": _say("Anulado. Não use este resultado.", "Voided. Do not use this result."),
+    "replaced": _say(
+        "Substituído por outra gravação. Não use este resultado.",
+        "Replaced by another recording. Do not use this result.",
+    ),
 }
 
 FAILURES: Mapping[Failure, Sentence] = {

@@ -71,7 +71,7 @@ class Service:
     def send(self, sent: Submission, device_time: datetime | None = None) -> str | None:
         """Send the manifest, and what is needed then; the receipt."""
         filled = check(ASSESSMENT_1, {"language": "pt-BR"})
-        on_accept = taken(DEFAULT_VITAL_RULES, filled, None, "token 1")
+        on_accept = taken(DEFAULT_VITAL_RULES, filled, (), "token 1")
         ahead = None if device_time is None else device_time - self.now
         standing = self.intake.commit(sent, OWNER, on_accept, device_ahead=ahead)
         for one in standing.recordings:

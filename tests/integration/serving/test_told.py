@@ -2,22 +2,33 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from found import found
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spira.audio.quality import QualityThresholds
 from spira.domain.submissions import RecordingFile
+from spira.intake import audit
 from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
 from spira.intake.settings import IntakeSettings
 from spira.intake.submissions import Intake, SendAgain
 from spira.serving.api import Parts, create_api
 from spira.serving.assessments import Assessments
+from spira.serving.client import Device, Recorded
+from spira.serving.line import Pace
 from spira.serving.messages import Reply
 from spira.serving.results import Results
 from spira.serving.settings import ServingSettings
@@ -56,9 +67,10 @@ class Ward:
     """A device of a site, and what it is told."""
 
     def __init__(self, parts: Parts, site: str) -> None:
-        self._api = create_api(parts)
+        self.api = create_api(parts)
+        self.token = parts.tokens.create(site)
         self._headers = {
-            "Authorization": f"Bearer {parts.tokens.create(site)}",
+            "Authorization": f"Bearer {self.token}",
             "Spira-Device-Secret": "A" * 43,
         }
 
@@ -66,7 +78,7 @@ class Ward:
         """One request."""
 
         async def asked() -> httpx.Response:
-            transport = httpx.ASGITransport(self._api)
+            transport = httpx.ASGITransport(self.api)
             headers = self._headers | how.pop("headers", {})
             async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:
                 return await client.request(method, path, headers=headers, **how)
@@ -140,6 +152,22 @@ def parts(database: Database, tmp_path: Path) -> Parts:
 def ward(parts: Parts) -> Ward:
     """Of the site `ward`."""
     return Ward(parts, "ward")
+
+
+@contextmanager
+def listening(app: ASGIApp) -> Iterator[str]:
+    """It listens, on a port of its own; where."""
+    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        running.force_exit = running.should_exit = True
+        thread.join(30)
 
 
 @on_sqlite
@@ -279,3 +307,150 @@ def test_what_failed_says_why_to_an_app_and_what_to_do_to_a_person(
     told = ward.get(1)
     assert (told["state"], told["answer"]["failure"]) == ("failed", "input")
     assert told["sentence"]["pt"].endswith("Grave de novo.")
+
+
+# --- what replaces another ----------------------------------------------------------------------
+
+
+def struck(told: dict[str, Any]) -> tuple[str | None, bool]:
+    """By which it is replaced, and whether it is voided."""
+    by = told["replaced_by"]
+    return by and by["id"], told["voided"] is not None
+
+
+def voids(database: Database) -> list[tuple[str, str | None]]:
+    """(which, why) of what was voided, from an audit that is whole."""
+    with database.reading() as tables:
+        audit.verify(tables)
+        rows = [json.loads(line) for line in audit.export(tables)]
+    return [(row["which"], row["why"]) for row in rows if row["what"] == "assessment voided"]
+
+
+@pytest.mark.parametrize("first", [1, 2], ids=["in order", "newest first"])
+def test_a_corrected_record_number_voids_what_was_recorded_on_the_wrong_patient(
+    ward: Ward, database: Database, first: int
+) -> None:
+    """In whichever order the two arrive: whoever searches the wrong patient sees that it is not
+    theirs, and the audit says why."""
+    about = {
+        1: partial(ward.send, 1, {"record_number": "111"}),
+        2: partial(ward.send, 2, {"record_number": "222"}, replaces=identity(1)),
+    }
+    about[first]()
+    about[3 - first]()
+
+    (wrong,), (right,) = ward.search("111"), ward.search("222")
+    assert struck(wrong) == (identity(2), True)
+    assert wrong["replaced_by"]["sentence"]["pt"].endswith("Não use este resultado.")
+    assert struck(right) == (None, False)
+    assert voids(database) == [(identity(1), f"record number corrected in {identity(2)}")]
+
+
+@pytest.mark.parametrize("first", [1, 2], ids=["in order", "newest first"])
+def test_a_re_recording_of_the_same_patient_is_only_marked(
+    ward: Ward, parts: Parts, database: Database, first: int
+) -> None:
+    """However the number is written, and under whichever key it was hashed; whoever follows the
+    site's changes hears of it."""
+    about = {
+        1: partial(ward.send, 1, {"record_number": "12.345-a"}),
+        2: partial(ward.send, 2, {"record_number": "12345A"}, replaces=identity(1)),
+    }
+    about[first]()
+    parts.keys.rotate("records", "ward")
+    before = ward.ask("GET", "/v1/assessments").json()["next"]
+    about[3 - first]()
+
+    page = ward.ask("GET", "/v1/assessments", params={"after": before}).json()
+    assert identity(1) in [one["id"] for one in page["assessments"]]
+    assert struck(ward.get(1)) == (identity(2), False)
+    assert struck(ward.get(2)) == (None, False)
+    assert voids(database) == []
+
+
+@on_sqlite
+def test_of_several_re_recordings_the_last_one_recorded_is_named(ward: Ward) -> None:
+    """Not the last that arrived."""
+    ward.send(1)
+    ward.send(3, replaces=identity(1), recorded_at="2026-03-01T14:00:00Z")
+    ward.send(2, replaces=identity(1), recorded_at="2026-03-01T13:00:00Z")
+
+    assert struck(ward.get(1)) == (identity(3), False)
+
+
+@on_sqlite
+def test_nothing_is_voided_by_a_number_that_cannot_be_compared(
+    ward: Ward, parts: Parts, wait_for_answer: Callable[..., str]
+) -> None:
+    """Its hash is under a key that is not here, as where a copy of the keys lags behind."""
+    wait_for_answer(1, record=f"records-{'0' * 16}:{'0' * 64}")
+
+    ward.send(2, replaces=identity(1))
+
+    assert struck(ward.get(1)) == (identity(2), False)
+
+
+@on_sqlite
+def test_what_is_voided_stays_as_it_was_when_it_is_replaced_too(
+    ward: Ward, database: Database
+) -> None:
+    """With the reason that somebody gave."""
+    ward.send(1)
+    ward.ask("POST", f"/v1/assessments/{identity(1)}/void", json={"reason": "wrong bed"})
+    ward.send(2, {"record_number": "222"}, replaces=identity(1))
+
+    assert struck(ward.get(1)) == (identity(2), True)
+    assert voids(database) == [(identity(1), "wrong bed")]
+
+
+def test_what_is_replaced_elsewhere_is_neither_told_nor_touched(ward: Ward, parts: Parts) -> None:
+    """An unknown id and one of another site: both are taken as anything else, and alike."""
+    clinic = Ward(parts, "clinic")
+    clinic.send(1, {"record_number": "111"})
+
+    elsewhere = ward.send(2, {"record_number": "222"}, replaces=identity(1))
+    unknown = ward.send(3, {"record_number": "222"}, replaces=identity(99))
+
+    assert {*elsewhere} == {*unknown}
+    assert struck(clinic.get(1)) == (None, False)
+    ward.send(99, {"record_number": "222"})
+    clinic.send(98, {"record_number": "222"}, replaces=identity(99))
+    assert struck(ward.get(99)) == (identity(3), False)
+
+
+@on_sqlite
+def test_nothing_replaces_itself(ward: Ward) -> None:
+    """It would strike itself through."""
+    answer = ward.put(1, replaces=identity(1))
+
+    assert answer.status_code == 400
+    assert [place["where"] for place in answer.json()["places"]] == ["replaces"]
+
+
+@on_sqlite
+def test_a_patient_corrected_after_a_lost_answer_is_not_left_on_the_wrong_one(
+    ward: Ward, tmp_path: Path
+) -> None:
+    """The phone never heard that the first was accepted, and the clinician corrected the number:
+    the real library, the real API, and a network between them that loses one answer."""
+    lost = []
+
+    async def losing(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            if not lost and b'"accepted"' in message.get("body", b""):
+                lost.append(message)
+                raise OSError("the network")
+            await send(message)
+
+        await ward.api(scope, receive, sent)
+
+    with listening(losing) as url, Device(tmp_path / "phone", pace=Pace(tries=1)) as phone:
+        recorded = Recorded("sentence", SOUND, 6.0, datetime.now(UTC))
+        name = phone.record({**FORM, "record_number": "111"}, [recorded])
+        assert not phone.sync(url, ward.token).complete
+        phone.revise(name, {**FORM, "record_number": "222"})
+        assert any(phone.sync(url, ward.token).complete for _ in range(5))
+
+    (wrong,), (right,) = ward.search("111"), ward.search("222")
+    assert struck(wrong) == (right["id"], True)
+    assert struck(right) == (None, False)

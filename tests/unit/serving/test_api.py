@@ -40,6 +40,7 @@ def row(**values: Any) -> Any:
         "answered_at": "2026-03-01T18:00:00+00:00",
         "voided_at": None,
         "replaces": None,
+        "replaced_by": None,
     }
     return SimpleNamespace(**completed | values)
 
