@@ -5,7 +5,7 @@ source    RFC 9457
 
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypedDict
 
 from starlette.responses import JSONResponse
 
@@ -13,10 +13,22 @@ from spira.domain.answers import Sentence
 from spira.domain.errors import InputError, SpiraError, StorageFull, TransientError
 
 
+class Said(TypedDict, total=False):
+    """What a problem is called, for programs, and what a person is told."""
+
+    code: str
+    sentence: Sentence
+
+
+SaidOf = Callable[[int], Said]
+"""What is said about a problem of this status, beside what HTTP says."""
+
+
 def problem(
     status: int,
     detail: str,
     *,
+    code: str | None = None,
     sentence: Sentence | None = None,
     headers: dict[str, str] | None = None,
     **more: Any,
@@ -29,6 +41,8 @@ def problem(
         "detail": detail,
         **more,
     }
+    if code is not None:
+        body["code"] = code
     if sentence is not None:
         body["sentence"] = sentence.model_dump()
     return JSONResponse(
@@ -36,13 +50,8 @@ def problem(
     )
 
 
-def problem_of(
-    error: SpiraError, sentence_of: Callable[[int], Sentence | None] = lambda status: None
-) -> JSONResponse:
-    """An error of the domain: 400 wrong input, 507 no space left, 503 try again, 500 a defect.
-
-    sentence_of   what a person is told, by status
-    """
+def problem_of(error: SpiraError, said_of: SaidOf) -> JSONResponse:
+    """An error of the domain: 400 wrong input, 507 no space left, 503 try again, 500 a defect."""
     match error:
         case InputError():
             status, detail, headers = 400, str(error), {}
@@ -52,4 +61,4 @@ def problem_of(
             status, detail, headers = 503, "not now; try again", {"Retry-After": "2"}
         case _:
             status, detail, headers = 500, "a defect; it is in the log", {}
-    return problem(status, detail, sentence=sentence_of(status), headers=headers)
+    return problem(status, detail, headers=headers, **said_of(status))

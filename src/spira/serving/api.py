@@ -32,7 +32,6 @@ from starlette.requests import ClientDisconnect
 from spira import __version__
 from spira.audio.quality import QualityThresholds
 from spira.delivery.about import ABOUT
-from spira.domain.answers import Sentence
 from spira.domain.errors import InputError, SpiraError
 from spira.domain.fingerprint import fingerprint
 from spira.domain.forms import Filled, check, json_schema
@@ -40,7 +39,7 @@ from spira.domain.frozen import Frozen
 from spira.domain.submissions import Files, FormValues, Id, Moment, Submission
 from spira.intake.audit import is_plain
 from spira.intake.keys import KeyRing
-from spira.intake.problems import problem, problem_of
+from spira.intake.problems import Said, problem, problem_of
 from spira.intake.submissions import Conflict, Intake, Owner, Progress, Standing, Unknown
 from spira.intake.tus import Tus, Upload
 from spira.serving.assessments import Assessments
@@ -175,7 +174,11 @@ def create_api(parts: Parts) -> FastAPI:
     tus = Tus(
         parts.intake.uploads,
         find,
-        lambda status: STATES["incomplete"] if status == 404 else _sentence_of(status),
+        lambda status: (
+            Said(code="not_found", sentence=STATES["incomplete"])
+            if status == 404
+            else _said_of(status)
+        ),
     )
     app.add_route("/v1/uploads/{upload}", tus.respond, methods=["HEAD", "PATCH", "OPTIONS"])
 
@@ -329,7 +332,7 @@ def create_api(parts: Parts) -> FastAPI:
 class _Refused(Exception):  # what is answered instead
     def __init__(self, what: Problem, status: int, detail: str, **more: Any) -> None:
         super().__init__(detail)
-        self.answer = problem(status, detail, sentence=PROBLEMS[what], **more)
+        self.answer = problem(status, detail, **_said(what), **more)
         if status == 401:
             self.answer.headers["WWW-Authenticate"] = "Bearer"
 
@@ -529,9 +532,13 @@ def _place(loc: Sequence[int | str]) -> str:
     return ".".join(map(str, names)) or "body"
 
 
-def _sentence_of(status: int) -> Sentence | None:
+def _said(what: Problem) -> Said:
+    return {"code": what, "sentence": PROBLEMS[what]}
+
+
+def _said_of(status: int) -> Said:
     what = _WORDS_OF.get(status)
-    return None if what is None else PROBLEMS[what]
+    return {} if what is None else _said(what)
 
 
 def _translate_errors(app: FastAPI) -> None:
@@ -541,30 +548,30 @@ def _translate_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Unknown)
     async def unknown(_: Request, error: Unknown) -> JSONResponse:
-        return problem(404, str(error), sentence=PROBLEMS["not_found"])
+        return problem(404, str(error), **_said("not_found"))
 
     @app.exception_handler(Conflict)
     async def conflict(_: Request, error: Conflict) -> JSONResponse:
         return problem(
             409,
             str(error),
-            sentence=PROBLEMS["conflict"],
             differs=list(error.differs),
             revision=error.revision,
+            **_said("conflict"),
         )
 
     @app.exception_handler(SpiraError)
     async def translated(request: Request, error: SpiraError) -> JSONResponse:
         _log.warning("a request failed", path=request.url.path, error=str(error))
-        return problem_of(error, _sentence_of)
+        return problem_of(error, _said_of)
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
         return problem(
             error.status_code,
             str(error.detail),
-            sentence=_sentence_of(error.status_code),
             headers=dict(error.headers or {}),
+            **_said_of(error.status_code),
         )
 
     @app.exception_handler(ClientDisconnect)
@@ -574,11 +581,9 @@ def _translate_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         places = [".".join(map(str, fault["loc"])) for fault in error.errors()]
-        return problem(
-            400, f"not as it should be: {', '.join(places)}", sentence=PROBLEMS["bad_request"]
-        )
+        return problem(400, f"not as it should be: {', '.join(places)}", **_said("bad_request"))
 
     @app.exception_handler(Exception)
     async def defect(_: Request, error: Exception) -> JSONResponse:
         _log.exception("a defect", exc_info=error)
-        return problem(500, "a defect; it is in the log", sentence=PROBLEMS["broken"])
+        return problem(500, "a defect; it is in the log", **_said("broken"))

@@ -423,7 +423,7 @@ class Device:
                 except KnownOtherwise as error:
                     why = str(error)
                     if not renamed:
-                        self._give_new_id(name, kept, conflict=error.status == 409)
+                        self._give_new_id(name, kept, conflict=error.ours)
                         renamed = True
                         continue
                 except (NoAnswer, NotNow) as error:

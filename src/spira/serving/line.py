@@ -61,11 +61,11 @@ class TokenRefused(Exception):
 
 
 class KnownOtherwise(Exception):
-    """Our API knows the id as another assessment: of another device (404), or changed (409)."""
+    """Our API knows the id as another assessment: of another device, or ours with other content."""
 
-    def __init__(self, status: int) -> None:
-        super().__init__(f"the server knows this id as another assessment ({status})")
-        self.status = status
+    def __init__(self, *, ours: bool) -> None:
+        super().__init__("the server knows this id as another assessment")
+        self.ours = ours
 
 
 class Rejected(Exception):
@@ -303,11 +303,10 @@ def _refusal(answer: _Answer) -> Exception:
     raises    ValidationError, KeyError without its sentence: then it is somebody else's
     """
     sentence = Sentence.model_validate(answer.document["sentence"])
-    if answer.status in (404, 409):
-        return KnownOtherwise(answer.status)
-    if answer.status == 410:
-        return NotNow("the server let go of what was sent before")
-    return Rejected(str(answer.document.get("detail")), sentence)
+    code = answer.document.get("code")  # a wrong address is a 404 as well
+    if code in ("not_found", "conflict"):
+        return KnownOtherwise(ours=code == "conflict")
+    return Rejected(f"{answer.status} {answer.document.get('detail')}", sentence)
 
 
 def _base(server: str) -> str:

@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 from spira.domain.answers import Sentence
 from spira.serving.answers import Answer
 from spira.serving.forms import FORMS
+from spira.serving.words import PROBLEMS
 
 _REFS = "#/components/schemas/{model}"
 _JSON = "application/json"
@@ -250,13 +251,14 @@ def _schemas() -> dict[str, Any]:
         ),
         "Problem": {
             "type": "object",
-            "description": "RFC 9457; `sentence` is for a person.",
+            "description": "RFC 9457; `code` is for a program, `sentence` for a person.",
             "required": ["type", "title", "status", "detail"],
             "properties": {
                 "type": text,
                 "title": text,
                 "status": {"type": "integer"},
                 "detail": text,
+                "code": {"enum": sorted(PROBLEMS)},
                 "sentence": sentence,
                 "places": _array(_object(where=text, what=text)),
                 "differs": _array(text),

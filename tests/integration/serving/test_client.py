@@ -156,10 +156,10 @@ class Honest:
         manifest = json.loads(body)
         one = self.held.setdefault(id, Held(secret, manifest))
         if one.secret != secret:
-            return problem(404)
+            return problem(404, code="not_found")
         if one.manifest != manifest:
             if one.receipt or manifest["revision"] <= one.manifest["revision"]:
-                return problem(409, differs=["form"])
+                return problem(409, code="conflict", differs=["form"])
             one.manifest = manifest
         if one.receipt is None:
             told = [self.stands(id, one, file) for file in manifest["recordings"]]
@@ -608,10 +608,26 @@ def test_id_of_another_device_is_left_to_it(server: Honest, device: Device) -> N
     server.assert_every_byte()
 
 
-def test_not_found_by_a_stranger_is_no_word_about_the_id(server: Honest, device: Device) -> None:
-    """A 404 without our sentence, as of a wrong path, gives nothing a new id."""
+@pytest.mark.parametrize("status", [404, 409])
+@pytest.mark.parametrize("code", [{}, {"code": "not_allowed"}], ids=["no code", "another code"])
+def test_only_a_word_about_the_id_gives_a_new_one(
+    server: Honest, device: Device, status: int, code: dict[str, str]
+) -> None:
+    """A status alone is no such word, nor is that of a wrong address."""
     id = device.record({"n": 0}, recorded(0))
-    page = {"status": 404, "detail": "Not Found"}
+    server.answers_first = [problem(status, **code)]
+
+    (outcome,) = device.sync(server.url, TOKEN).outcomes
+
+    assert outcome.state == "refused"
+    assert device.get(id).id == id
+    assert device.sync(server.url, TOKEN).complete
+
+
+def test_not_found_by_a_stranger_is_no_word_about_the_id(server: Honest, device: Device) -> None:
+    """A 404 without our sentence is nobody's we know, and gives nothing a new id."""
+    id = device.record({"n": 0}, recorded(0))
+    page = {"status": 404, "code": "not_found", "detail": "Not Found"}
     kind = "application/problem+json"
     server.answers_first = [JSONResponse(page, 404, media_type=kind)] * SWIFT.tries
 

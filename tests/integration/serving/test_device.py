@@ -1,0 +1,134 @@
+"""A device and the real Client API, over HTTP on this machine."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import uvicorn
+from found import found
+
+from spira.audio.quality import QualityThresholds
+from spira.domain.submissions import RecordingFile
+from spira.intake.checking import Found, Refused
+from spira.intake.keys import KeyRing
+from spira.intake.settings import IntakeSettings
+from spira.intake.submissions import Intake
+from spira.serving.api import Parts, create_api
+from spira.serving.assessments import Assessments
+from spira.serving.client import Device, Outcome, Recorded
+from spira.serving.line import Pace
+from spira.serving.listening import OPTIONS
+from spira.serving.service import ROOMS
+from spira.serving.settings import ServingSettings
+from spira.serving.tokens import Tokens
+from spira.stores.database import Database
+from spira.stores.objects import Objects
+
+FORM = {
+    "record_number": "123.456-7",
+    "age": 63,
+    "language": "pt-BR",
+    "tracheostomy": False,
+    "intubated": False,
+    "patient_informed": True,
+    "research_consent": False,
+}
+SENTENCE = Recorded("sentence", b"recorded", 6, datetime(2026, 3, 1, 12, tzinfo=UTC))
+PACE = Pace(tries=2, first_pause_s=0.01)
+
+
+class Content:
+    """A check that every recording passes."""
+
+    def check(
+        self, pieces: Sequence[bytes], file: RecordingFile, *, unfinished: bool = False
+    ) -> Found | Refused:
+        """Six seconds of speech, whatever came."""
+        return found(b"".join(pieces))
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    """The API's parts, on SQLite and a folder."""
+    database = Database.open(f"sqlite:///{tmp_path / 'spira.db'}", what="away")
+    database.migrate(ROOMS)
+    keys = KeyRing.open(tmp_path / "keys")
+    objects = Objects.open(str(tmp_path / "recordings"), setting="a test")
+    return Parts(
+        intake=Intake(database, objects, Content(), keys, IntakeSettings()),
+        assessments=Assessments(database),
+        tokens=Tokens(database),
+        keys=keys,
+        settings=ServingSettings(),
+        thresholds=QualityThresholds(),
+    )
+
+
+@pytest.fixture
+def url(parts: Parts) -> Iterator[str]:
+    """Where the API listens."""
+    config = uvicorn.Config(create_api(parts), port=0, **OPTIONS)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(30)
+
+
+@pytest.fixture
+def token(parts: Parts) -> str:
+    """The site's."""
+    return parts.tokens.create("ward")
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    """A device."""
+    with Device(tmp_path / "phone", pace=PACE) as one:
+        yield one
+
+
+def sync(device: Device, url: str, token: str) -> Outcome:
+    """What a sync comes to for the one assessment that has no receipt."""
+    (outcome,) = device.sync(url, token).outcomes
+    return outcome
+
+
+def test_a_wrong_address_gives_nothing_a_new_id(
+    device: Device, parts: Parts, url: str, token: str
+) -> None:
+    """Our API's 404 of an address that is none says nothing about the assessment."""
+    id = device.record(FORM, [SENTENCE])
+
+    wrong = [sync(device, f"{url}/spira", token) for _ in range(2)]
+
+    assert {one.state for one in wrong} == {"refused"}
+    assert wrong[0].detail.startswith("404 ")
+    assert device.get(id).id == id
+    assert sync(device, url, token).state == "accepted"
+    assert [row.id for row in parts.assessments.changed_after("ward", 0, 9)] == [id]
+
+
+def test_what_the_server_knows_as_another_devices_gets_a_new_id(
+    device: Device, tmp_path: Path, url: str, token: str
+) -> None:
+    """Told by the real API's words for it."""
+    id = device.record(FORM, [SENTENCE])
+    with Device(tmp_path / "other", pace=PACE) as other:
+        theirs = other.get(other.record(FORM, [SENTENCE]))
+        place = tmp_path / "other/assessments" / theirs.id / "assessment.json"
+        place.write_text(theirs.model_copy(update={"id": id}).model_dump_json())
+        assert sync(other, url, token).state == "accepted"
+
+    outcome = sync(device, url, token)
+
+    assert outcome.state == "accepted"
+    assert outcome.id != id
+    assert device.get(id).replaces is None
