@@ -107,7 +107,7 @@ class Refusal(Frozen):
 
 
 class Outcome(Frozen):
-    """What a sync came to for one assessment.
+    """What a sync came to for one assessment; `detail` names an earlier version of it.
 
     accepted      the receipt is stored here
     refused       kept here; `refusals` says what a person has to change (`revise`)
@@ -376,6 +376,20 @@ class Device:
                 found |= {one["id"]: one for one in page.assessments}
 
     def _send(self, name: str, line: Line) -> Outcome:
+        """What has become of one assessment, and of an earlier version that was sent before it."""
+        outcome = self._go_on(name, line)
+        with suppress(IntegrityError):  # then that is its outcome
+            kept = self.get(name)
+            if kept.replaces in kept.earlier_ids:
+                said = (
+                    f"an earlier version of it is at the server already, as {kept.replaces}; "
+                    "this one replaces it"
+                )
+                detail = f"{outcome.detail}; {said}" if outcome.detail else said
+                return outcome.model_copy(update={"detail": detail})
+        return outcome
+
+    def _go_on(self, name: str, line: Line) -> Outcome:
         """Go on with one assessment until it has its receipt, or no more can be done now."""
         furthest: tuple[Assessment | None, int] = (None, 0)
         stale = polls = 0  # rounds without progress; answers that it is being checked

@@ -1,5 +1,6 @@
 """A device and the real Client API, over HTTP on this machine."""
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ import uvicorn
 from found import found
 
 from spira.audio.quality import QualityThresholds
+from spira.domain.errors import TransientError
 from spira.domain.submissions import RecordingFile
 from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
@@ -41,24 +43,34 @@ PACE = Pace(tries=2, first_pause_s=0.01)
 
 
 class Content:
-    """A check that every recording passes."""
+    """A check that every recording passes, while anybody is there to make it."""
+
+    away = False
 
     def check(
         self, pieces: Sequence[bytes], file: RecordingFile, *, unfinished: bool = False
     ) -> Found | Refused:
         """Six seconds of speech, whatever came."""
+        if self.away:
+            raise TransientError("a test")
         return found(b"".join(pieces))
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Parts:
+def checker() -> Content:
+    """Whoever checks recordings."""
+    return Content()
+
+
+@pytest.fixture
+def parts(tmp_path: Path, checker: Content) -> Parts:
     """The API's parts, on SQLite and a folder."""
     database = Database.open(f"sqlite:///{tmp_path / 'spira.db'}", what="away")
     database.migrate(ROOMS)
     keys = KeyRing.open(tmp_path / "keys")
     objects = Objects.open(str(tmp_path / "recordings"), setting="a test")
     return Parts(
-        intake=Intake(database, objects, Content(), keys, IntakeSettings()),
+        intake=Intake(database, objects, checker, keys, IntakeSettings()),
         assessments=Assessments(database),
         tokens=Tokens(database),
         keys=keys,
@@ -132,3 +144,31 @@ def test_what_the_server_knows_as_another_devices_gets_a_new_id(
     assert outcome.state == "accepted"
     assert outcome.id != id
     assert device.get(id).replaces is None
+
+
+def test_what_was_corrected_after_it_had_been_accepted_names_the_earlier_one(
+    tmp_path: Path, checker: Content, parts: Parts, url: str, token: str
+) -> None:
+    """Whoever corrects the patient on the phone hears that the wrong one is at the server, however
+    long the correction takes to arrive."""
+    phone, before = tmp_path / "phone", tmp_path / "before"
+    with Device(phone, pace=PACE) as device:
+        id = device.record(FORM, [SENTENCE])
+    shutil.copytree(phone, before)
+    with Device(phone, pace=PACE) as device:
+        assert sync(device, url, token).detail == ""
+
+    with Device(before, pace=PACE) as device:  # as if the answer had never come
+        device.revise(id, FORM | {"record_number": "222"})
+        checker.away = True
+        waits = sync(device, url, token)
+        checker.away = False
+        accepted = sync(device, url, token)
+        new = device.get(id)
+
+    assert (waits.state, accepted.state) == ("waiting", "accepted")
+    assert {one.id for one in (waits, accepted)} == {new.id}
+    for one in (waits, accepted):
+        assert f"an earlier version of it is at the server already, as {id}" in one.detail
+    there = {row.id: row.replaces for row in parts.assessments.changed_after("ward", 0, 9)}
+    assert there == {id: None, new.id: id}
