@@ -7,10 +7,13 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, TypedDict
 
+import structlog
 from starlette.responses import JSONResponse
 
 from spira.domain.answers import Sentence
 from spira.domain.errors import InputError, SpiraError, StorageFull, TransientError
+
+_log = structlog.get_logger()
 
 
 class Said(TypedDict, total=False):
@@ -50,14 +53,18 @@ def problem(
     )
 
 
-def problem_of(error: SpiraError, said_of: SaidOf) -> JSONResponse:
-    """An error of the domain: 400 wrong input, 507 no space left, 503 try again, 500 a defect."""
+def problem_of(error: SpiraError, path: str, said_of: SaidOf) -> JSONResponse:
+    """Trouble of the server: 507 no space left, 503 try again, 500 a defect; the rest in the log.
+
+    Wrong input is the server's own here, a folder that may not be written, keys that are being
+    restored: what a client sends wrongly is refused where it is read, with `problem`.
+    path      that was asked for, for the log
+    """
+    _log.warning("a request failed", path=path, error=str(error))
     match error:
-        case InputError():
-            status, detail, headers = 400, str(error), {}
         case StorageFull():
             status, detail, headers = 507, "no space left", {"Retry-After": "60"}
-        case TransientError():
+        case InputError() | TransientError():
             status, detail, headers = 503, "not now; try again", {"Retry-After": "2"}
         case _:
             status, detail, headers = 500, "a defect; it is in the log", {}

@@ -67,7 +67,7 @@ class Tus:
                 return await self._head(upload)
             return await self._patch(request, upload)
         except SpiraError as error:
-            answer = problem_of(error, self._said_of)
+            answer = problem_of(error, request.url.path, self._said_of)
             answer.headers.update(_HEADERS)
             return answer
 

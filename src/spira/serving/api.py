@@ -10,6 +10,7 @@ import hmac
 import json
 import re
 import time
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -32,13 +33,13 @@ from starlette.requests import ClientDisconnect
 from spira import __version__
 from spira.audio.quality import QualityThresholds
 from spira.delivery.about import ABOUT
-from spira.domain.errors import InputError, SpiraError
+from spira.domain.errors import SpiraError
 from spira.domain.fingerprint import fingerprint
 from spira.domain.forms import Filled, check, json_schema
 from spira.domain.frozen import Frozen
 from spira.domain.submissions import Files, FormValues, Id, Moment, Submission
 from spira.intake.audit import is_plain
-from spira.intake.keys import KeyRing
+from spira.intake.keys import LONGEST_NUMBER, KeyRing
 from spira.intake.problems import Said, problem, problem_of
 from spira.intake.submissions import Conflict, Intake, Owner, Progress, Standing, Unknown
 from spira.intake.tus import Tus, Upload
@@ -87,10 +88,18 @@ class Manifest(Frozen):
     replaces: Id | None = None
 
 
+def _numbers(text: str) -> str:
+    if not any(map(str.isalnum, unicodedata.normalize("NFKC", text))):
+        raise ValueError("has no letter or digit; write the number as it is on the chart")
+    return text
+
+
 class Search(Frozen):
     """A record number, in a body so that it stands in no address or log."""
 
-    record_number: str = Field(min_length=1, max_length=100, repr=False)
+    record_number: Annotated[
+        str, StringConstraints(min_length=1, max_length=LONGEST_NUMBER), AfterValidator(_numbers)
+    ] = Field(repr=False)
 
 
 def _plain(text: str) -> str:
@@ -254,10 +263,7 @@ def create_api(parts: Parts) -> FastAPI:
         wanted = _read(Search, await _limited(request))
 
         def found() -> Sequence[Any]:
-            try:
-                records = parts.keys.record_hashes(site.name, wanted.record_number)
-            except InputError as error:
-                raise _Refused("bad_manifest", 400, str(error)) from None
+            records = parts.keys.record_hashes(site.name, wanted.record_number)
             by = f"token {site.token_id}"
             return parts.assessments.search(site.name, records, by, _LARGEST_PAGE)
 
@@ -562,8 +568,7 @@ def _translate_errors(app: FastAPI) -> None:
 
     @app.exception_handler(SpiraError)
     async def translated(request: Request, error: SpiraError) -> JSONResponse:
-        _log.warning("a request failed", path=request.url.path, error=str(error))
-        return problem_of(error, _said_of)
+        return problem_of(error, request.url.path, _said_of)
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:

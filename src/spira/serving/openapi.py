@@ -128,7 +128,8 @@ def _answers_of(name: str) -> dict[str, Any]:
             )
         },
         "GET /v1/keys": {
-            "200": _json("JWKS (RFC 7517).", _object(keys=_array({"type": "object"})))
+            "200": _json("JWKS (RFC 7517).", _object(keys=_array({"type": "object"}))),
+            **_problems(503),
         },
         "GET /v1/about": {
             "200": _json(

@@ -3,11 +3,14 @@
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+import structlog
 import uvicorn
 from found import found
 
@@ -172,3 +175,62 @@ def test_what_was_corrected_after_it_had_been_accepted_names_the_earlier_one(
         assert f"an earlier version of it is at the server already, as {id}" in one.detail
     there = {row.id: row.replaces for row in parts.assessments.changed_after("ward", 0, 9)}
     assert there == {id: None, new.id: id}
+
+
+def restoring(home: Path, mount: Callable[..., Path]) -> None:
+    """The keys are being restored."""
+    (home / "keys/restoring").touch()
+
+
+def readable(home: Path, mount: Callable[..., Path]) -> None:
+    """Others may read the keys."""
+    (home / "keys").chmod(0o755)
+
+
+def read_only(home: Path, mount: Callable[..., Path]) -> None:
+    """The object store cannot be written, as after an error of its disk."""
+    mount(home / "recordings", "--bind", "-o", "ro", str(home / "recordings"))
+
+
+@pytest.mark.parametrize("trouble", [restoring, readable, read_only])
+def test_trouble_of_the_server_is_no_fault_of_the_phone(
+    trouble: Callable[..., None],
+    device: Device,
+    tmp_path: Path,
+    mount: Callable[..., Path],
+    url: str,
+    token: str,
+) -> None:
+    """It is told to come again, nothing of where the server keeps what, and the log has it all."""
+    device.record(FORM, [SENTENCE])
+    trouble(tmp_path, mount)
+
+    with structlog.testing.capture_logs() as logged:
+        outcome = sync(device, url, token)
+
+    assert (outcome.state, outcome.detail) == ("waiting", "503 not now; try again")
+    (told, *_) = [one for one in logged if one["event"] == "a request failed"]
+    assert str(tmp_path) in told["error"]
+    assert told["path"].startswith("/v1/")
+
+
+def test_a_search_tells_a_wrong_number_from_trouble_of_the_server(
+    url: str, token: str, tmp_path: Path
+) -> None:
+    """The one is refused, the other is to come again."""
+
+    def search(number: str) -> dict[str, Any]:
+        where, who = f"{url}/v1/assessments/search", {"Authorization": f"Bearer {token}"}
+        found: dict[str, Any] = httpx.post(
+            where, json={"record_number": number}, headers=who
+        ).json()
+        return found
+
+    wrong = search("-./")
+    (tmp_path / "keys/restoring").touch()
+    trouble = search("123")
+
+    assert (wrong["status"], wrong["code"]) == (400, "bad_manifest")
+    assert "no letter or digit" in wrong["detail"]
+    assert (trouble["status"], trouble["code"]) == (503, "unavailable")
+    assert str(tmp_path) not in str(trouble)
