@@ -509,7 +509,11 @@ class Device:
             )
             if kid not in pinned:
                 published = line.keys()
-                changed = [known for known in pinned if published.get(known) != pinned[known]]
+                changed = [
+                    known
+                    for known, key in pinned.items()
+                    if known not in published or not _same_key(published[known], key)
+                ]
                 if changed:
                     raise _WrongReceipt(
                         f"the server's keys {', '.join(changed)} are gone or others than when this "
@@ -584,6 +588,11 @@ def _refusals(told: Told) -> tuple[Refusal, ...]:
 
 class _WrongReceipt(Exception):
     """Not the server's word for what was sent."""
+
+
+def _same_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two JWKs are one key; what else is said of it may change (RFC 7638)."""
+    return all(one.get(name) == other.get(name) for name in ("kty", "crv", "x"))
 
 
 def _check_receipt(

@@ -571,6 +571,22 @@ def test_keys_may_rotate_and_not_be_exchanged(server: Honest, device: Device) ->
     assert "receipts-1, receipts-2" in outcome.detail
 
 
+def test_what_else_is_said_of_a_key_may_change(
+    server: Honest, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key is its curve and its point: a server that says more of each is still that server."""
+    device.record({"n": 0}, recorded(0))
+    assert device.sync(server.url, TOKEN).complete
+    server.keys = [*server.keys, new_key("receipts-2")]
+    as_dict = OKPKey.as_dict
+    monkeypatch.setattr(
+        OKPKey, "as_dict", lambda key, **how: {**as_dict(key, **how), "key_ops": ["verify"]}
+    )
+    device.record({"n": 1}, recorded(1))
+
+    assert device.sync(server.url, TOKEN).complete
+
+
 # --- clones and clocks ----------------------------------------------------------------------
 
 
