@@ -12,7 +12,7 @@ import re
 import time
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -61,6 +61,7 @@ _MOST_OF_A_SITE = (
 )
 _UPLOAD = re.compile(r"[0-9a-f]{40}")
 _LONGEST_PLACE = 64  # characters of a name that the client made
+_TAGS = re.compile(r'(?:W/)?"([^"]*)"')  # of If-None-Match (RFC 9110, 8.8.3), weakly compared
 _SECRET = re.compile(r"[A-Za-z0-9_-]{43}=?")  # 32 bytes as base64url
 _WORDS_OF: dict[int, Problem] = {
     400: "bad_request",
@@ -240,10 +241,7 @@ def create_api(parts: Parts) -> FastAPI:
         if row is None or row.site != site.name:
             raise _Refused("not_found", 404, "there is no such assessment at this site")
         (found,) = await told([row])
-        tag = '"' + fingerprint(found)[:32] + '"'
-        if request.headers.get("If-None-Match") == tag:
-            return Response(status_code=304, headers={"ETag": tag})
-        return JSONResponse(found, headers={"ETag": tag, "Cache-Control": "private, no-cache"})
+        return _tagged(request, found, {"Cache-Control": "private, no-cache"})
 
     @app.get("/v1/assessments")
     async def changes(
@@ -281,21 +279,21 @@ def create_api(parts: Parts) -> FastAPI:
         return JSONResponse((await told([row]))[0])
 
     @app.get("/v1/forms/assessment")
-    def form() -> JSONResponse:
+    def form(request: Request) -> Response:
         """The form in force, as JSON Schema with both languages."""
         latest = max((key for key in FORMS if key[0] == "assessment"), key=lambda key: key[1])
-        return JSONResponse(json_schema(FORMS[latest]))
+        return _tagged(request, json_schema(FORMS[latest]))
 
     @app.get("/v1/thresholds")
-    def thresholds() -> JSONResponse:
+    def thresholds(request: Request) -> Response:
         """Where a measurement becomes a finding, so that an app can check at the bedside."""
         told = parts.thresholds.model_dump()
-        return JSONResponse({"version": fingerprint(told)[:12], "thresholds": told})
+        return _tagged(request, {"version": fingerprint(told)[:12], "thresholds": told})
 
     @app.get("/v1/keys")
-    def keys() -> JSONResponse:
+    def keys(request: Request) -> Response:
         """The keys that receipts are signed with, old ones too (RFC 7517)."""
-        return JSONResponse(parts.keys.public())
+        return _tagged(request, parts.keys.public())
 
     @app.get("/v1/about")
     async def about() -> JSONResponse:
@@ -373,6 +371,18 @@ def shown(row: Any, model: str | None, fresh_for: timedelta, now: datetime) -> d
         else {"at": row.voided_at, "sentence": STATES["voided"].model_dump()},
         "replaces": row.replaces,
     }
+
+
+def _tagged(
+    request: Request, body: dict[str, Any], headers: Mapping[str, str] | None = None
+) -> Response:
+    """200 with an ETag; 304 where whoever asks has it, also with a proxy's W/ before the tag."""
+    tag = fingerprint(body)[:32]
+    headers = {"ETag": f'"{tag}"', **(headers or {})}
+    known = ",".join(request.headers.getlist("If-None-Match"))
+    if known.strip() == "*" or tag in _TAGS.findall(known):
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(body, headers=headers)
 
 
 def _told(standing: Standing, filled: Filled) -> JSONResponse:

@@ -234,3 +234,25 @@ def test_a_search_tells_a_wrong_number_from_trouble_of_the_server(
     assert "no letter or digit" in wrong["detail"]
     assert (trouble["status"], trouble["code"]) == (503, "unavailable")
     assert str(tmp_path) not in str(trouble)
+
+
+@pytest.mark.parametrize("path", ["assessments/{id}", "forms/assessment", "thresholds", "keys"])
+def test_what_somebody_has_already_is_not_sent_again(
+    path: str, device: Device, url: str, token: str
+) -> None:
+    """By its ETag: one of several, marked as weak by a proxy, or `*`; another one is no match."""
+    id = device.record(FORM, [SENTENCE])
+    assert sync(device, url, token).state == "accepted"
+
+    def ask(*known: str) -> httpx.Response:
+        headers = [("If-None-Match", one) for one in known]
+        who = ("Authorization", f"Bearer {token}")
+        return httpx.get(f"{url}/v1/{path.format(id=id)}", headers=[who, *headers])
+
+    tag = ask().headers["ETag"]
+
+    for known in ([tag], [f"W/{tag}"], [f'"other", {tag}'], ['"other"', tag], ["*"]):
+        answer = ask(*known)
+        assert (answer.status_code, answer.headers["ETag"], answer.content) == (304, tag, b"")
+    for unknown in ('"other"', tag.strip('"'), f'"x{tag[1:]}', '"*"'):
+        assert ask(unknown).status_code == 200
