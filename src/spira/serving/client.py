@@ -64,6 +64,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MOST_POLLS = 100  # while the server checks; then the next sync asks again
 _RECEIPT_TYPE = "spira-receipt+jws"
 _ALGORITHM = "Ed25519"
+_SIGNATURE_BYTES = 64
 
 
 class Recorded(NamedTuple):
@@ -250,7 +251,7 @@ class Device:
         files, audio = _described(add)
         with self._changing:
             old = self.get(id)
-            if self.receipt(id) is not None:
+            if self._at(id, "receipt").exists():
                 raise InputError(
                     f"assessment {id}: has its receipt and changes no more; record another one "
                     f"with replaces={id}"
@@ -320,11 +321,17 @@ class Device:
         return data
 
     def receipt(self, id: str) -> str | None:
-        """The server's signed word that it has an assessment; None while there is none."""
+        """The server's signed word that it has an assessment; None while there is none.
+
+        What the disk has lost a part of is none: the next sync asks for it again.
+        """
         try:
-            return self._at(id, "receipt").read_text()
-        except FileNotFoundError:
+            receipt = self._at(id, "receipt").read_text()
+            _taken(_payload(receipt))
+            whole = len(_decoded(receipt.split(".")[2])) == _SIGNATURE_BYTES
+        except (FileNotFoundError, ValueError, TypeError, LookupError):
             return None
+        return receipt if whole else None
 
     # --- sending ----------------------------------------------------------------------------
 
@@ -558,9 +565,9 @@ class Device:
         try:
             kept = self.get(name)
             receipt = self.receipt(name)
-            taken = frozenset() if receipt is None else _taken(_payload(receipt))
-        except (IntegrityError, InputError, ValueError, TypeError, LookupError):
+        except (IntegrityError, InputError):
             return  # damaged: whatever lies there may be all that is left
+        taken = frozenset() if receipt is None else _taken(_payload(receipt))
         recordings = {one.id for one in (*kept.recordings, *kept.left_out)}
         keep = {"assessment.json", "receipt"} | recordings - taken
         for place in self._at(name).iterdir():
@@ -630,11 +637,14 @@ def _check_receipt(
 
 
 def _payload(receipt: str) -> dict[str, Any]:
-    middle = receipt.split(".")[1]
-    payload = json.loads(base64.urlsafe_b64decode(middle + "=" * (-len(middle) % 4)))
+    payload = json.loads(_decoded(receipt.split(".")[1]))
     if not isinstance(payload, dict):
         raise ValueError("receipt: is no document")  # noqa: TRY004 - of what was sent
     return payload
+
+
+def _decoded(part: str) -> bytes:
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
 def _taken(payload: Mapping[str, Any]) -> frozenset[str]:

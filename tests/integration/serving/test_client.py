@@ -555,6 +555,32 @@ def test_wrong_receipt_frees_nothing(
     server.assert_every_byte()
 
 
+@pytest.mark.parametrize("zeros", ["", "\0"], ids=["cut off", "zeros"])
+@pytest.mark.parametrize("left", [0, 1, 60, 200, -87, -86, -1])
+def test_receipt_that_the_disk_lost_a_part_of_is_asked_for_again(
+    server: Honest, tmp_path: Path, left: int, zeros: str
+) -> None:
+    """However little of it is gone; and what it was for is not changed meanwhile."""
+    with Device(tmp_path / "phone", pace=SWIFT) as device:
+        id = device.record({"n": 1}, recorded(1))
+        assert device.sync(server.url, TOKEN).complete
+        whole = device.receipt(id)
+        assert whole is not None
+        (tmp_path / "phone/assessments" / id / "receipt").write_text(
+            whole[:left] + zeros * len(whole[left:])
+        )
+    with Device(tmp_path / "phone", pace=SWIFT) as device:
+        assert device.receipt(id) is None
+        with pytest.raises(InputError, match="changes no more"):
+            device.revise(id, {"n": 2})
+
+        (outcome,) = device.sync(server.url, TOKEN).outcomes
+
+        assert outcome.state == "accepted"
+        assert device.receipt(id) == whole
+        assert set(server.held) == {id}
+
+
 def test_keys_may_rotate_and_not_be_exchanged(server: Honest, device: Device) -> None:
     """A new key beside the old ones is taken; a new key in their place is another server's."""
     device.record({"n": 0}, recorded(0))
