@@ -953,6 +953,8 @@ def test_others_cannot_read_the_outbox(device: Device, tmp_path: Path) -> None:
         ({}, [("sentence", b"x", 0.0, NOW)], "duration_s"),
         ({}, [("sentence", b"x", 1.0, NOW.replace(tzinfo=None))], "recorded_at"),
         ({}, [("song", b"x", 1.0, NOW)], "utterance"),
+        ({}, [("consent", b"x", 1.0, NOW)], "utterance"),
+        ({}, [("other", b"x", 1.0, NOW)], "utterance"),
         ({"age": float("nan")}, recorded(0), "JSON"),
         ({"age": object()}, recorded(0), "JSON"),
         ({"cid10": "\ud800"}, recorded(0), "JSON"),
