@@ -10,6 +10,7 @@ import hmac
 import json
 import re
 import time
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -32,8 +33,8 @@ from starlette.requests import ClientDisconnect
 from spira import __version__
 from spira.audio.quality import QualityThresholds
 from spira.delivery.about import ABOUT
-from spira.domain.answers import EVIDENCE_SENTENCES, Sentence
-from spira.domain.errors import InputError, SpiraError
+from spira.domain.answers import EVIDENCE_SENTENCES
+from spira.domain.errors import SpiraError
 from spira.domain.fingerprint import fingerprint
 from spira.domain.forms import Filled, Remark, check, json_schema
 from spira.domain.frozen import Frozen
@@ -46,8 +47,8 @@ from spira.domain.submissions import (
     each_once,
 )
 from spira.intake.audit import is_plain
-from spira.intake.keys import KeyRing
-from spira.intake.problems import problem, problem_of
+from spira.intake.keys import LONGEST_NUMBER, KeyRing
+from spira.intake.problems import Said, problem, problem_of
 from spira.intake.submissions import (
     Conflict,
     Intake,
@@ -85,6 +86,7 @@ _MOST_OF_A_SITE = (
 )
 _UPLOAD = re.compile(r"[0-9a-f]{40}")
 _LONGEST_PLACE = 64  # characters of a name that the client made
+_TAGS = re.compile(r'(?:W/)?"([^"]*)"')  # of If-None-Match (RFC 9110, 8.8.3), weakly compared
 _SECRET = re.compile(r"[A-Za-z0-9_-]{43}=?")  # 32 bytes as base64url
 _WORDS_OF: dict[int, Problem] = {
     400: "bad_request",
@@ -120,10 +122,18 @@ class Manifest(Frozen):
     replaces: Id | None = None
 
 
+def _numbers(text: str) -> str:
+    if not any(map(str.isalnum, unicodedata.normalize("NFKC", text))):
+        raise ValueError("has no letter or digit; write the number as it is on the chart")
+    return text
+
+
 class Search(Frozen):
     """A record number, in a body so that it stands in no address or log."""
 
-    record_number: str = Field(min_length=1, max_length=100, repr=False)
+    record_number: Annotated[
+        str, StringConstraints(min_length=1, max_length=LONGEST_NUMBER), AfterValidator(_numbers)
+    ] = Field(repr=False)
 
 
 def _plain(text: str) -> str:
@@ -206,7 +216,11 @@ def create_api(parts: Parts) -> FastAPI:
     tus = Tus(
         parts.intake.uploads,
         find,
-        lambda status: STATES["incomplete"] if status == 404 else _sentence_of(status),
+        lambda status: (
+            Said(code="not_found", sentence=STATES["incomplete"])
+            if status == 404
+            else _said_of(status)
+        ),
     )
     app.add_route("/v1/uploads/{upload}", tus.respond, methods=["HEAD", "PATCH", "OPTIONS"])
 
@@ -273,10 +287,7 @@ def create_api(parts: Parts) -> FastAPI:
         if row is None or row.site != site.name:
             raise _Refused("not_found", 404, "there is no such assessment at this site")
         (found,) = await told([row])
-        tag = '"' + fingerprint(found)[:32] + '"'
-        if request.headers.get("If-None-Match") == tag:
-            return Response(status_code=304, headers={"ETag": tag})
-        return JSONResponse(found, headers={"ETag": tag, "Cache-Control": "private, no-cache"})
+        return _tagged(request, found, {"Cache-Control": "private, no-cache"})
 
     @app.get("/v1/assessments")
     async def changes(
@@ -296,10 +307,7 @@ def create_api(parts: Parts) -> FastAPI:
         wanted = _read(Search, await _limited(request))
 
         def found() -> Sequence[Any]:
-            try:
-                records = parts.keys.record_hashes(site.name, wanted.record_number)
-            except InputError as error:
-                raise _Refused("bad_manifest", 400, str(error)) from None
+            records = parts.keys.record_hashes(site.name, wanted.record_number)
             by = f"token {site.token_id}"
             return parts.assessments.search(site.name, records, by, _LARGEST_PAGE)
 
@@ -317,21 +325,21 @@ def create_api(parts: Parts) -> FastAPI:
         return JSONResponse((await told([row]))[0])
 
     @app.get("/v1/forms/assessment")
-    def form() -> JSONResponse:
+    def form(request: Request) -> Response:
         """The form in force, as JSON Schema with both languages."""
         latest = max((key for key in FORMS if key[0] == "assessment"), key=lambda key: key[1])
-        return JSONResponse(json_schema(FORMS[latest]))
+        return _tagged(request, json_schema(FORMS[latest]))
 
     @app.get("/v1/thresholds")
-    def thresholds() -> JSONResponse:
+    def thresholds(request: Request) -> Response:
         """Where a measurement becomes a finding, so that an app can check at the bedside."""
         told = parts.thresholds.model_dump()
-        return JSONResponse({"version": fingerprint(told)[:12], "thresholds": told})
+        return _tagged(request, {"version": fingerprint(told)[:12], "thresholds": told})
 
     @app.get("/v1/keys")
-    def keys() -> JSONResponse:
+    def keys(request: Request) -> Response:
         """The keys that receipts are signed with, old ones too (RFC 7517)."""
-        return JSONResponse(parts.keys.public())
+        return _tagged(request, parts.keys.public())
 
     @app.get("/v1/about")
     async def about() -> JSONResponse:
@@ -374,7 +382,7 @@ def create_api(parts: Parts) -> FastAPI:
 class _Refused(Exception):  # what is answered instead
     def __init__(self, what: Problem, status: int, detail: str, **more: Any) -> None:
         super().__init__(detail)
-        self.answer = problem(status, detail, sentence=PROBLEMS[what], **more)
+        self.answer = problem(status, detail, **_said(what), **more)
         if status == 401:
             self.answer.headers["WWW-Authenticate"] = "Bearer"
 
@@ -426,6 +434,18 @@ def _evidence(demo: bool) -> dict[str, Any]:
         return {"evidence": NO_MODELS_ANSWER.model_dump()}
     sentence = EVIDENCE_SENTENCES["synthetic"].model_dump()
     return {"evidence_level": "synthetic", "evidence": sentence}
+
+
+def _tagged(
+    request: Request, body: dict[str, Any], headers: Mapping[str, str] | None = None
+) -> Response:
+    """200 with an ETag; 304 where whoever asks has it, also with a proxy's W/ before the tag."""
+    tag = fingerprint(body)[:32]
+    headers = {"ETag": f'"{tag}"', **(headers or {})}
+    known = ",".join(request.headers.getlist("If-None-Match"))
+    if known.strip() == "*" or tag in _TAGS.findall(known):
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(body, headers=headers)
 
 
 def _told(standing: Standing, filled: Filled) -> JSONResponse:
@@ -596,9 +616,13 @@ def _place(loc: Sequence[int | str]) -> str:
     return ".".join(map(str, names)) or "body"
 
 
-def _sentence_of(status: int) -> Sentence | None:
+def _said(what: Problem) -> Said:
+    return {"code": what, "sentence": PROBLEMS[what]}
+
+
+def _said_of(status: int) -> Said:
     what = _WORDS_OF.get(status)
-    return None if what is None else PROBLEMS[what]
+    return {} if what is None else _said(what)
 
 
 def _translate_errors(app: FastAPI) -> None:
@@ -608,30 +632,29 @@ def _translate_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Unknown)
     async def unknown(_: Request, error: Unknown) -> JSONResponse:
-        return problem(404, str(error), sentence=PROBLEMS["not_found"])
+        return problem(404, str(error), **_said("not_found"))
 
     @app.exception_handler(Conflict)
     async def conflict(_: Request, error: Conflict) -> JSONResponse:
         return problem(
             409,
             str(error),
-            sentence=PROBLEMS["conflict"],
             differs=list(error.differs),
             revision=error.revision,
+            **_said("conflict"),
         )
 
     @app.exception_handler(SpiraError)
     async def translated(request: Request, error: SpiraError) -> JSONResponse:
-        _log.warning("a request failed", path=request.url.path, error=str(error))
-        return problem_of(error, _sentence_of)
+        return problem_of(error, request.url.path, _said_of)
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
         return problem(
             error.status_code,
             str(error.detail),
-            sentence=_sentence_of(error.status_code),
             headers=dict(error.headers or {}),
+            **_said_of(error.status_code),
         )
 
     @app.exception_handler(ClientDisconnect)
@@ -641,11 +664,9 @@ def _translate_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         places = [".".join(map(str, fault["loc"])) for fault in error.errors()]
-        return problem(
-            400, f"not as it should be: {', '.join(places)}", sentence=PROBLEMS["bad_request"]
-        )
+        return problem(400, f"not as it should be: {', '.join(places)}", **_said("bad_request"))
 
     @app.exception_handler(Exception)
     async def defect(_: Request, error: Exception) -> JSONResponse:
         _log.exception("a defect", exc_info=error)
-        return problem(500, "a defect; it is in the log", sentence=PROBLEMS["broken"])
+        return problem(500, "a defect; it is in the log", **_said("broken"))
