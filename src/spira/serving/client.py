@@ -827,7 +827,9 @@ def _decoded(part: str) -> bytes:
 
 
 def _taken(payload: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(str(one["id"]) for one in payload["recordings"] if one["what"] == "taken")
+    """Recordings that need not be kept: the server has them, or nobody may."""
+    recordings = payload["recordings"]
+    return frozenset(str(one["id"]) for one in recordings if one["what"] in ("taken", "dropped"))
 
 
 # --- what is recorded -----------------------------------------------------------------------

@@ -556,6 +556,20 @@ def test_wrong_receipt_frees_nothing(
     server.assert_every_byte()
 
 
+def test_what_the_server_dropped_is_not_kept_here_either(server: Honest, device: Device) -> None:
+    """It was a conversation of people who did not agree to be recorded."""
+
+    def drops(payload: dict[str, Any]) -> None:
+        payload["recordings"][1] |= {"what": "dropped", "reason": "speech_in_ambient"}
+
+    server.lie = drops
+    id = device.record({"n": 1}, recorded(1))
+
+    assert device.sync(server.url, TOKEN).complete
+
+    assert [device.audio(id, one.id) for one in device.get(id).recordings] == [None, None]
+
+
 @pytest.mark.parametrize("zeros", ["", "\0"], ids=["cut off", "zeros"])
 @pytest.mark.parametrize("left", [0, 1, 60, 200, -87, -86, -1])
 def test_receipt_that_the_disk_lost_a_part_of_is_asked_for_again(
