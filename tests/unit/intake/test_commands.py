@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 from spira import cli
+from spira.console import Console
 from spira.intake.keys import KeyRing
+from spira.intake.settings import IntakeSettings
+from spira.settings import Settings
+from spira.wiring import Application
 
 Run = Callable[..., tuple[int, str, str]]
 PASSPHRASE = "uma frase que ninguém adivinha"
@@ -58,6 +62,14 @@ def test_an_operator_sees_which_key_is_in_use(spira: Run, tmp_path: Path) -> Non
         ["records", "ward", "2", "yes"],
         ["records", "ward", "1", "no"],
     ]
+
+
+def test_separators_count_where_the_setting_says_so(tmp_path: Path) -> None:
+    """The ring that the services have is made as it says."""
+    told = IntakeSettings(record_separators=True)
+    ring = Application(Settings(home=tmp_path, intake=told), Console()).keys
+
+    assert ring.hash_record("ward", "123-1") != ring.hash_record("ward", "12-31")
 
 
 def test_keys_of_a_site_are_made_before_its_first_assessment(spira: Run, tmp_path: Path) -> None:
