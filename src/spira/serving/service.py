@@ -34,6 +34,7 @@ ROOMS = ("spira.intake", "spira.serving")  # whose tables there are
 _LOCAL = "127.0.0.1"
 _LOOK_EVERY_S = 0.2
 _DRAINED_WITHIN_S = 20  # requests in hand when the API is told to end
+STOPPED_WITHIN_S = _DRAINED_WITHIN_S + 5  # API, relay and predictors; then they are killed
 
 
 def prepare(app: "Application") -> None:
@@ -74,7 +75,7 @@ def serve(app: "Application") -> None:
             server = held.enter_context(nats_server(place / "queue"))
         processes = _processes(app, place, server)
         ours = [one for one in processes if server is None or one is not server.process]
-        held.callback(stop_all, ours, within_s=_DRAINED_WITHIN_S + 5)  # the queue goes last
+        held.callback(stop_all, ours, within_s=STOPPED_WITHIN_S)  # the queue goes last
         try:
             _watch(app, processes, server)
         except KeyboardInterrupt:
