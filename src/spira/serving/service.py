@@ -109,11 +109,15 @@ def run_api(app: "Application", port: int) -> None:
         checker.close()
 
 
-def run_relay(app: "Application") -> None:
-    """The relay, until SIGTERM."""
+def run_relay(app: "Application", host: str, port: int | None) -> None:
+    """The relay, until SIGTERM.
+
+    port      serves /healthz at this address; None: nowhere
+    """
     from spira.intake.sweeping import sweep
     from spira.serving.assessments import Assessments
     from spira.serving.relay import Relay
+    from spira.serving.watched import tell
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -127,6 +131,8 @@ def run_relay(app: "Application") -> None:
             queue,
             app.settings.serving,
         )
+        if port is not None:
+            tell(lambda: relay.is_well, host, port)
         try:
             await relay.run(stop)
         finally:
@@ -178,13 +184,13 @@ def _processes(app: "Application", place: Path, server: NatsServer | None) -> li
 
     found = [] if server is None else [server.process]
     found.append(process("api", ("api", "--port", port), lambda: answers(f"{address}/healthz")))
-    found.append(process("relay", ("relay",), lambda: True))
-    for number in range(1, settings.predictors + 1):
+    predictors = [f"predictor-{number}" for number in range(1, settings.predictors + 1)]
+    for name in ("relay", *predictors):
         own = free_or_wanted("", 0)
         found.append(
             process(
-                f"predictor-{number}",
-                ("predictor", "--port", own),
+                name,
+                (name.partition("-")[0], "--port", own),
                 lambda own=own: answers(f"http://{_LOCAL}:{own}/healthz"),  # type: ignore[misc]
             )
         )
