@@ -11,10 +11,11 @@ that losing the queue loses nothing; whatever comes back twice changes nothing t
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import sqlalchemy as sa
 
+from spira.domain.answers import Outcome
 from spira.intake import audit
 from spira.intake.keys import RECORDS_KEY_LENGTH
 from spira.intake.rechecking import confirm
@@ -231,6 +232,7 @@ class Assessments:
                         "reached": 0,
                         "lease_until": None,
                         "answer": None,
+                        "outcome": None,
                         "answered_at": None,
                         "change": next_change(tables),
                         **values,
@@ -276,6 +278,16 @@ class Assessments:
             _note(tables, by, "record searched", records[0])
             return rows
 
+    def counts(self) -> Mapping[tuple[str, str | None], int]:
+        """How many assessments there are of each state and outcome, those of which there are none
+        too. Each that has failed has a dead letter that nobody redrove."""
+        how = (ASSESSMENTS.c.state, ASSESSMENTS.c.outcome)
+        with self._database.reading() as tables:
+            rows = tables.execute(sa.select(*how, sa.func.count()).group_by(*how)).all()
+        none: dict[tuple[str, str | None], int] = {("queued", None): 0, ("failed", None): 0}
+        none |= {("completed", outcome): 0 for outcome in (*get_args(Outcome), None)}
+        return none | {(state, outcome): n for state, outcome, n in rows}
+
     def oldest_open(self) -> datetime | None:
         """When the assessment that has waited longest was accepted; None when none waits."""
         query = sa.select(sa.func.min(ASSESSMENTS.c.accepted_at)).where(
@@ -296,8 +308,10 @@ def record_keys(database: Database) -> Sequence[str]:
 
 def add(tables: sa.Connection, values: Mapping[str, Any]) -> None:
     """Write a new assessment in the transaction that accepts its submission."""
+    answer = values.get("answer")
     tables.execute(
         ASSESSMENTS.insert().values(
+            outcome=None if answer is None else json.loads(answer)["outcome"],
             attempt=0,
             redriven_after=0,
             reached=0,
@@ -363,6 +377,7 @@ def _answered(
         .values(
             state=state,
             answer=json.dumps(answer, ensure_ascii=False),
+            outcome=answer["outcome"],
             answered_at=iso(now),
             lease_until=None,
             change=next_change(tables),

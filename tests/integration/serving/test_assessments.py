@@ -14,6 +14,8 @@ import sqlalchemy as sa
 from spira.domain.errors import IntegrityError
 from spira.intake import audit
 from spira.intake.keys import KeyRing
+from spira.model.prediction import NOT_SCORED
+from spira.serving.answers import Answer
 from spira.serving.assessments import Assessments, record_keys
 from spira.serving.messages import Ask, Reply
 from spira.serving.results import Results
@@ -230,6 +232,33 @@ def test_a_failure_stays_until_somebody_redrives_it(
     assert audited(database, "dead letter redriven") == [
         ("the lead", one, "the decoder was mended")
     ]
+
+
+def test_assessments_are_counted_by_what_they_came_to(
+    assessments: Assessments, results: Results, wait_for_answer: Waits, reply_to: Replies
+) -> None:
+    """With a model or without one, each once, however often its reply comes."""
+    one, other, _ = (wait_for_answer(number) for number in range(3))
+    for number, outcome in enumerate(("inconclusive", None), start=3):
+        answer = Answer(outcome=outcome, sentence=NOT_SCORED).model_dump_json()
+        wait_for_answer(number, state="completed", answer=answer)
+    lease(assessments)
+    for _ in range(2):
+        results.write(reply_to(one, 1, 0.9))
+        results.write(reply_to(other, 1, "failed"))
+
+    assert assessments.counts() == {
+        ("queued", None): 1,
+        ("failed", None): 1,
+        ("completed", "positive"): 1,
+        ("completed", "negative"): 0,
+        ("completed", "inconclusive"): 1,
+        ("completed", None): 1,
+    }
+    (letter,) = assessments.dead_letters()
+    assessments.redrive(letter.id, "the lead", "mended", NOW)
+    assert assessments.counts()["queued", None] == 2
+    assert assessments.counts()["failed", None] == 0
 
 
 def test_only_a_failure_is_redriven_and_only_once(
