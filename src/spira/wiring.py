@@ -105,6 +105,12 @@ class Application:
             what="setting serving.database: the database does not answer; see to it that it runs",
         )
 
+    def prepare(self) -> None:
+        """Bring the database up to date; whoever comes second finds nothing to do."""
+        from spira.serving.service import prepare
+
+        prepare(self)
+
     @cached_property
     def recordings(self) -> "Objects":
         """Audio key-value store G."""

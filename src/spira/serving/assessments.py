@@ -241,7 +241,7 @@ class Assessments:
             )
             if stored is not None:
                 confirm(tables, stored)
-            _note(tables, by, "dead letter redriven", assessment, why)
+            _note(tables, by, "dead letter redriven", assessment, why, role="operator")
         return True
 
     def void(self, assessment: str, site: str, why: str, by: str) -> sa.Row[Any] | None:
@@ -386,5 +386,13 @@ def _answered(
     return bool(changed)
 
 
-def _note(tables: sa.Connection, by: str, what: str, which: str, why: str | None = None) -> None:
-    audit.note(tables, at=datetime.now(UTC), who=by, role="site", what=what, which=which, why=why)
+def _note(
+    tables: sa.Connection,
+    by: str,
+    what: str,
+    which: str,
+    why: str | None = None,
+    *,
+    role: str = "site",
+) -> None:
+    audit.note(tables, at=datetime.now(UTC), who=by, role=role, what=what, which=which, why=why)

@@ -1,5 +1,6 @@
 """Assessments on real databases: what is asked next, what comes back, what is told of changes."""
 
+import getpass
 import json
 import shutil
 import threading
@@ -19,6 +20,7 @@ from spira.serving.answers import Answer
 from spira.serving.assessments import Assessments, record_keys
 from spira.serving.messages import Ask, Reply
 from spira.serving.results import Results
+from spira.serving.tokens import Tokens
 from spira.stores.database import Database
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -58,12 +60,13 @@ def said(assessments: Assessments, assessment: str) -> tuple[str, float | None]:
     return row.state, answer.get("scored", {}).get("probability")
 
 
-def audited(database: Database, what: str) -> list[tuple[str, str, str | None]]:
-    """(who, which, why) of what was done, from an audit that is whole."""
+def audited(database: Database, what: str, role: str = "site") -> list[tuple[str, str, str | None]]:
+    """(who, which, why) of what was done in a role, from an audit that is whole."""
     with database.reading() as tables:
         audit.verify(tables)
         rows = [json.loads(line) for line in audit.export(tables)]
-    return [(row["who"], row["which"], row["why"]) for row in rows if row["what"] == what]
+    told = [row for row in rows if (row["what"], row["role"]) == (what, role)]
+    return [(row["who"], row["which"], row["why"]) for row in told]
 
 
 # --- what is asked next -------------------------------------------------------------------------
@@ -229,7 +232,7 @@ def test_a_failure_stays_until_somebody_redrives_it(
 
     assert said(assessments, one) == ("completed", 0.9)
     assert assessments.dead_letters() == []
-    assert audited(database, "dead letter redriven") == [
+    assert audited(database, "dead letter redriven", "operator") == [
         ("the lead", one, "the decoder was mended")
     ]
 
@@ -293,7 +296,7 @@ def test_only_a_failure_is_redriven_and_only_once(
         assert not assessments.redrive(letter, "somebody", "why", NOW)
     assert said(assessments, one) == ("completed", 0.9)
     assert said(assessments, other) == ("failed", None)
-    assert len(audited(database, "dead letter redriven")) == 1
+    assert len(audited(database, "dead letter redriven", "operator")) == 1
 
 
 def test_more_than_twenty_attempts_that_reached_the_model_end_it(
@@ -421,3 +424,18 @@ def test_keys_of_an_old_backup_are_not_enough(
 
     with pytest.raises(IntegrityError, match="was used and is not here; restore the keys"):
         KeyRing.open(tmp_path / "old").require(record_keys(database))
+
+
+def test_who_made_a_token_and_who_made_it_void_is_audited(database: Database) -> None:
+    """By its id, once each; the token itself is nowhere."""
+    tokens = Tokens(database)
+    token = tokens.create("ward")
+    ((token_id, *_),) = tokens.list()
+    assert tokens.revoke(token_id)
+    assert not tokens.revoke(token_id)
+
+    somebody = (getpass.getuser(), token_id, None)
+    assert audited(database, "token made", "operator") == [somebody]
+    assert audited(database, "token revoked", "operator") == [somebody]
+    with database.reading() as tables:
+        assert token not in "".join(audit.export(tables))
