@@ -439,3 +439,54 @@ def test_who_made_a_token_and_who_made_it_void_is_audited(database: Database) ->
     assert audited(database, "token revoked", "operator") == [somebody]
     with database.reading() as tables:
         assert token not in "".join(audit.export(tables))
+
+
+def test_a_record_is_found_by_any_of_its_hashes_and_only_at_its_site(
+    assessments: Assessments, database: Database, wait_for_answer: Waits
+) -> None:
+    """The latest first; who searched for which hash is audited, whatever was found."""
+    old = wait_for_answer(1, minutes=90, record="records-1:aa")
+    new = wait_for_answer(2, minutes=30, record="records-2:bb")
+    wait_for_answer(3, record="records-2:cc")
+    wait_for_answer(4, record="records-2:bb", site="elsewhere")
+    wait_for_answer(5)
+
+    hashes = ("records-2:bb", "records-1:aa")
+    found = assessments.search("ward", hashes, "token 7", 10)
+
+    assert [row.id for row in found] == [new, old]
+    assert [row.id for row in assessments.search("ward", hashes, "token 7", 1)] == [new]
+    assert assessments.search("ward", ("records-2:dd",), "token 8", 10) == []
+    assert audited(database, "record searched") == [
+        ("token 7", "records-2:bb", None),
+        ("token 7", "records-2:bb", None),
+        ("token 8", "records-2:dd", None),
+    ]
+
+
+def test_what_is_voided_stays_to_be_found_with_its_answer(
+    assessments: Assessments,
+    results: Results,
+    database: Database,
+    wait_for_answer: Waits,
+    reply_to: Replies,
+) -> None:
+    """Before its answer too, which then comes; its first time and reason stay, and it is a change
+    that whoever follows the site is told. Another site voids nothing."""
+    one = wait_for_answer(1, record="records-1:aa")
+    before = assessments.changed_after("ward", 0, 10)[-1].change
+
+    assert assessments.void(one, "elsewhere", "theirs", "token 9") is None
+    voided = assessments.void(one, "ward", "wrong bed", "token 7")
+    again = assessments.void(one, "ward", "again", "token 8")
+    lease(assessments)
+    assert results.write(reply_to(one, 1, 0.9))
+
+    assert voided is not None
+    assert again is not None
+    assert (again.voided_at, again.void_reason) == (voided.voided_at, "wrong bed")
+    assert voided.change > before
+    (found,) = assessments.search("ward", ("records-1:aa",), "token 7", 10)
+    assert (found.id, found.state, found.voided_at) == (one, "completed", voided.voided_at)
+    assert json.loads(found.answer)["outcome"] == "positive"
+    assert audited(database, "assessment voided") == [("token 7", one, "wrong bed")]
