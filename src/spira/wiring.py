@@ -105,6 +105,12 @@ class Application:
             what="setting serving.database: the database does not answer; see to it that it runs",
         )
 
+    def prepare(self) -> None:
+        """Bring the database up to date; whoever comes second finds nothing to do."""
+        from spira.serving.service import prepare
+
+        prepare(self)
+
     @cached_property
     def recordings(self) -> "Objects":
         """Audio key-value store G."""
@@ -118,7 +124,7 @@ class Application:
         """Keys that sign receipts and hide record numbers; made where there are none."""
         from spira.intake.keys import KeyRing
 
-        return KeyRing.open(self.keys_folder)
+        return KeyRing.open(self.keys_folder, separators=self.settings.intake.record_separators)
 
     def environment(self) -> dict[str, str]:
         """The environment of another process that is to have these settings."""

@@ -5,6 +5,7 @@ fails too.
 """
 
 import json
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -44,6 +45,7 @@ from spira.serving.api import Manifest, create_api
 from spira.serving.api import shown as told_to_a_site
 from spira.serving.forms import ASSESSMENT_1
 from spira.serving.predictor import Metrics
+from spira.serving.service import STOPPED_WITHIN_S
 from spira.serving.settings import ServingSettings
 from spira.serving.words import FAILURES, PROBLEMS, REFUSALS
 from spira.serving.words import STATES as SAID_OF_STATES
@@ -449,6 +451,11 @@ def test_keys_receipts_audit_and_metrics_are_listed() -> None:
     assert set(table("Metrics of a predictor")) == metrics - histogram | {"spira_predictor_seconds"}
 
 
+def test_the_page_says_how_long_a_stop_of_serving_may_take() -> None:
+    """Longer than requests in hand may."""
+    assert f"where they have not ended {STOPPED_WITHIN_S} s later" in section("Serving")
+
+
 def test_words_have_the_values_that_the_code_knows() -> None:
     """One row a word."""
     rows = re.findall(r"^\| ([^|`]+?(?:`[^`]+`)?) \| (`.+) \|$", section("Words"), re.M)
@@ -604,6 +611,19 @@ def test_every_sentence_quoted_from_an_answer_is_said_so() -> None:
 
     assert len(quoted) >= 10
     assert set(quoted) <= said
+
+
+def test_names_of_code_in_pages_exist() -> None:
+    """Modules, and what is in them."""
+    said = {
+        name
+        for page in PAGES
+        for name in re.findall(r"`(spira(?:\.\w+)+)`", page.read_text(encoding="utf-8"))
+    } - {"spira.db"}
+
+    for name in said:
+        assert pkgutil.resolve_name(name)
+    assert len(said) >= 5
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -32,7 +32,7 @@ from starlette.requests import ClientDisconnect
 
 from spira import __version__
 from spira.audio.quality import QualityThresholds
-from spira.delivery.about import ABOUT
+from spira.delivery.about import sections
 from spira.domain.answers import EVIDENCE_SENTENCES
 from spira.domain.errors import SpiraError
 from spira.domain.fingerprint import fingerprint
@@ -333,8 +333,8 @@ def create_api(parts: Parts) -> FastAPI:
     @app.get("/v1/thresholds")
     def thresholds(request: Request) -> Response:
         """Where a measurement becomes a finding, so that an app can check at the bedside."""
-        told = parts.thresholds.model_dump()
-        return _tagged(request, {"version": fingerprint(told)[:12], "thresholds": told})
+        version, told = parts.thresholds.version, parts.thresholds.model_dump()
+        return _tagged(request, {"version": version, "thresholds": told})
 
     @app.get("/v1/keys")
     def keys(request: Request) -> Response:
@@ -348,7 +348,7 @@ def create_api(parts: Parts) -> FastAPI:
             {
                 "version": __version__,
                 "model": await to_thread.run_sync(parts.assessments.model),
-                "sections": [section.model_dump() for section in ABOUT],
+                "sections": [one.model_dump() for one in sections(parts.settings.vital_rules)],
             }
         )
 

@@ -11,10 +11,11 @@ that losing the queue loses nothing; whatever comes back twice changes nothing t
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import sqlalchemy as sa
 
+from spira.domain.answers import Outcome
 from spira.intake import audit
 from spira.intake.keys import RECORDS_KEY_LENGTH
 from spira.intake.rechecking import confirm
@@ -231,6 +232,7 @@ class Assessments:
                         "reached": 0,
                         "lease_until": None,
                         "answer": None,
+                        "outcome": None,
                         "answered_at": None,
                         "change": next_change(tables),
                         **values,
@@ -239,7 +241,7 @@ class Assessments:
             )
             if stored is not None:
                 confirm(tables, stored)
-            _note(tables, by, "dead letter redriven", assessment, why)
+            _note(tables, by, "dead letter redriven", assessment, why, role="operator")
         return True
 
     def void(self, assessment: str, site: str, why: str, by: str) -> sa.Row[Any] | None:
@@ -268,6 +270,16 @@ class Assessments:
             _note(tables, by, "record searched", records[0])
             return rows
 
+    def counts(self) -> Mapping[tuple[str, str | None], int]:
+        """How many assessments there are of each state and outcome, those of which there are none
+        too. Each that has failed has a dead letter that nobody redrove."""
+        how = (ASSESSMENTS.c.state, ASSESSMENTS.c.outcome)
+        with self._database.reading() as tables:
+            rows = tables.execute(sa.select(*how, sa.func.count()).group_by(*how)).all()
+        none: dict[tuple[str, str | None], int] = {("queued", None): 0, ("failed", None): 0}
+        none |= {("completed", outcome): 0 for outcome in (*get_args(Outcome), None)}
+        return none | {(state, outcome): n for state, outcome, n in rows}
+
     def oldest_open(self) -> datetime | None:
         """When the assessment that has waited longest was accepted; None when none waits."""
         query = sa.select(sa.func.min(ASSESSMENTS.c.accepted_at)).where(
@@ -288,8 +300,10 @@ def record_keys(database: Database) -> Sequence[str]:
 
 def add(tables: sa.Connection, values: Mapping[str, Any]) -> None:
     """Write a new assessment in the transaction that accepts its submission."""
+    answer = values.get("answer")
     tables.execute(
         ASSESSMENTS.insert().values(
+            outcome=None if answer is None else json.loads(answer)["outcome"],
             attempt=0,
             redriven_after=0,
             reached=0,
@@ -402,6 +416,7 @@ def _answered(
         .values(
             state=state,
             answer=json.dumps(answer, ensure_ascii=False),
+            outcome=answer["outcome"],
             answered_at=iso(now),
             lease_until=None,
             change=next_change(tables),
@@ -410,5 +425,13 @@ def _answered(
     return bool(changed)
 
 
-def _note(tables: sa.Connection, by: str, what: str, which: str, why: str | None = None) -> None:
-    audit.note(tables, at=datetime.now(UTC), who=by, role="site", what=what, which=which, why=why)
+def _note(
+    tables: sa.Connection,
+    by: str,
+    what: str,
+    which: str,
+    why: str | None = None,
+    *,
+    role: str = "site",
+) -> None:
+    audit.note(tables, at=datetime.now(UTC), who=by, role=role, what=what, which=which, why=why)
