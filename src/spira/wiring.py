@@ -132,7 +132,7 @@ class Application:
         """Keys that sign receipts and hide record numbers; made where there are none."""
         from spira.intake.keys import KeyRing
 
-        return KeyRing.open(self.keys_folder)
+        return KeyRing.open(self.keys_folder, separators=self.settings.intake.record_separators)
 
     @cached_property
     def labels(self) -> "Labels":

@@ -26,6 +26,7 @@ import structlog
 from found import found
 
 from spira.console import Console
+from spira.domain.forms import check
 from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.domain.vitals import DEFAULT_VITAL_RULES
 from spira.intake import keys
@@ -35,6 +36,7 @@ from spira.intake.sweeping import sweep
 from spira.serving import client
 from spira.serving.assessments import Assessments
 from spira.serving.client import Device, Recorded
+from spira.serving.forms import ASSESSMENT_1
 from spira.serving.line import Pace
 from spira.serving.service import check_keys
 from spira.serving.taking import taken
@@ -120,7 +122,9 @@ def take(app: Application, number: int, say: Callable[..., None] = say) -> str:
     intake, sent = intake_of(app), submission(number)
     record = app.keys.hash_record(SITE, RECORD)
     say("record", hash=record)
-    on_accept = taken(DEFAULT_VITAL_RULES, {"age": 63}, record, "token of a test")
+    on_accept = taken(
+        DEFAULT_VITAL_RULES, check(ASSESSMENT_1, {"age": 63}), [record], "token of a test"
+    )
     standing = intake.commit(sent, OWNER, on_accept)
     say("announced", id=sent.id)
     for one in standing.recordings:

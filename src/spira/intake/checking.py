@@ -325,6 +325,7 @@ def _checked(
         format=source,
         measurements=measured,
         findings=findings(measured, thresholds, file.utterance, unfinished=unfinished),
+        thresholds=thresholds.version,
         audio=audio.getvalue(),
     )
 

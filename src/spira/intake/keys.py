@@ -115,19 +115,23 @@ _SECRETS = TypeAdapter(tuple[_Secret, ...])
 class KeyRing:
     """The keys of one folder. One ring serves all threads of a process."""
 
-    def __init__(self, folder: Path) -> None:
-        """Look at what is there, make nothing; `open` is for what signs."""
+    def __init__(self, folder: Path, *, separators: bool = False) -> None:
+        """Look at what is there, make nothing; `open` is for what signs and hides.
+
+        separators  of a record number count: `123-1` and `12-31` are two (intake.record_separators)
+        """
         self._folder = folder
+        self._separators = separators
         self._loaded: tuple[frozenset[str], _Ring] = (frozenset(), {})
 
     @classmethod
-    def open(cls, folder: Path) -> "KeyRing":
+    def open(cls, folder: Path, *, separators: bool = False) -> "KeyRing":
         """The ring in a folder, made on first start: once, however many start at once.
 
         raises    InputError where others may read the folder or a key, or a restore was cut off;
                   IntegrityError for a key that is damaged or missing
         """
-        ring = cls(folder)
+        ring = cls(folder, separators=separators)
         ring._make_folder()
         if ("receipts", None) not in ring._known():
             ring._make("receipts", None, after=0)
@@ -157,7 +161,8 @@ class KeyRing:
         """A record number as it is stored: `KEYID:hex`, under the newest key of the site.
 
         Compared are letters and digits only, after Unicode's NFKC and in upper case: "12.345-a"
-        and "12345A" are one number. Leading zeros count.
+        and "12345A" are one number. Leading zeros count. Where separators count, so does where
+        they stand, and not which they are: "123-1" and "123 / 1" are one number, "1231" another.
         system    which kind of number; equal numbers of two systems have different hashes
         raises    InputError for a number without letters or digits, or a very long one
         """
@@ -170,7 +175,7 @@ class KeyRing:
 
         For look-up: `WHERE record IN (…)` finds what is not carried over yet.
         """
-        value = f"{system}|{_normalised(number)}".encode()
+        value = f"{system}|{_normalised(number, self._separators)}".encode()
         self.make_for(site)
         hashes = []
         for key in self._known()["records", site]:
@@ -378,14 +383,15 @@ def signed_with(token: str) -> str:
     return str(jws.extract_compact(token.encode()).headers()["kid"])
 
 
-def _normalised(number: str) -> str:
+def _normalised(number: str, separators: bool) -> str:
     if len(number) > LONGEST_NUMBER:
         raise InputError(f"record number: longer than {LONGEST_NUMBER} characters")
-    text = unicodedata.normalize("NFKC", number).upper()
-    kept = "".join(letter for letter in unicodedata.normalize("NFKC", text) if letter.isalnum())
-    if not kept:
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", number).upper())
+    seen = (letter for letter in text if unicodedata.category(letter) != "Cf")  # others are copied
+    parts = "".join(letter if letter.isalnum() else " " for letter in seen).split()
+    if not parts:
         raise InputError("record number: no letter or digit in it")
-    return kept
+    return ("-" if separators else "").join(parts)
 
 
 def _ordered(keys: Iterable[_Secret]) -> _Ring:

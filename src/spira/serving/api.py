@@ -10,12 +10,13 @@ import hmac
 import json
 import re
 import time
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import structlog
 from anyio import CapacityLimiter, to_thread
@@ -31,18 +32,34 @@ from starlette.requests import ClientDisconnect
 
 from spira import __version__
 from spira.audio.quality import QualityThresholds
-from spira.delivery.about import ABOUT
-from spira.domain.answers import Sentence
-from spira.domain.errors import InputError, SpiraError
+from spira.delivery.about import sections
+from spira.domain.answers import EVIDENCE_SENTENCES
+from spira.domain.errors import SpiraError
 from spira.domain.fingerprint import fingerprint
-from spira.domain.forms import Filled, check, json_schema
+from spira.domain.forms import Filled, Remark, check, json_schema
 from spira.domain.frozen import Frozen
-from spira.domain.submissions import Files, FormValues, Id, Moment, Submission
+from spira.domain.submissions import (
+    FormValues,
+    Id,
+    Moment,
+    RecordingFile,
+    Submission,
+    each_once,
+)
 from spira.intake.audit import is_plain
-from spira.intake.keys import KeyRing
-from spira.intake.problems import problem, problem_of
-from spira.intake.submissions import Conflict, Intake, Owner, Progress, Standing, Unknown
+from spira.intake.keys import LONGEST_NUMBER, KeyRing
+from spira.intake.problems import Said, problem, problem_of
+from spira.intake.submissions import (
+    Conflict,
+    Intake,
+    Owner,
+    Progress,
+    SendAgain,
+    Standing,
+    Unknown,
+)
 from spira.intake.tus import Tus, Upload
+from spira.serving.answers import About
 from spira.serving.assessments import Assessments
 from spira.serving.forms import FORMS
 from spira.serving.metrics import CountRefusals, Metrics
@@ -50,7 +67,15 @@ from spira.serving.openapi import describe
 from spira.serving.settings import ServingSettings
 from spira.serving.taking import taken
 from spira.serving.tokens import Site, Tokens
-from spira.serving.words import PROBLEMS, REFUSALS, STATES, Problem, Refusal, stale
+from spira.serving.words import (
+    NO_MODELS_ANSWER,
+    PROBLEMS,
+    REFUSALS,
+    STATES,
+    Problem,
+    Refusal,
+    stale,
+)
 
 _LARGEST_BODY_BYTES = 256 << 10
 _BODY_S = 60.0  # that a body may take: 256 kB at 35 kbit/s
@@ -61,6 +86,7 @@ _MOST_OF_A_SITE = (
 )
 _UPLOAD = re.compile(r"[0-9a-f]{40}")
 _LONGEST_PLACE = 64  # characters of a name that the client made
+_TAGS = re.compile(r'(?:W/)?"([^"]*)"')  # of If-None-Match (RFC 9110, 8.8.3), weakly compared
 _SECRET = re.compile(r"[A-Za-z0-9_-]{43}=?")  # 32 bytes as base64url
 _WORDS_OF: dict[int, Problem] = {
     400: "bad_request",
@@ -79,19 +105,35 @@ _log = structlog.get_logger()
 _Model = TypeVar("_Model", bound=Frozen)
 
 
+class Recording(RecordingFile):
+    """A recording of an assessment: never one of spoken consent, which holds a name."""
+
+    utterance: Literal["sentence", "rhyme", "vowel", "ambient_before", "ambient_after"]
+
+
 class Manifest(Frozen):
     """What a device sends of an assessment."""
 
     revision: int = Field(ge=1, le=1_000_000)
     form: FormValues
-    recordings: Files = Field(min_length=1, max_length=4)
+    recordings: Annotated[tuple[Recording, ...], AfterValidator(each_once)] = Field(
+        min_length=1, max_length=4
+    )
     replaces: Id | None = None
+
+
+def _numbers(text: str) -> str:
+    if not any(map(str.isalnum, unicodedata.normalize("NFKC", text))):
+        raise ValueError("has no letter or digit; write the number as it is on the chart")
+    return text
 
 
 class Search(Frozen):
     """A record number, in a body so that it stands in no address or log."""
 
-    record_number: str = Field(min_length=1, max_length=100, repr=False)
+    record_number: Annotated[
+        str, StringConstraints(min_length=1, max_length=LONGEST_NUMBER), AfterValidator(_numbers)
+    ] = Field(repr=False)
 
 
 def _plain(text: str) -> str:
@@ -161,8 +203,7 @@ def create_api(parts: Parts) -> FastAPI:
 
     async def told(rows: Sequence[Any]) -> list[dict[str, Any]]:
         model = await to_thread.run_sync(parts.assessments.model)
-        fresh_for = timedelta(hours=parts.settings.stale_after_h)
-        return [shown(row, model, fresh_for, datetime.now(UTC)) for row in rows]
+        return [shown(row, model, parts.settings, datetime.now(UTC)) for row in rows]
 
     async def find(request: Request) -> Upload | None:
         site = await authorised(await bearer(request))
@@ -175,7 +216,11 @@ def create_api(parts: Parts) -> FastAPI:
     tus = Tus(
         parts.intake.uploads,
         find,
-        lambda status: STATES["incomplete"] if status == 404 else _sentence_of(status),
+        lambda status: (
+            Said(code="not_found", sentence=STATES["incomplete"])
+            if status == 404
+            else _said_of(status)
+        ),
     )
     app.add_route("/v1/uploads/{upload}", tus.respond, methods=["HEAD", "PATCH", "OPTIONS"])
 
@@ -195,6 +240,10 @@ def create_api(parts: Parts) -> FastAPI:
         owner = Owner(site.name, _secret(spira_device_secret))
         device_ahead = _device_ahead(spira_device_time)  # at once: a commit may have to wait
         manifest = _read(Manifest, await _limited(request))
+        if manifest.replaces == id:
+            what = "is this assessment; name the one that it is a re-recording of, or none"
+            places = [{"where": "replaces", "what": what}]
+            raise _Refused("bad_manifest", 400, f"replaces: {what}", places=places)
         filled = _filled(manifest.form)
         submission = _submission(id, manifest, filled, owner)
         number = filled.identifying.get("record_number")
@@ -203,11 +252,11 @@ def create_api(parts: Parts) -> FastAPI:
 
         def commit() -> Standing:
             # It reads the folder of keys, and may make one.
-            record = None if number is None else parts.keys.hash_record(site.name, number)
+            records = () if number is None else parts.keys.record_hashes(site.name, number)
             standing = parts.intake.commit(
                 submission,
                 owner,
-                taken(parts.settings.vital_rules, filled.values, record, by),
+                taken(parts.settings.vital_rules, filled, records, by),
                 ready=not filled.refused,
                 unfinished=filled.values.get("unfinished", False) is True,
                 device_ahead=device_ahead,
@@ -216,7 +265,16 @@ def create_api(parts: Parts) -> FastAPI:
                 metrics.accepted.observe(time.monotonic() - began)
             return standing
 
-        standing = await _in_time(parts, (owner, submission.canonical()), commit)
+        try:
+            standing = await _in_time(parts, (owner, submission.canonical()), commit)
+        except Conflict as error:
+            # What a submission calls its files are the recordings of a manifest.
+            differs = [re.sub("^files", "recordings", place) for place in error.differs]
+            more = {"differs": differs, "revision": error.revision}
+            raise _Refused("conflict", 409, str(error), **more) from None
+        except SendAgain as error:
+            after = {"Retry-After": "2"}
+            raise _Refused("send_again", 503, str(error), headers=after) from None
         if standing is None:
             body = {"state": "checking", "sentence": STATES["checking"].model_dump()}
             return JSONResponse(body, 202, headers={"Retry-After": "1"})
@@ -229,10 +287,7 @@ def create_api(parts: Parts) -> FastAPI:
         if row is None or row.site != site.name:
             raise _Refused("not_found", 404, "there is no such assessment at this site")
         (found,) = await told([row])
-        tag = '"' + fingerprint(found)[:32] + '"'
-        if request.headers.get("If-None-Match") == tag:
-            return Response(status_code=304, headers={"ETag": tag})
-        return JSONResponse(found, headers={"ETag": tag, "Cache-Control": "private, no-cache"})
+        return _tagged(request, found, {"Cache-Control": "private, no-cache"})
 
     @app.get("/v1/assessments")
     async def changes(
@@ -252,10 +307,7 @@ def create_api(parts: Parts) -> FastAPI:
         wanted = _read(Search, await _limited(request))
 
         def found() -> Sequence[Any]:
-            try:
-                records = parts.keys.record_hashes(site.name, wanted.record_number)
-            except InputError as error:
-                raise _Refused("bad_manifest", 400, str(error)) from None
+            records = parts.keys.record_hashes(site.name, wanted.record_number)
             by = f"token {site.token_id}"
             return parts.assessments.search(site.name, records, by, _LARGEST_PAGE)
 
@@ -273,21 +325,21 @@ def create_api(parts: Parts) -> FastAPI:
         return JSONResponse((await told([row]))[0])
 
     @app.get("/v1/forms/assessment")
-    def form() -> JSONResponse:
+    def form(request: Request) -> Response:
         """The form in force, as JSON Schema with both languages."""
         latest = max((key for key in FORMS if key[0] == "assessment"), key=lambda key: key[1])
-        return JSONResponse(json_schema(FORMS[latest]))
+        return _tagged(request, json_schema(FORMS[latest]))
 
     @app.get("/v1/thresholds")
-    def thresholds() -> JSONResponse:
+    def thresholds(request: Request) -> Response:
         """Where a measurement becomes a finding, so that an app can check at the bedside."""
-        told = parts.thresholds.model_dump()
-        return JSONResponse({"version": fingerprint(told)[:12], "thresholds": told})
+        version, told = parts.thresholds.version, parts.thresholds.model_dump()
+        return _tagged(request, {"version": version, "thresholds": told})
 
     @app.get("/v1/keys")
-    def keys() -> JSONResponse:
+    def keys(request: Request) -> Response:
         """The keys that receipts are signed with, old ones too (RFC 7517)."""
-        return JSONResponse(parts.keys.public())
+        return _tagged(request, parts.keys.public())
 
     @app.get("/v1/about")
     async def about() -> JSONResponse:
@@ -296,7 +348,7 @@ def create_api(parts: Parts) -> FastAPI:
             {
                 "version": __version__,
                 "model": await to_thread.run_sync(parts.assessments.model),
-                "sections": [section.model_dump() for section in ABOUT],
+                "sections": [one.model_dump() for one in sections(parts.settings.vital_rules)],
             }
         )
 
@@ -330,62 +382,96 @@ def create_api(parts: Parts) -> FastAPI:
 class _Refused(Exception):  # what is answered instead
     def __init__(self, what: Problem, status: int, detail: str, **more: Any) -> None:
         super().__init__(detail)
-        self.answer = problem(status, detail, sentence=PROBLEMS[what], **more)
+        self.answer = problem(status, detail, **_said(what), **more)
         if status == 401:
             self.answer.headers["WWW-Authenticate"] = "Bearer"
 
 
-def shown(row: Any, model: str | None, fresh_for: timedelta, now: datetime) -> dict[str, Any]:
+def shown(row: Any, model: str | None, settings: ServingSettings, now: datetime) -> dict[str, Any]:
     """An assessment as its site sees it.
 
     model      that answers; None where there is none
-    fresh_for  how long after its recording an answer is not old
     """
-    about = json.loads(row.about)
-    recorded_at = datetime.fromisoformat(row.recorded_at)
-    state = "received" if row.state == "queued" and row.attempt == 0 else row.state
-    old = stale(recorded_at, now, after=fresh_for)
-    waiting = STATES["no_model" if model is None else "queued"]
+    about = About.model_validate_json(row.about)
     answer = None if row.answer is None else json.loads(row.answer)
     if answer is not None:
         answer.pop("scored", None)  # never a bare probability
+        if answer["evidence"] is None:
+            answer |= _evidence(settings.demo)
+    # Without a model nobody can be asked, and no attempt begins.
+    waits = row.state == "queued" and row.attempt == 0 and model is not None
+    waiting = STATES["no_model" if model is None else "queued"]
+    recorded_at, accepted_at = map(datetime.fromisoformat, (row.recorded_at, row.accepted_at))
+    fresh_for = timedelta(hours=settings.stale_after_h)
+    answered = answer is not None and answer["outcome"] is not None
+    old = stale(recorded_at, accepted_at, now, after=fresh_for, answered=answered)
+    stale_after = min(recorded_at, accepted_at) + fresh_for  # whatever a device's clock says
     return {
         "id": row.id,
-        "state": state,
+        "state": "received" if waits else row.state,
         "sentence": waiting.model_dump() if answer is None else answer["sentence"],
         "why": "no model" if answer is None and model is None else None,
-        "banner": about.get("banner"),
+        "banner": None if about.banner is None else about.banner.model_dump(),
+        "marks": _remarks(about.marks),
         "answer": answer,
         "recorded_at": row.recorded_at,
         "answered_at": row.answered_at,
-        "stale_after": (recorded_at + fresh_for).isoformat(timespec="seconds"),
+        "stale_after": stale_after.isoformat(timespec="seconds"),
         "stale": None if old is None else old.model_dump(),
         "voided": None
         if row.voided_at is None
         else {"at": row.voided_at, "sentence": STATES["voided"].model_dump()},
         "replaces": row.replaces,
+        "replaced_by": None
+        if row.replaced_by is None
+        else {"id": row.replaced_by, "sentence": STATES["replaced"].model_dump()},
     }
+
+
+def _evidence(demo: bool) -> dict[str, Any]:
+    """What an answer that no model gave says of its evidence."""
+    if not demo:
+        return {"evidence": NO_MODELS_ANSWER.model_dump()}
+    sentence = EVIDENCE_SENTENCES["synthetic"].model_dump()
+    return {"evidence_level": "synthetic", "evidence": sentence}
+
+
+def _tagged(
+    request: Request, body: dict[str, Any], headers: Mapping[str, str] | None = None
+) -> Response:
+    """200 with an ETag; 304 where whoever asks has it, also with a proxy's W/ before the tag."""
+    tag = fingerprint(body)[:32]
+    headers = {"ETag": f'"{tag}"', **(headers or {})}
+    known = ",".join(request.headers.getlist("If-None-Match"))
+    if known.strip() == "*" or tag in _TAGS.findall(known):
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(body, headers=headers)
 
 
 def _told(standing: Standing, filled: Filled) -> JSONResponse:
     if standing.receipt is not None:
-        return JSONResponse({"state": "accepted", "receipt": standing.receipt})
+        accepted = {"state": "accepted", "sentence": STATES["accepted"].model_dump()}
+        more = {"receipt": standing.receipt, "marks": _remarks(filled.marks)}
+        return JSONResponse(accepted | more)
+    stuck = filled.refused or any(one.state == "refused" for one in standing.recordings)
     return JSONResponse(
         {
             "state": "incomplete",
             "revision": standing.revision,
-            "sentence": STATES["incomplete"].model_dump(),
+            "sentence": STATES["to_correct" if stuck else "incomplete"].model_dump(),
             "recordings": [_progress(one) for one in standing.recordings],
-            "fields": [
-                {
-                    "name": name,
-                    "reason": remark.reason,
-                    "sentence": {"pt": remark.pt, "en": remark.en},
-                }
-                for name, remark in filled.refused.items()
-            ],
+            "fields": _remarks(filled.refused),
+            "marks": _remarks(filled.marks),
         }
     )
+
+
+def _remarks(of: Mapping[str, Remark]) -> list[dict[str, Any]]:
+    """What is said about fields, by their names."""
+    return [
+        {"name": name, "reason": one.reason, "sentence": {"pt": one.pt, "en": one.en}}
+        for name, one in of.items()
+    ]
 
 
 def _progress(one: Progress) -> dict[str, Any]:
@@ -530,9 +616,13 @@ def _place(loc: Sequence[int | str]) -> str:
     return ".".join(map(str, names)) or "body"
 
 
-def _sentence_of(status: int) -> Sentence | None:
+def _said(what: Problem) -> Said:
+    return {"code": what, "sentence": PROBLEMS[what]}
+
+
+def _said_of(status: int) -> Said:
     what = _WORDS_OF.get(status)
-    return None if what is None else PROBLEMS[what]
+    return {} if what is None else _said(what)
 
 
 def _translate_errors(app: FastAPI) -> None:
@@ -542,30 +632,29 @@ def _translate_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Unknown)
     async def unknown(_: Request, error: Unknown) -> JSONResponse:
-        return problem(404, str(error), sentence=PROBLEMS["not_found"])
+        return problem(404, str(error), **_said("not_found"))
 
     @app.exception_handler(Conflict)
     async def conflict(_: Request, error: Conflict) -> JSONResponse:
         return problem(
             409,
             str(error),
-            sentence=PROBLEMS["conflict"],
             differs=list(error.differs),
             revision=error.revision,
+            **_said("conflict"),
         )
 
     @app.exception_handler(SpiraError)
     async def translated(request: Request, error: SpiraError) -> JSONResponse:
-        _log.warning("a request failed", path=request.url.path, error=str(error))
-        return problem_of(error, _sentence_of)
+        return problem_of(error, request.url.path, _said_of)
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
         return problem(
             error.status_code,
             str(error.detail),
-            sentence=_sentence_of(error.status_code),
             headers=dict(error.headers or {}),
+            **_said_of(error.status_code),
         )
 
     @app.exception_handler(ClientDisconnect)
@@ -575,11 +664,9 @@ def _translate_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         places = [".".join(map(str, fault["loc"])) for fault in error.errors()]
-        return problem(
-            400, f"not as it should be: {', '.join(places)}", sentence=PROBLEMS["bad_request"]
-        )
+        return problem(400, f"not as it should be: {', '.join(places)}", **_said("bad_request"))
 
     @app.exception_handler(Exception)
     async def defect(_: Request, error: Exception) -> JSONResponse:
         _log.exception("a defect", exc_info=error)
-        return problem(500, "a defect; it is in the log", sentence=PROBLEMS["broken"])
+        return problem(500, "a defect; it is in the log", **_said("broken"))

@@ -12,6 +12,7 @@ from spira.wiring import Application
 if TYPE_CHECKING:
     from spira.serving.assessments import Assessments
 
+_host = click.option("--host", default="127.0.0.1", help="Where it tells how it is.")
 _port = click.option("--port", type=click.IntRange(0, 65535), help="0: any; else by setting.")
 
 
@@ -53,16 +54,18 @@ def api(app: Application, port: int | None) -> None:
 
 
 @serve.command()
+@_host
+@_port
 @click.pass_obj
-def relay(app: Application) -> None:
+def relay(app: Application, host: str, port: int | None) -> None:
     """The relay alone: it publishes what waits, writes what comes back, and sweeps."""
     from spira.serving.service import run_relay
 
-    run_relay(app)
+    run_relay(app, host, port)
 
 
 @serve.command()
-@click.option("--host", default="127.0.0.1", help="Where metrics and health are served.")
+@_host
 @_port
 @click.pass_obj
 def predictor(app: Application, host: str, port: int | None) -> None:

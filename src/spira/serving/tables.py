@@ -25,12 +25,16 @@ ASSESSMENTS = sa.Table(
     sa.Column("reached_delivery", sa.Integer, nullable=False),
     sa.Column("lease_until", sa.Text),  # published, and not to be published again before
     sa.Column("answer", sa.Text),
+    sa.Column("outcome", sa.Text),  # of the answer; null where nothing was scored
     sa.Column("answered_at", sa.Text),
     sa.Column("voided_at", sa.Text),
     sa.Column("void_reason", sa.Text),
+    sa.Column("replaced_by", sa.Text),  # the last recorded of those that replace it
     sa.Index("serving_assessments_by_state", "state", "lease_until"),
     sa.Index("serving_assessments_by_record", "site", "record"),
     sa.Index("serving_assessments_by_change", "site", "change"),
+    sa.Index("serving_assessments_by_replaces", "site", "replaces"),
+    sa.Index("serving_assessments_by_outcome", "state", "outcome"),
 )
 
 # One row: whoever changes an assessment takes the next number in the same transaction, so that a

@@ -14,27 +14,18 @@ from spira.domain.recordings import Finding
 from spira.model.prediction import REFUSED
 
 State = Literal[
-    "saved",  # on the phone alone
+    "saved",  # on the phone alone: for the app, which no server can tell it
     "incomplete",
+    "to_correct",
     "checking",
-    "sent",  # the receipt is there
-    "expired",
+    "accepted",
     "queued",
     "no_model",
     "voided",
+    "replaced",
 ]
-Failure = Literal["input", "model", "unknown"]
-Refusal = (
-    RefusalReason
-    | Literal[
-        "wrong_digest",
-        "wrong_length",
-        "wrong_duration",
-        "check_failed",
-        "too_large",
-        "speech_in_ambient",
-    ]
-)
+Failure = Literal["input", "unknown"]
+Refusal = RefusalReason | Literal["wrong_duration", "too_large", "speech_in_ambient"]
 Problem = Literal[
     "bad_request",
     "bad_manifest",
@@ -44,6 +35,7 @@ Problem = Literal[
     "not_found",
     "not_allowed",
     "conflict",
+    "send_again",
     "wrong_offset",
     "tus_version",
     "too_large",
@@ -71,14 +63,16 @@ STATES: Mapping[State, Sentence] = {
         "Envio incompleto. O resto será enviado quando houver internet.",
         "Partly sent. The rest will be sent when there is a network.",
     ),
+    "to_correct": _say(
+        "Corrija o que está indicado. Sem isso a avaliação não é recebida.",
+        "Correct what is named. Without it the assessment is not accepted.",
+    ),
     "checking": _say(
         "O servidor está conferindo a gravação. Aguarde.",
         "The server is checking the recording. Please wait.",
     ),
-    "sent": _say("Recebido pelo servidor. Pode seguir.", "Received by the server. You may go on."),
-    "expired": _say(
-        "O envio não terminou no prazo. Envie de novo deste celular.",
-        "It was not sent completely in time. Send it again from this phone.",
+    "accepted": _say(
+        "Recebido pelo servidor. Pode seguir.", "Received by the server. You may go on."
     ),
     "queued": _say(
         "Recebido. A análise da voz ainda não terminou. Não espere por ela para agir.",
@@ -89,16 +83,16 @@ STATES: Mapping[State, Sentence] = {
         "Received. No model is in use yet. Assess the patient without this result.",
     ),
     "voided": _say("Anulado. Não use este resultado.", "Voided. Do not use this result."),
+    "replaced": _say(
+        "Substituído por outra gravação. Não use este resultado.",
+        "Replaced by another recording. Do not use this result.",
+    ),
 }
 
 FAILURES: Mapping[Failure, Sentence] = {
     "input": _say(
         "Sem resultado: o áudio não pôde ser analisado. Grave de novo.",
         "No result: the audio could not be analysed. Record again.",
-    ),
-    "model": _say(
-        "Sem resultado: o modelo falhou. Avalie o paciente sem ele e avise o suporte.",
-        "No result: the model failed. Assess the patient without it and call support.",
     ),
     "unknown": _say(
         "Sem resultado: a análise falhou. Avalie o paciente sem ela e avise o suporte.",
@@ -108,25 +102,9 @@ FAILURES: Mapping[Failure, Sentence] = {
 
 REFUSALS: Mapping[Refusal, Sentence] = {
     **cast(Mapping[Refusal, Sentence], REFUSED),
-    "duplicate": _say(
-        "A mesma gravação veio duas vezes. Grave de novo a que falta.",
-        "The same recording came twice. Record the missing one again.",
-    ),
-    "wrong_digest": _say(
-        "O arquivo chegou diferente do gravado. Será enviado de novo.",
-        "The file did not arrive as it was recorded. It will be sent again.",
-    ),
-    "wrong_length": _say(
-        "O arquivo chegou com outro tamanho. Será enviado de novo.",
-        "The file arrived with another length. It will be sent again.",
-    ),
     "wrong_duration": _say(
         "A duração do áudio não é a anunciada. Grave de novo.",
         "The audio is not as long as announced. Record again.",
-    ),
-    "check_failed": _say(
-        "O áudio não pôde ser conferido. Grave de novo.",
-        "The audio could not be checked. Record again.",
     ),
     "too_large": _say(
         "Arquivo grande demais. Grave só a frase pedida.",
@@ -159,16 +137,20 @@ PROBLEMS: Mapping[Problem, Sentence] = {
         "Not authorised. Ask the person responsible for the site for access.",
     ),
     "not_found": _say(
-        "Não encontrado neste local. Confira o número.",
-        "Not found at this site. Check the number.",
+        "Avaliação não encontrada neste local. Busque pelo prontuário.",
+        "No such assessment at this site. Search by the record number.",
     ),
     "not_allowed": _say(
         "Operação não permitida neste endereço. Atualize o aplicativo.",
         "Not allowed at this address. Update the app.",
     ),
     "conflict": _say(
-        "Já recebido com outro conteúdo. Envie este como uma nova avaliação.",
-        "Already received with other content. Send this one as a new assessment.",
+        "O servidor tem outra versão desta avaliação. Envie esta como uma nova avaliação.",
+        "The server has another version of it. Send this one as a new assessment.",
+    ),
+    "send_again": _say(
+        "A avaliação mudou durante o envio. Continua neste celular e será enviada de novo.",
+        "It changed while it was sent. It stays on this phone and will be sent again.",
     ),
     "wrong_offset": _say(
         "Outra parte do arquivo já chegou. O envio continua de onde parou.",
@@ -213,19 +195,39 @@ UNCERTAIN_TIME = _say(
     "Uncertain time of recording. Check when it was recorded before using the result.",
 )
 
+# Of an answer that no model gave; spira.delivery.about says the same of SPIRA.
+NO_MODELS_ANSWER = _say(
+    "Sem resultado de modelo. O SPIRA não é regularizado na Anvisa.",
+    "Not the result of a model. SPIRA is not cleared by Anvisa.",
+)
 
-def stale(recorded_at: datetime, now: datetime, *, after: timedelta) -> Sentence | None:
+
+def stale(
+    recorded_at: datetime,
+    accepted_at: datetime,
+    now: datetime,
+    *,
+    after: timedelta,
+    answered: bool = True,
+) -> Sentence | None:
     """What stands above an answer that is older than `after`; None while it is fresh.
 
     recorded_at  aware, by the device's clock, corrected by the offset measured at sync. One that
-                 lies ahead of `now` by over 5 minutes is nobody's true time, and is told as such.
+                 lies ahead of `now`, or of when it was accepted, by over 5 minutes is nobody's
+                 true time, and is told as such for ever: it does not become true once it is reached
+    answered     False: there is no result that could be old
     """
-    age = now - recorded_at
-    if age < -AT_MOST_AHEAD:
+    if recorded_at - min(accepted_at, now) > AT_MOST_AHEAD:
         return UNCERTAIN_TIME
+    age = now - min(recorded_at, accepted_at)
     if age < after:
         return None
     ago = _ago(age)
+    if not answered:
+        return Sentence(
+            pt=f"Gravado há {ago.pt}, sem resultado. O quadro pode ter mudado.",
+            en=f"Recorded {ago.en} ago, no result. The patient's condition may have changed.",
+        )
     return Sentence(
         pt=f"Resultado antigo: gravado há {ago.pt}. O quadro pode ter mudado.",
         en=f"Old result: recorded {ago.en} ago. The patient's condition may have changed.",

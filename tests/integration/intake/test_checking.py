@@ -148,6 +148,7 @@ def test_every_codec_of_a_phone_is_found_whole(
     known = check(path, thresholds=QualityThresholds())
     assert (found.format, found.measurements) == (known.format, known.measurements)
     assert found.findings == known.findings
+    assert found.thresholds == CheckingSettings().quality.version  # why, years later
     assert np.array_equal(np.frombuffer(found.audio, "<f4"), decode(path))
 
 
