@@ -163,7 +163,7 @@ def serve(home: Path) -> None:
 
 
 def record(folder: Path) -> None:
-    """A phone records two assessments, and revises one."""
+    """A phone records two assessments, revises one, and is to have it voided."""
     with Device(folder) as phone:
         for number in (100, 101):
             recorded = Recorded("sentence", sound(number, "sentence"), 6, NOW)
@@ -171,6 +171,8 @@ def record(folder: Path) -> None:
             say("recorded", id=id)
         phone.revise(id, {**FORM, "age": 36})
         say("revised", id=id, age=36)
+        phone.void(id, "the wrong patient")
+        say("to be voided", id=id)
 
 
 def send(folder: Path, home: Path) -> None:
