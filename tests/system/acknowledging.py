@@ -33,6 +33,7 @@ from spira.intake import keys
 from spira.intake.checking import Found, Refused
 from spira.intake.submissions import Intake, Owner
 from spira.intake.sweeping import sweep
+from spira.intake.tokens import Tokens
 from spira.serving import client
 from spira.serving.assessments import Assessments
 from spira.serving.client import Device, Recorded
@@ -40,7 +41,6 @@ from spira.serving.forms import ASSESSMENT_1
 from spira.serving.line import Pace
 from spira.serving.service import check_keys
 from spira.serving.taking import taken
-from spira.serving.tokens import Tokens
 from spira.settings import Settings
 from spira.stores import database, objects
 from spira.wiring import Application

@@ -29,7 +29,13 @@ from spira.datasets import cells, versions
 from spira.datasets.tables import ColumnMapping, read_mapping
 from spira.delivery.promotion import Policy, load_policy
 from spira.domain import errors
-from spira.domain.answers import EVIDENCE_SENTENCES, FINDING_SENTENCES, OUTCOME_SENTENCES, Outcome
+from spira.domain.answers import (
+    EVIDENCE_SENTENCES,
+    FINDING_SENTENCES,
+    OUTCOME_SENTENCES,
+    REFUSED_SENTENCES,
+    Outcome,
+)
 from spira.domain.forms import Field
 from spira.domain.label_policies import POLICIES, REASONS
 from spira.domain.labels import POSSIBLE, ObservationKind
@@ -40,10 +46,12 @@ from spira.evaluation.results import Verdict
 from spira.intake.keys import Key
 from spira.intake.receipts import Receipt
 from spira.intake.tables import AUDIT
+from spira.intake.words import PROBLEMS, REFUSALS
+from spira.intake.words import STATES as SAID_OF_STATES
 from spira.labels import worklist
 from spira.labels.reading import COLUMNS
 from spira.model.bundle import ModelManifest
-from spira.model.prediction import NOT_SCORED, REFUSED
+from spira.model.prediction import NOT_SCORED
 from spira.scheduling.asking import Body, Desk
 from spira.scheduling.requests import STATES, Requests
 from spira.scheduling.settings import SchedulingSettings
@@ -55,8 +63,8 @@ from spira.serving.forms import ASSESSMENT_1
 from spira.serving.predictor import Metrics
 from spira.serving.service import STOPPED_WITHIN_S
 from spira.serving.settings import ServingSettings
-from spira.serving.words import FAILURES, PROBLEMS, REFUSALS
-from spira.serving.words import STATES as SAID_OF_STATES
+from spira.serving.words import FAILURES
+from spira.serving.words import STATES as SAID_OF_ASSESSMENTS
 from spira.settings import Settings
 from spira.synthetic.devices import DEVICE_NAMES
 from spira.synthetic.records import SHORTCUTS
@@ -632,9 +640,10 @@ def test_every_sentence_quoted_from_an_answer_is_said_so() -> None:
         *OUTCOME_SENTENCES.values(),
         *FINDING_SENTENCES.values(),
         *EVIDENCE_SENTENCES.values(),
-        *REFUSED.values(),
+        *REFUSED_SENTENCES.values(),
         NOT_SCORED,
         *SAID_OF_STATES.values(),
+        *SAID_OF_ASSESSMENTS.values(),
         *FAILURES.values(),
         *REFUSALS.values(),
         *PROBLEMS.values(),

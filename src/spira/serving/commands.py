@@ -86,7 +86,7 @@ def token() -> None:
 @click.pass_obj
 def create_token(app: Application, site: str) -> None:
     """Make a token for SITE, shown once."""
-    from spira.serving.tokens import Tokens
+    from spira.intake.tokens import Tokens
 
     app.prepare()
     made = Tokens(app.database).create(site)
@@ -99,7 +99,7 @@ def create_token(app: Application, site: str) -> None:
 @click.pass_obj
 def list_tokens(app: Application) -> None:
     """Every token: its id, its site, and whether it is void."""
-    from spira.serving.tokens import Tokens
+    from spira.intake.tokens import Tokens
 
     app.prepare()
     found = Tokens(app.database).list()
@@ -115,7 +115,7 @@ def list_tokens(app: Application) -> None:
 def revoke_token(app: Application, token_id: str) -> None:
     """Make a token void, by its id."""
     from spira.domain.errors import InputError
-    from spira.serving.tokens import Tokens
+    from spira.intake.tokens import Tokens
 
     if not Tokens(app.database).revoke(token_id):
         raise InputError(f"token {token_id}: none in force; `spira serve token list` shows them")

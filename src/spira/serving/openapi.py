@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from spira.domain.answers import Sentence
+from spira.intake.words import PROBLEMS
 from spira.serving.answers import Answer
 from spira.serving.forms import FORMS
-from spira.serving.words import PROBLEMS
 
 _REFS = "#/components/schemas/{model}"
 _JSON = "application/json"

@@ -76,11 +76,11 @@ def serve(app: "Application") -> None:
 def run_api(app: "Application", port: int) -> None:
     """The Client API, until SIGTERM; requests in hand are finished."""
     from spira.intake.checking import Checker
+    from spira.intake.listening import listen
     from spira.intake.submissions import Intake
+    from spira.intake.tokens import Tokens
     from spira.serving.api import Parts, create_api
     from spira.serving.assessments import Assessments
-    from spira.serving.listening import listen
-    from spira.serving.tokens import Tokens
 
     settings = app.settings
     app.prepare()

@@ -56,13 +56,3 @@ DEAD_LETTERS = sa.Table(
 
 # One row: the model that predictors answer with, as the relay last saw it in the registry.
 MODEL = sa.Table("serving_model", TABLES, sa.Column("name", sa.Text, primary_key=True))
-
-TOKENS = sa.Table(
-    "serving_tokens",
-    TABLES,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("site", sa.Text, nullable=False),
-    sa.Column("sha256", sa.Text, nullable=False, unique=True),
-    sa.Column("created_at", sa.Text, nullable=False),
-    sa.Column("revoked_at", sa.Text),
-)

@@ -15,12 +15,12 @@ import sqlalchemy as sa
 from spira.domain.errors import IntegrityError
 from spira.intake import audit
 from spira.intake.keys import KeyRing
+from spira.intake.tokens import Tokens
 from spira.model.prediction import NOT_SCORED
 from spira.serving.answers import Answer
 from spira.serving.assessments import Assessments, record_keys
 from spira.serving.messages import Ask, Reply
 from spira.serving.results import Results
-from spira.serving.tokens import Tokens
 from spira.stores.database import Database
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -30,11 +30,11 @@ from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
 from spira.intake.settings import IntakeSettings, IntakeThresholds
 from spira.intake.submissions import Intake, Owner, Standing
+from spira.intake.tokens import Tokens
 from spira.serving import api
 from spira.serving.api import Parts, create_api
 from spira.serving.assessments import Assessments
 from spira.serving.settings import ServingSettings
-from spira.serving.tokens import Tokens
 from spira.stores.database import Database
 from spira.stores.objects import Objects
 from spira.wiring import ROOMS

@@ -20,18 +20,18 @@ from spira.domain.forms import Form
 from spira.domain.submissions import RecordingFile
 from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
+from spira.intake.listening import OPTIONS
 from spira.intake.settings import IntakeSettings
 from spira.intake.submissions import Intake
+from spira.intake.tokens import Tokens
 from spira.serving import api
 from spira.serving.api import Parts, create_api
 from spira.serving.assessments import Assessments
 from spira.serving.client import Device, Outcome, Recorded
 from spira.serving.forms import ASSESSMENT_1
 from spira.serving.line import Pace
-from spira.serving.listening import OPTIONS
 from spira.serving.service import ROOMS
 from spira.serving.settings import ServingSettings
-from spira.serving.tokens import Tokens
 from spira.stores.database import Database
 from spira.stores.objects import Objects
 

@@ -25,6 +25,7 @@ from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
 from spira.intake.settings import IntakeSettings
 from spira.intake.submissions import Intake, SendAgain
+from spira.intake.tokens import Tokens
 from spira.serving.api import Parts, create_api
 from spira.serving.assessments import Assessments
 from spira.serving.client import Device, Recorded
@@ -32,7 +33,6 @@ from spira.serving.line import Pace
 from spira.serving.messages import Reply
 from spira.serving.results import Results
 from spira.serving.settings import ServingSettings
-from spira.serving.tokens import Tokens
 from spira.stores.database import Database
 from spira.stores.objects import Objects
 

@@ -9,12 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spira.domain.recordings import FINDINGS, Finding
+from spira.intake import front, listening
+from spira.intake import words as of_intake
 from spira.intake.checking import Refused
-from spira.serving import api, listening, results, taking, words
-from spira.serving.words import FAILURES, PROBLEMS, REFUSALS, STATES, inconclusive, stale
+from spira.intake.words import PROBLEMS, REFUSALS
+from spira.serving import api, results, taking, words
+from spira.serving.words import FAILURES, STATES, inconclusive, stale
 
 FORBIDDEN = ("diagnóstico", "diagnos", "normal", "saudável", "healthy", "✓", "✔", "%")
-GROUPS = (STATES, FAILURES, REFUSALS, PROBLEMS)
+GROUPS = (of_intake.STATES, STATES, FAILURES, REFUSALS, PROBLEMS)
 SENTENCES = [
     *(sentence for group in GROUPS for sentence in group.values()),
     *(inconclusive(finding) for finding in FINDINGS),
@@ -27,9 +30,10 @@ TWO_HOURS = timedelta(hours=2)
 
 def test_every_state_and_reason_has_its_sentence() -> None:
     """No answer of the API is without words."""
+    assert {*of_intake.STATES} == {*get_args(of_intake.State)}
     assert {*STATES} == {*get_args(words.State)}
     assert {*FAILURES} == {*get_args(words.Failure)}
-    assert {*PROBLEMS} == {*get_args(words.Problem)}
+    assert {*PROBLEMS} == {*get_args(of_intake.Problem)}
     # What did not arrive as announced is needed again, what died of its check is accepted, and a
     # duplicate is one of a dataset: none of them is refused here.
     kinds = get_args(Refused.model_fields["reason"].annotation)
@@ -40,8 +44,8 @@ def test_every_state_and_reason_has_its_sentence() -> None:
 def test_no_sentence_is_there_that_nobody_is_told() -> None:
     """Each of a state or a problem stands for something that the API answers, or, of what was not
     sent yet, that an app says."""
-    answering = "".join(map(inspect.getsource, (api, listening, results, taking)))
-    names = (*STATES, *FAILURES, *PROBLEMS)
+    answering = "".join(map(inspect.getsource, (front, listening, api, results, taking)))
+    names = (*of_intake.STATES, *STATES, *FAILURES, *PROBLEMS)
 
     assert [name for name in names if f'"{name}"' not in answering] == ["saved"]
 
@@ -64,8 +68,8 @@ def test_saved_and_accepted_are_the_words_of_the_ward() -> None:
     """The sentences that CLINICAL.md gives, word for word."""
     saved = "Guardado neste celular. Será enviado quando houver internet."
 
-    assert STATES["saved"].pt == saved
-    assert STATES["accepted"].pt == "Recebido pelo servidor. Pode seguir."
+    assert of_intake.STATES["saved"].pt == saved
+    assert of_intake.STATES["accepted"].pt == "Recebido pelo servidor. Pode seguir."
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from spira.intake.audit import note_operator
-from spira.serving.tables import TOKENS
+from spira.intake.tables import TOKENS
 from spira.stores.database import Database
 
 
