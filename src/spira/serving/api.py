@@ -541,7 +541,8 @@ def _submission(id: str, manifest: Manifest, filled: Filled, owner: Owner) -> Su
         id=id,
         revision=manifest.revision,
         form=manifest.form.model_copy(update={"values": {**filled.kept, **sealed}}),
-        files=manifest.recordings,
+        # Plain, as whoever checks them in a child knows them.
+        files=tuple(RecordingFile(**dict(one)) for one in manifest.recordings),
         replaces=manifest.replaces,
     )
 
