@@ -425,7 +425,9 @@ def test_the_endpoint_is_listed_with_all_it_asks_and_answers(tmp_path: Path) -> 
 
 def test_the_client_api_is_listed_with_all_it_asks_and_answers() -> None:
     """Routes, keys of a manifest, and of an assessment and its answer as they are told."""
-    api = create_api(SimpleNamespace(intake=SimpleNamespace(uploads=None), assessments=None))  # type: ignore[arg-type]
+    none = dict.fromkeys(("assessments", "tokens", "keys", "thresholds"))
+    intake, settings = SimpleNamespace(uploads=None), ServingSettings()
+    api = create_api(SimpleNamespace(intake=intake, settings=settings, **none))  # type: ignore[arg-type]
     routes = {
         f"{method} {route.path}"  # type: ignore[attr-defined]
         for route in api.routes

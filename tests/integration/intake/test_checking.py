@@ -152,6 +152,18 @@ def test_every_codec_of_a_phone_is_found_whole(
     assert np.array_equal(np.frombuffer(found.audio, "<f4"), decode(path))
 
 
+class OfASubsystem(RecordingFile):
+    """What a subsystem reads from a manifest, which may allow less."""
+
+
+def test_what_a_subsystem_makes_of_a_recording_is_checked_too(checker: Checker) -> None:
+    """A child can open no file any more, not even that of a class."""
+    data = _wav(_noise(2.0))
+    file = OfASubsystem.model_validate(_announced(data, 2.0).model_dump())
+
+    assert isinstance(checker.check([data], file), Found)
+
+
 def test_a_poor_recording_is_found_with_what_is_odd(checker: Checker) -> None:
     """Quality refuses nothing: silence and a third of a second are accepted, with findings."""
     silence, gasp = _wav(np.zeros(80_000)), _wav(_noise(0.3))
