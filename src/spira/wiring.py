@@ -128,6 +128,14 @@ class Application:
         return Objects.open(url, setting="serving.objects")
 
     @cached_property
+    def collected(self) -> "Objects":
+        """Audio key-value store A."""
+        from spira.stores.objects import Objects
+
+        url = self.settings.collection.objects or str(self.home / "collected")
+        return Objects.open(url, setting="collection.objects")
+
+    @cached_property
     def keys(self) -> "KeyRing":
         """Keys that sign receipts and hide record numbers; made where there are none."""
         from spira.intake.keys import KeyRing

@@ -14,8 +14,30 @@ if TYPE_CHECKING:
     from spira.collection.studies import Studies
     from spira.domain.studies import Study
 
-_POLICY = "ri-v1"  # by which the balance is looked at
 _study = click.argument("study_id", metavar="STUDY")
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="0: any; else by setting.")
+@click.pass_obj
+def collect(app: Application, port: int | None) -> None:
+    """Take visits in: the Data Collection API, in the foreground. Ends on SIGTERM."""
+    from importlib.util import find_spec
+
+    from spira.domain.errors import InputError
+
+    if find_spec("fastapi") is None:
+        raise InputError(
+            "spira collect: its packages are missing; `pip install 'spira[serve]'` brings them"
+        )
+    from spira.collection.service import run_api
+    from spira.stores.processes import free_or_wanted
+
+    settings = app.settings.collection
+    wanted = settings.port if port is None else port
+    free = free_or_wanted("collection.port", wanted, settings.host)
+    app.say(f"Data Collection API: http://{settings.host}:{free}/v1/collection")
+    run_api(app, free)
 
 
 @click.group()
@@ -188,7 +210,8 @@ def _weighed(app: Application, study_id: str) -> "tuple[Study, Balance]":
 
     found = _studies(app).study(study_id)
     visits = Visits(app.database, app.keys.wrapped)
-    return found, weigh(found, visit_table(visits, app.labels, study_id, _POLICY))
+    policy = app.settings.collection.balance_policy
+    return found, weigh(found, visit_table(visits, app.labels, study_id, policy))
 
 
 def _studies(app: Application) -> "Studies":

@@ -50,7 +50,7 @@ from spira.intake.submissions import (
 )
 from spira.intake.tokens import Site, Tokens
 from spira.intake.tus import Tus, Upload
-from spira.intake.words import PROBLEMS, REFUSALS, STATES, Problem, Refusal
+from spira.intake.words import REFUSALS, STATES, Problem, Refusal, said
 
 RECORD_NUMBER = "record_number"  # the field of a form
 
@@ -112,7 +112,7 @@ class Refused(Exception):
 
     def __init__(self, what: Problem, status: int, detail: str, **more: Any) -> None:
         super().__init__(detail)
-        self.answer = problem(status, detail, **_said(what), **more)
+        self.answer = problem(status, detail, **said(what), **more)
         if status == 401:
             self.answer.headers["WWW-Authenticate"] = "Bearer"
 
@@ -427,13 +427,9 @@ def _place(loc: Sequence[int | str]) -> str:
     return ".".join(map(str, names)) or "body"
 
 
-def _said(what: Problem) -> Said:
-    return {"code": what, "sentence": PROBLEMS[what]}
-
-
 def _said_of(status: int) -> Said:
     what = _WORDS_OF.get(status)
-    return {} if what is None else _said(what)
+    return {} if what is None else said(what)
 
 
 def _translate_errors(app: FastAPI) -> None:
@@ -443,7 +439,7 @@ def _translate_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Unknown)
     async def unknown(_: Request, error: Unknown) -> JSONResponse:
-        return problem(404, str(error), **_said("not_found"))
+        return problem(404, str(error), **said("not_found"))
 
     @app.exception_handler(SpiraError)
     async def translated(request: Request, error: SpiraError) -> JSONResponse:
@@ -465,9 +461,9 @@ def _translate_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         places = [".".join(map(str, fault["loc"])) for fault in error.errors()]
-        return problem(400, f"not as it should be: {', '.join(places)}", **_said("bad_request"))
+        return problem(400, f"not as it should be: {', '.join(places)}", **said("bad_request"))
 
     @app.exception_handler(Exception)
     async def defect(_: Request, error: Exception) -> JSONResponse:
         _log.exception("a defect", exc_info=error)
-        return problem(500, "a defect; it is in the log", **_said("broken"))
+        return problem(500, "a defect; it is in the log", **said("broken"))

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 import structlog
 
 from spira.domain.errors import StorageFull
+from spira.domain.submissions import Kind
 from spira.intake.submissions import (
     RECEIPTS_PREFIX,
     RECORDINGS_PREFIX,
@@ -42,30 +43,31 @@ _KEY = re.compile(
 _log = structlog.get_logger()
 
 
-def sweep(database: Database, objects: Objects, now: datetime) -> int:
+def sweep(database: Database, objects: Objects, now: datetime, *, kind: Kind = "assessment") -> int:
     """One pass; how many submissions and orphans it cleared away.
 
+    objects   where submissions of this kind have their recordings
     raises    TransientError: the next pass goes on
     """
     # What needs no row to be changed first: a full disk has no room for that.
     before = now - _ORPHAN_AFTER
-    cleared = _clear(database, objects)
+    cleared = _clear(database, objects, kind)
     cleared += sum(_sweep_pieces(database, objects, before))
     cleared += objects.tidy(f"{STAGING_PREFIX}/", before)
     part = _part(database)
     cleared += sum(_sweep_recordings(database, objects, before, *part))
     for prefix in (RECORDINGS_PREFIX, RECEIPTS_PREFIX):
         cleared += objects.tidy(f"{prefix}/", before, *part)
-    if _expire(database, now):
-        cleared += _clear(database, objects)
+    if _expire(database, kind, now):
+        cleared += _clear(database, objects, kind)
     return cleared
 
 
-def _clear(database: Database, objects: Objects) -> int:
+def _clear(database: Database, objects: Objects, kind: Kind) -> int:
     """Delete what is left of submissions that are accepted or expired; how many there were."""
     cleared = 0
     uploads = Uploads(objects)
-    for one in _unswept(database):
+    for one in _unswept(database, kind):
         recordings = _recordings(database, one)
         if one.state == "expired" and objects.read(receipt_of(one.id)) is not None:
             _log.critical("accepted, and the database does not know it", submission=one.id)
@@ -83,20 +85,22 @@ def _clear(database: Database, objects: Objects) -> int:
     return cleared
 
 
-def _expire(database: Database, now: datetime) -> int:
+def _expire(database: Database, kind: Kind, now: datetime) -> int:
     late = SUBMISSIONS.c.deadline < iso(now)
     with database.writing() as tables:
         return tables.execute(
             SUBMISSIONS.update()
-            .where(SUBMISSIONS.c.state == "announced", late)
+            .where(SUBMISSIONS.c.kind == kind, SUBMISSIONS.c.state == "announced", late)
             .values(state="expired", swept=False)
         ).rowcount
 
 
-def _unswept(database: Database) -> Sequence[sa.Row[Any]]:
+def _unswept(database: Database, kind: Kind) -> Sequence[sa.Row[Any]]:
     seen = (SUBMISSIONS.c.id, SUBMISSIONS.c.state, SUBMISSIONS.c.generation, SUBMISSIONS.c.receipt)
     query = sa.select(*seen).where(
-        SUBMISSIONS.c.state.in_(("accepted", "expired")), SUBMISSIONS.c.swept.is_(False)
+        SUBMISSIONS.c.kind == kind,
+        SUBMISSIONS.c.state.in_(("accepted", "expired")),
+        SUBMISSIONS.c.swept.is_(False),
     )
     with database.reading() as tables:
         return tables.execute(query).all()

@@ -50,6 +50,7 @@ TOKENS = sa.Table(
     TABLES,
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("site", sa.Text, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),  # site, lead
     sa.Column("sha256", sa.Text, nullable=False, unique=True),
     sa.Column("created_at", sa.Text, nullable=False),
     sa.Column("revoked_at", sa.Text),

@@ -10,6 +10,7 @@ from typing import Literal, cast
 
 from spira.domain.answers import REFUSED_SENTENCES, Sentence
 from spira.domain.errors import RefusalReason
+from spira.intake.problems import Said
 
 State = Literal[
     "saved",  # on the phone alone: for the app, which no server can tell it
@@ -38,6 +39,10 @@ Problem = Literal[
     "unavailable",
     "broken",
     "no_reason",
+    "unknown_study",
+    "not_approved",
+    "not_lead",
+    "withdrawn",
 ]
 
 
@@ -156,4 +161,25 @@ PROBLEMS: Mapping[Problem, Sentence] = {
         "Falta o motivo. Escreva por quê.",
         "The reason is missing. Write why.",
     ),
+    "unknown_study": say(
+        "Estudo desconhecido neste local. Atualize o aplicativo.",
+        "Unknown study at this site. Update the app.",
+    ),
+    "not_approved": say(
+        "O estudo não pode receber esta gravação. Avise o responsável pelo estudo.",
+        "The study may not take this recording. Tell the person responsible for the study.",
+    ),
+    "not_lead": say(
+        "Só para quem coordena o estudo. Peça ao responsável pelo estudo.",
+        "For the study's lead only. Ask the person responsible for the study.",
+    ),
+    "withdrawn": say(
+        "O participante saiu da pesquisa. Apague o que há dele neste celular.",
+        "The participant has withdrawn. Erase what this phone has of theirs.",
+    ),
 }
+
+
+def said(what: Problem) -> Said:
+    """A problem's code and sentence."""
+    return {"code": what, "sentence": PROBLEMS[what]}

@@ -38,13 +38,14 @@ from spira.intake.front import (
     tagged,
 )
 from spira.intake.keys import LONGEST_NUMBER, KeyRing
+from spira.intake.metrics import CountRefusals
 from spira.intake.settings import IntakeThresholds
 from spira.intake.submissions import Intake
 from spira.intake.tokens import Site, Tokens
 from spira.serving.answers import About
 from spira.serving.assessments import Assessments
 from spira.serving.forms import FORMS
-from spira.serving.metrics import CountRefusals, Metrics
+from spira.serving.metrics import Metrics
 from spira.serving.openapi import describe
 from spira.serving.settings import ServingSettings
 from spira.serving.taking import taken

@@ -10,6 +10,7 @@ from spira.console import account, json_option
 from spira.wiring import Application
 
 if TYPE_CHECKING:
+    from spira.intake.tokens import Role
     from spira.serving.assessments import Assessments
 
 _host = click.option("--host", default="127.0.0.1", help="Where it tells how it is.")
@@ -82,14 +83,21 @@ def token() -> None:
 
 @token.command("create")
 @click.argument("site")
+@click.option(
+    "--role",
+    type=click.Choice(["site", "lead"]),
+    default="site",
+    show_default=True,
+    help="lead: may also see how a study's labels stand.",
+)
 @json_option
 @click.pass_obj
-def create_token(app: Application, site: str) -> None:
+def create_token(app: Application, site: str, role: "Role") -> None:
     """Make a token for SITE, shown once."""
     from spira.intake.tokens import Tokens
 
     app.prepare()
-    made = Tokens(app.database).create(site)
+    made = Tokens(app.database).create(site, role)
     app.emit({"site": site, "token": made})
     app.say(made)
 

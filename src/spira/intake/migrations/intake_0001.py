@@ -67,6 +67,7 @@ def upgrade() -> None:
         "intake_tokens",
         sa.Column("id", sa.Text, primary_key=True),
         sa.Column("site", sa.Text, nullable=False),
+        sa.Column("role", sa.Text, nullable=False),
         sa.Column("sha256", sa.Text, nullable=False, unique=True),
         sa.Column("created_at", sa.Text, nullable=False),
         sa.Column("revoked_at", sa.Text),

@@ -1,0 +1,16 @@
+"""Settings of Data Collection."""
+
+from pydantic import Field
+
+from spira.domain.frozen import Frozen
+
+
+class CollectionSettings(Frozen):
+    """How visits are taken in."""
+
+    host: str = "127.0.0.1"  # where the API listens
+    port: int = Field(default=8610, ge=0, le=65535)  # 0: any free one
+    objects: str | None = None  # s3://bucket/prefix …; None: a folder in the data folder
+    sweep_every_s: float = Field(default=600.0, ge=1.0)
+    checking_answer_s: float = Field(default=5.0, ge=0.0, le=60.0)  # then: `checking`, come again
+    balance_policy: str = "ri-v1"  # the label policy by which the balance is looked at
