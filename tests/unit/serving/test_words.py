@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spira.collection import api as of_collection
 from spira.domain.recordings import FINDINGS, Finding
 from spira.intake import front, listening
 from spira.intake import words as of_intake
@@ -44,7 +45,9 @@ def test_every_state_and_reason_has_its_sentence() -> None:
 def test_no_sentence_is_there_that_nobody_is_told() -> None:
     """Each of a state or a problem stands for something that the API answers, or, of what was not
     sent yet, that an app says."""
-    answering = "".join(map(inspect.getsource, (front, listening, api, results, taking)))
+    answering = "".join(
+        map(inspect.getsource, (front, listening, api, of_collection, results, taking))
+    )
     names = (*of_intake.STATES, *STATES, *FAILURES, *PROBLEMS)
 
     assert [name for name in names if f'"{name}"' not in answering] == ["saved"]
