@@ -79,12 +79,20 @@ _log = structlog.get_logger()
 _Model = TypeVar("_Model", bound=Frozen)
 
 
+def _without_consent(files: Files) -> Files:
+    if any(file.utterance == "consent" for file in files):
+        raise ValueError("a spoken consent holds a name, and belongs to a visit; leave it out")
+    return files
+
+
 class Manifest(Frozen):
     """What a device sends of an assessment."""
 
     revision: int = Field(ge=1, le=1_000_000)
     form: FormValues
-    recordings: Files = Field(min_length=1, max_length=4)
+    recordings: Annotated[Files, AfterValidator(_without_consent)] = Field(
+        min_length=1, max_length=4
+    )
     replaces: Id | None = None
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from spira.domain.answers import Sentence
+from spira.domain.recordings import UTTERANCES
 from spira.serving.answers import Answer
 from spira.serving.forms import FORMS
 
@@ -75,6 +76,8 @@ def describe(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> dict[str, A
         "id": {"enum": sorted({*ids})},
         "version": {"enum": sorted({*versions})},
     }
+    taken = [one for one in UTTERANCES if one != "consent"]
+    schemas["RecordingFile"]["properties"]["utterance"]["enum"] = taken
     for path, operations in found["paths"].items():
         for method, operation in operations.items():
             name = f"{method.upper()} {path}"

@@ -252,6 +252,29 @@ def test_what_says_a_thing_twice_is_refused_by_its_name(
     assert [one["where"] for one in twice] == [key]
 
 
+def test_a_spoken_consent_belongs_to_no_assessment(parts: Parts) -> None:
+    """It holds a name, and nothing here seals it: the manifest is refused, and names the place."""
+    headers = {
+        "Authorization": f"Bearer {parts.tokens.create('ward')}",
+        "Spira-Device-Secret": "A" * 43,
+    }
+    sent = manifest(1, 10)
+    sent["recordings"][0]["utterance"] = "consent"
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(create_api(parts))
+        async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:
+            path = f"/v1/assessments/{identity(1)}"
+            return await client.put(path, json=sent, headers=headers)
+
+    answer = asyncio.run(ask())
+
+    assert answer.status_code == 400
+    (place,) = answer.json()["places"]
+    assert place["where"] == "recordings"
+    assert "a spoken consent holds a name" in place["what"]
+
+
 def test_two_devices_with_one_id_are_told_apart_while_one_is_being_committed(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
