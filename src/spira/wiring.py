@@ -128,8 +128,16 @@ class Application:
         return Objects.open(url, setting="serving.objects")
 
     @cached_property
+    def consents(self) -> "Objects":
+        """Where spoken consents lie, sealed."""
+        from spira.stores.objects import Objects
+
+        url = self.settings.collection.consents or str(self.home / "consents")
+        return Objects.open(url, setting="collection.consents")
+
+    @cached_property
     def keys(self) -> "KeyRing":
-        """Keys that sign receipts and hide record numbers; made where there are none."""
+        """Keys that sign, hide and seal; made where there are none."""
         from spira.intake.keys import KeyRing
 
         return KeyRing.open(self.keys_folder)

@@ -13,6 +13,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from spira.collection.balance import VISITS as COLUMNS
+from spira.collection.consents import CONSENT
 from spira.collection.tables import FORMS, PARTICIPANTS, RECORDINGS, VISITS
 from spira.domain.capture import mismatches
 from spira.domain.errors import SpiraError
@@ -260,13 +261,16 @@ class Visits:
         return sorted(visits, key=lambda one: datetime.fromisoformat(one["recorded_at"]))
 
     def recordings(self, visits: Iterable[str]) -> dict[str, list[Mapping[str, Any]]]:
-        """The recordings of visits, by visit."""
+        """The recordings of visits, by visit, without spoken consents: those hold a name, and are
+        in no dataset, export or review."""
         found: dict[str, list[Mapping[str, Any]]] = {one: [] for one in visits}
         wanted = list(found)
         with self._database.reading() as tables:
             for begin in range(0, len(wanted), _AT_ONCE):
                 part = wanted[begin : begin + _AT_ONCE]
-                query = sa.select(RECORDINGS).where(RECORDINGS.c.visit.in_(part))
+                query = sa.select(RECORDINGS).where(
+                    RECORDINGS.c.visit.in_(part), RECORDINGS.c.utterance != CONSENT
+                )
                 for row in tables.execute(query.order_by(RECORDINGS.c.id)):
                     found[row.visit].append(dict(row._mapping))
         return found

@@ -38,14 +38,18 @@ def check_keys(app: "Application") -> None:
     """Make keys where there are none yet.
 
     raises    IntegrityError where the keys are not those of the database: no patient of theirs
-              would be found
+              would be found, and no spoken consent opened
     """
-    from spira.intake.keys import signed_with
-    from spira.intake.submissions import newest_receipts
+    from spira.intake.keys import sealed_with, signed_with
+    from spira.intake.submissions import newest_consent, newest_receipts
     from spira.serving.assessments import record_keys
 
     app.keys.require(record_keys(app.database))
     app.keys.require(map(signed_with, newest_receipts(app.database)))
+    consent = newest_consent(app.database)
+    sealed = None if consent is None else app.consents.read(consent)
+    if consent is not None and sealed is not None:
+        app.keys.require([sealed_with(sealed, about=consent)])
 
 
 def serve(app: "Application") -> None:
@@ -112,7 +116,7 @@ def run_relay(app: "Application") -> None:
         queue = await Queue.connect(_queue_url(app), token=_queue_token(app))
         relay = Relay(
             Assessments(app.database),
-            lambda now: sweep(app.database, app.recordings, now),
+            lambda now: sweep(app.database, app.recordings, now, consents=app.consents),
             lambda: _champion(app),
             queue,
             app.settings.serving,
