@@ -140,7 +140,7 @@ class Application:
         """Keys that sign, hide and seal; made where there are none."""
         from spira.intake.keys import KeyRing
 
-        return KeyRing.open(self.keys_folder)
+        return KeyRing.open(self.keys_folder, separators=self.settings.intake.record_separators)
 
     @cached_property
     def labels(self) -> "Labels":

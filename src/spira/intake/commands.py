@@ -50,16 +50,20 @@ def list_keys(app: Application) -> None:
 @json_option
 @click.pass_obj
 def create(app: Application, site: str) -> None:
-    """Make the keys that SITE needs, before its first assessment or visit.
+    """Make the keys that SITE needs, before its first assessment or visit; audited.
 
     For services that have a copy of the keys and make none. A key that is there stays.
     """
     from spira.intake.keys import KeyRing
 
+    app.prepare()  # where nothing can be audited, no key is made
+    there = {key.id for key in KeyRing(app.keys_folder).list_keys()}
     ring = KeyRing.open(app.keys_folder)
     ring.make_for(site)
     ring.make_for_consents()
-    _show(app, ring.list_keys())
+    found = ring.list_keys()
+    _note(app, "key made", *(key.id for key in found if key.id not in there))
+    _show(app, found)
 
 
 @keys.command()
@@ -68,7 +72,7 @@ def create(app: Application, site: str) -> None:
 @json_option
 @click.pass_obj
 def rotate(app: Application, use: "Use", site: str | None) -> None:
-    """Make the next key for USE; the old ones stay, for what they signed, hid or sealed.
+    """Make the next key for USE; the old ones stay, for what they signed, hid or sealed; audited.
 
     A service that runs takes it at once. Make a backup afterwards.
     """
@@ -77,7 +81,9 @@ def rotate(app: Application, use: "Use", site: str | None) -> None:
 
     if (use == "records") != (site is not None):
         raise InputError("keys rotate: --site SITE says whose records; only records have a site")
+    app.prepare()  # as above
     key = KeyRing(app.keys_folder).rotate(use, site)
+    _note(app, "key rotated", key.id)
     app.emit(key.model_dump(mode="json"))
     app.say(f"Key {key.id} is in use now. Make a backup: spira keys backup FILE")
 
@@ -150,6 +156,14 @@ def export_audit(app: Application) -> None:
     with app.database.reading() as tables:
         for line in export(tables):
             click.echo(line)
+
+
+def _note(app: Application, what: str, *ids: str) -> None:
+    from spira.intake.audit import note_operator
+
+    with app.database.writing() as tables:
+        for id in ids:
+            note_operator(tables, what, id)
 
 
 def _show(app: Application, found: "tuple[Key, ...]") -> None:

@@ -55,7 +55,7 @@ _ID_BYTES = 8
 RECORDS_KEY_LENGTH = len("records-") + 2 * _ID_BYTES  # characters of an id
 _RESTORING = "restoring"  # lies in the folder while keys are being restored
 _BACKUP = "spira keys backup 1"
-_SEALED = re.compile(rb"spira sealed 1 (consents-[0-9a-f]{16})\n")
+_SEALED = re.compile(rb"(spira sealed 1 (consents-[0-9a-f]{16})\n)(.*)", re.DOTALL)
 _SHORTEST_PASSPHRASE = 12  # characters
 
 
@@ -124,19 +124,23 @@ _SECRETS = TypeAdapter(tuple[_Secret, ...])
 class KeyRing:
     """The keys of one folder. One ring serves all threads of a process."""
 
-    def __init__(self, folder: Path) -> None:
-        """Look at what is there, make nothing; `open` is for what signs."""
+    def __init__(self, folder: Path, *, separators: bool = False) -> None:
+        """Look at what is there, make nothing; `open` is for what signs and hides.
+
+        separators  of a record number count: `123-1` and `12-31` are two (intake.record_separators)
+        """
         self._folder = folder
+        self._separators = separators
         self._loaded: tuple[frozenset[str], _Ring] = (frozenset(), {})
 
     @classmethod
-    def open(cls, folder: Path) -> "KeyRing":
+    def open(cls, folder: Path, *, separators: bool = False) -> "KeyRing":
         """The ring in a folder, made on first start: once, however many start at once.
 
         raises    InputError where others may read the folder or a key, or a restore was cut off;
                   IntegrityError for a key that is damaged or missing
         """
-        ring = cls(folder)
+        ring = cls(folder, separators=separators)
         ring._make_folder()
         if ("receipts", None) not in ring._known():
             ring._make("receipts", None, after=0)
@@ -166,7 +170,8 @@ class KeyRing:
         """A record number as it is stored: `KEYID:hex`, under the newest key of the site.
 
         Compared are letters and digits only, after Unicode's NFKC and in upper case: "12.345-a"
-        and "12345A" are one number. Leading zeros count.
+        and "12345A" are one number. Leading zeros count. Where separators count, so does where
+        they stand, and not which they are: "123-1" and "123 / 1" are one number, "1231" another.
         system    which kind of number; equal numbers of two systems have different hashes
         raises    InputError for a number without letters or digits, or a very long one
         """
@@ -179,7 +184,7 @@ class KeyRing:
 
         For look-up: `WHERE record IN (…)` finds what is not carried over yet.
         """
-        value = f"{system}|{_normalised(number)}".encode()
+        value = f"{system}|{_normalised(number, self._separators)}".encode()
         self.make_for(site)
         hashes = []
         for key in self._known()["records", site]:
@@ -235,12 +240,11 @@ class KeyRing:
         raises    IntegrityError when its key is not in the ring, or it is not what was sealed as
                   this object
         """
-        id = sealed_with(sealed, about=about)
+        head, id, body = _parts(sealed, about)
         for key in self._known().get(("consents", None), ()):
             if key.id == id:
-                head, _, body = sealed.partition(b"\n")
                 try:
-                    return key.siv.decrypt(body, [head + b"\n", about.encode()])
+                    return key.siv.decrypt(body, [head, about.encode()])
                 except InvalidTag:
                     raise _not_sealed(about) from None
         raise _not_here(id, self._folder)
@@ -429,20 +433,26 @@ def sealed_with(sealed: bytes, *, about: str) -> str:
 
     raises    IntegrityError for what was never sealed
     """
-    head = _SEALED.match(sealed)
-    if head is None:
+    _, id, _ = _parts(sealed, about)
+    return id
+
+
+def _parts(sealed: bytes, about: str) -> tuple[bytes, str, bytes]:
+    found = _SEALED.fullmatch(sealed)
+    if found is None:
         raise _not_sealed(about)
-    return head[1].decode()
+    return found[1], found[2].decode(), found[3]
 
 
-def _normalised(number: str) -> str:
+def _normalised(number: str, separators: bool) -> str:
     if len(number) > LONGEST_NUMBER:
         raise InputError(f"record number: longer than {LONGEST_NUMBER} characters")
-    text = unicodedata.normalize("NFKC", number).upper()
-    kept = "".join(letter for letter in unicodedata.normalize("NFKC", text) if letter.isalnum())
-    if not kept:
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", number).upper())
+    seen = (letter for letter in text if unicodedata.category(letter) != "Cf")  # others are copied
+    parts = "".join(letter if letter.isalnum() else " " for letter in seen).split()
+    if not parts:
         raise InputError("record number: no letter or digit in it")
-    return kept
+    return ("-" if separators else "").join(parts)
 
 
 def _ordered(keys: Iterable[_Secret]) -> _Ring:

@@ -10,7 +10,9 @@ something else.
     assessments/ID/assessment.json    how it is sent; another revision replaces it whole
     assessments/ID/RECORDING          the bytes, until they are in a receipt
     assessments/ID/receipt            the server's, checked; while it is not there, we send
+    voids/ID.json                     what is to be struck through, until a server has done it
     keys/SERVER.json                  the public keys that receipts of this server verify with
+    form.json                         the form that the last sync brought
     making/                           what a kill left half-made; deleted at the next start
     reserve                           space for a receipt on a device that is full: it frees more
 
@@ -28,13 +30,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
-from pydantic import Field, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 from uuid_utils import uuid7
 
 from spira.domain.answers import Sentence
@@ -42,6 +45,7 @@ from spira.domain.errors import InputError, IntegrityError, StorageFull, Transie
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import Utterance
 from spira.domain.submissions import Capture, FormValues, Id, RecordingFile
+from spira.serving.bedside import Remarks, look_over, read_form
 from spira.serving.line import (
     KnownOtherwise,
     Line,
@@ -56,6 +60,8 @@ from spira.stores.files import sync_names, sync_path, write_new, write_whole
 from spira.stores.locks import locked
 
 MOST_RECORDINGS = 4
+# Spoken consent holds a name: it belongs to a study, and never into an assessment.
+UTTERANCES = ("sentence", "rhyme", "vowel", "ambient_before", "ambient_after")
 LARGEST_RECORDING_BYTES = 20 << 20
 
 _SECRET_BYTES = 32
@@ -64,6 +70,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MOST_POLLS = 100  # while the server checks; then the next sync asks again
 _RECEIPT_TYPE = "spira-receipt+jws"
 _ALGORITHM = "Ed25519"
+_SIGNATURE_BYTES = 64
+_T = TypeVar("_T")
+_Reason = Annotated[
+    str,
+    StringConstraints(
+        strip_whitespace=True, min_length=1, max_length=500, pattern=r"^(?:[^\p{Cc}]|\n)*$"
+    ),
+]
 
 
 class Recorded(NamedTuple):
@@ -107,7 +121,7 @@ class Refusal(Frozen):
 
 
 class Outcome(Frozen):
-    """What a sync came to for one assessment.
+    """What a sync came to for one assessment; `detail` names an earlier version of it.
 
     accepted      the receipt is stored here
     refused       kept here; `refusals` says what a person has to change (`revise`)
@@ -123,16 +137,46 @@ class Outcome(Frozen):
     refusals: tuple[Refusal, ...] = ()
 
 
+class Voiding(Frozen):
+    """What a sync came to for one assessment that is to be struck through.
+
+    voided        the server has answered that it is
+    waiting       kept here; the next sync goes on
+    refused       kept here; the server does not do it, and `detail` says why
+    """
+
+    id: Id  # as it was given to `void`
+    state: Literal["voided", "waiting", "refused"]
+    detail: str = ""
+
+
 class Report(Frozen):
     """What a sync came to; one outcome for each assessment that had no receipt before."""
 
     outcomes: tuple[Outcome, ...]
+    voids: tuple[Voiding, ...] = ()
     stopped: Literal["no network", "token refused"] | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether every assessment of this device holds a receipt."""
-        return all(one.state == "accepted" for one in self.outcomes)
+        """Whether every assessment of this device holds a receipt, and nothing is left to void."""
+        return all(one.state == "accepted" for one in self.outcomes) and all(
+            one.state == "voided" for one in self.voids
+        )
+
+
+class _Void(Frozen):
+    """That an assessment is to be struck through, as it is kept."""
+
+    id: Id
+    reason: _Reason
+
+
+class _Served(Frozen):
+    """A form as it is kept."""
+
+    tag: str
+    form: Mapping[str, Any]
 
 
 class Results(Frozen):
@@ -164,7 +208,7 @@ class Device:
         self._syncing = threading.Lock()
         self._held = ExitStack()
         with _on_disk("opening the outbox"):
-            for place in (folder, self._at(), folder / "keys", folder / "making"):
+            for place in (folder, self._at(), *map(folder.joinpath, ("keys", "voids", "making"))):
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._held.enter_context(locked(folder / "lock", wait=False))
             for place in (folder, self._at()):  # a kill may have come in front of it
@@ -188,24 +232,44 @@ class Device:
 
     # --- what the person at the bed does ----------------------------------------------------
 
+    def form(self) -> Mapping[str, Any] | None:
+        """The form that the last sync brought, as JSON Schema; None before the first one."""
+        served = self._served()
+        return None if served is None else served.form
+
+    def remarks(self, form_values: Mapping[str, Any]) -> Remarks:
+        """What to correct or to confirm before it is recorded, by the form that is kept.
+
+        Nothing while none is: then the server says it, when the patient may have gone.
+        """
+        form = self.form()
+        return Remarks() if form is None else look_over(form, form_values)
+
     def record(
         self,
         form_values: Mapping[str, Any],
         recordings: Sequence[tuple[Any, ...]] = (),
         *,
+        confirmed: Sequence[str] = (),
         replaces: str | None = None,
-        form: tuple[str, int] = ("assessment", 1),
+        form: tuple[str, int] | None = None,
     ) -> str:
         """Keep an assessment; when this returns it is on stable storage, and before, nothing is.
 
         recordings  1 to 4 of `Recorded`, or tuples like it
+        confirmed   fields that somebody looked at again after `remarks` asked for it
         replaces    the assessment that this one is a re-recording of: what `record` returned, or
                     the id of one of another device
-        form        which form was filled in, and its version
+        form        which form was filled in, and its version; None: the one that is kept, or
+                    version 1 of `assessment`
         returns     its id
-        raises      InputError for what no server would take; StorageFull, TransientError
+        raises      InputError for what no server would take, or nobody has confirmed; StorageFull,
+                    TransientError
         """
         files, audio = _described(recordings)
+        in_use = (self.form() or {}).get("x-form", {"id": "assessment", "version": 1})
+        of, version = form or (in_use["id"], in_use["version"])
+        filled = self._filled(of, version, form_values, confirmed)
         new = str(uuid7())
         with self._changing:
             new_one = _checked(
@@ -213,7 +277,7 @@ class Device:
                 id=new,
                 secret=_secret(),
                 revision=1,
-                form=_filled(*form, form_values),
+                form=filled,
                 recordings=files,
                 replaces=self.get(replaces).id if replaces in self._names() else replaces,
             )
@@ -238,19 +302,21 @@ class Device:
         id: str,
         form_values: Mapping[str, Any] | None = None,
         *,
+        confirmed: Sequence[str] = (),
         add: Sequence[tuple[Any, ...]] = (),
         leave_out: Sequence[str] = (),
     ) -> None:
         """Change an assessment that has no receipt yet; what was sent of it is kept there.
 
         form_values  all of them anew; None: as they are
+        confirmed    as for `record`
         leave_out    ids of recordings that are not to be sent; they are kept here
         raises       InputError when it has a receipt, or there is nothing like it
         """
         files, audio = _described(add)
         with self._changing:
             old = self.get(id)
-            if self.receipt(id) is not None:
+            if self._at(id, "receipt").exists():
                 raise InputError(
                     f"assessment {id}: has its receipt and changes no more; record another one "
                     f"with replaces={id}"
@@ -260,7 +326,7 @@ class Device:
                 raise InputError(f"assessment {id}: has no recording {', '.join(sorted(unknown))}")
             form = old.form
             if form_values is not None:
-                form = _filled(form.id, form.version, form_values)
+                form = self._filled(form.id, form.version, form_values, confirmed)
             left_out = tuple(one for one in old.recordings if one.id in leave_out)
             new = old.model_copy(
                 update={
@@ -277,6 +343,19 @@ class Device:
                 for recording, data in audio.items():
                     write_new(self._at(id, recording), data)
                 self._keep(id, new)
+
+    def void(self, id: str, reason: str) -> None:
+        """Have an assessment struck through that was recorded on the wrong patient.
+
+        Kept here until a sync has heard from the server that it is; one of this device that was
+        not sent yet is sent before. The answer stays, marked, and is never used.
+        id        what `record` returned, or the server's id of one of another device
+        reason    1 to 500 characters without control characters, for the audit; nobody's data
+        raises    InputError, StorageFull, TransientError
+        """
+        void = _checked(_Void, id=id, reason=reason)
+        with self._changing, _on_disk("keeping what is to be voided"):
+            write_whole(self._folder / "voids" / f"{id}.json", void.model_dump_json().encode())
 
     def ids(self) -> tuple[str, ...]:
         """What `record` returned for each assessment of this device, the oldest first."""
@@ -320,17 +399,24 @@ class Device:
         return data
 
     def receipt(self, id: str) -> str | None:
-        """The server's signed word that it has an assessment; None while there is none."""
+        """The server's signed word that it has an assessment; None while there is none.
+
+        What the disk has lost a part of is none: the next sync asks for it again.
+        """
         try:
-            return self._at(id, "receipt").read_text()
-        except FileNotFoundError:
+            receipt = self._at(id, "receipt").read_text()
+            _taken(_payload(receipt))
+            whole = len(_decoded(receipt.split(".")[2])) == _SIGNATURE_BYTES
+        except (FileNotFoundError, ValueError, TypeError, LookupError):
             return None
+        return receipt if whole else None
 
     # --- sending ----------------------------------------------------------------------------
 
     def sync(self, server: str, token: str) -> Report:
         """Send everything that has no receipt, as far as the network goes; call it again later.
 
+        What is to be voided is sent as well, and the form that the server has now is kept.
         server    https://…; http:// only on this machine
         token     the site's
         returns   what has become of each; that there is no network is no error
@@ -339,17 +425,24 @@ class Device:
         with self._syncing:
             # The newest first: somebody may be waiting at the bed.
             names = [name for name in reversed(self._names()) if self.receipt(name) is None]
-            at_once = max(1, min(self._pace.at_once, len(names)))
+            voids = self._voids()
+            at_once = max(1, min(self._pace.at_once, len(names) + len(voids)))
             with (
                 Line(server, token, self._pace, at_once) as line,
                 ThreadPoolExecutor(at_once, "spira-sync") as pool,
             ):
                 try:
+                    # First: on the wrong patient it may be acted on. Once more for those that had
+                    # to be sent before.
+                    tuple(pool.map(lambda id: self._send_void(id, line), voids))
                     outcomes = tuple(pool.map(lambda name: self._send(name, line), names))
+                    voided = tuple(pool.map(lambda id: self._send_void(id, line), voids))
                 except BaseException:
                     line.ended.set()
                     raise
-            return Report(outcomes=outcomes, stopped=line.stopped)
+                report = Report(outcomes=outcomes, voids=voided, stopped=line.stopped)
+                self._keep_form(line)
+            return report
 
     def results(self, server: str, token: str, *, after: int = 0) -> Results:
         """What has become of the site's assessments since `after`, this device's among them.
@@ -357,25 +450,99 @@ class Device:
         raises    TransientError without a network, InputError when the token is refused
         """
         found: dict[str, Mapping[str, Any]] = {}
-        with Line(server, token, self._pace) as line:
-            tries = 0
+        with self._asking("results", server, token) as line:
             while True:
-                try:
-                    page = line.changes(after)
-                except (NoAnswer, NotNow) as error:
-                    tries += 1
-                    if tries >= self._pace.tries:
-                        raise TransientError(f"results: {error}; ask again later") from error
-                    line.pause(tries, error.at_least_s)
-                    continue
-                except TokenRefused as error:
-                    raise InputError(f"results: {error}") from error
+                page = self._patiently(line, partial(line.changes, after))
                 if not page.assessments or page.next <= after:
                     return Results(assessments=found, after=after)
-                tries, after = 0, page.next
+                after = page.next
                 found |= {one["id"]: one for one in page.assessments}
 
+    def search(self, server: str, token: str, record_number: str) -> tuple[Mapping[str, Any], ...]:
+        """The site's assessments of a record number, the latest first; it is audited.
+
+        raises    TransientError without a network; InputError when the token is refused, or it
+                  is no record number
+        """
+        with self._asking("search", server, token) as line:
+            return self._patiently(line, partial(line.search, record_number))
+
+    @contextmanager
+    def _asking(self, doing: str, server: str, token: str) -> Iterator[Line]:
+        with Line(server, token, self._pace) as line:
+            try:
+                yield line
+            except (TokenRefused, Rejected) as error:
+                raise InputError(f"{doing}: {error}") from error
+
+    def _patiently(self, line: Line, ask: Callable[[], _T]) -> _T:
+        """What the server answers at last.
+
+        raises    TransientError when it does not; what else it says, as it is
+        """
+        failures = 0
+        while True:
+            try:
+                return ask()
+            except (NoAnswer, NotNow) as error:
+                failures += 1
+                if failures >= self._pace.tries or line.ended.is_set():
+                    raise TransientError(f"{error}; ask again later") from error
+                line.pause(failures, error.at_least_s)
+
+    def _send_void(self, id: str, line: Line) -> Voiding:
+        """Strike one assessment through, as soon as the server has it."""
+        place = self._folder / "voids" / f"{id}.json"
+        try:
+            void = _Void.model_validate_json(place.read_bytes())
+            ours = id in self._names()
+            if ours and self.receipt(id) is None:
+                return Voiding(id=id, state="waiting", detail="it has to be sent before")
+            if not line.ended.is_set():
+                of = self.get(id).id if ours else id
+                self._patiently(line, partial(line.void, of, void.reason))
+                with suppress(OSError):  # then it is sent once more, which changes nothing
+                    place.unlink()
+                return Voiding(id=id, state="voided")
+            why = "not begun"
+        except FileNotFoundError:  # done a moment ago
+            return Voiding(id=id, state="voided")
+        except (OSError, ValidationError):
+            why = "what is kept of it here cannot be read; void it again"
+            return Voiding(id=id, state="refused", detail=why)
+        except (Rejected, IntegrityError) as error:
+            return Voiding(id=id, state="refused", detail=str(error))
+        except TokenRefused as error:
+            line.stop("token refused")
+            why = str(error)
+        except TransientError as error:
+            why = str(error)
+        return Voiding(id=id, state="waiting", detail=line.stopped or why)
+
+    def _keep_form(self, line: Line) -> None:
+        """Keep the form that the server has now, where one comes that can be read here."""
+        served = self._served()
+        with suppress(NoAnswer, NotNow, TokenRefused, OSError):
+            found = None if line.ended.is_set() else line.form("" if served is None else served.tag)
+            if found is not None:
+                new = _Served(tag=found[0], form=found[1])
+                write_whole(self._folder / "form.json", new.model_dump_json().encode())
+
     def _send(self, name: str, line: Line) -> Outcome:
+        """What has become of one assessment, and of an earlier version that was sent before it."""
+        outcome = self._go_on(name, line)
+        with suppress(IntegrityError):  # then that is its outcome
+            kept = self.get(name)
+            if kept.replaces in kept.earlier_ids:
+                said = (
+                    f"an earlier version of it is at the server already, as {kept.replaces}; "
+                    "this one replaces it"
+                )
+                detail = f"{outcome.detail}; {said}" if outcome.detail else said
+                return outcome.model_copy(update={"detail": detail})
+        return outcome
+
+    def _go_on(self, name: str, line: Line) -> Outcome:
         """Go on with one assessment until it has its receipt, or no more can be done now."""
         furthest: tuple[Assessment | None, int] = (None, 0)
         stale = polls = 0  # rounds without progress; answers that it is being checked
@@ -423,7 +590,7 @@ class Device:
                 except KnownOtherwise as error:
                     why = str(error)
                     if not renamed:
-                        self._give_new_id(name, kept, conflict=error.status == 409)
+                        self._give_new_id(name, kept, conflict=error.ours)
                         renamed = True
                         continue
                 except (NoAnswer, NotNow) as error:
@@ -495,7 +662,11 @@ class Device:
             )
             if kid not in pinned:
                 published = line.keys()
-                changed = [known for known in pinned if published.get(known) != pinned[known]]
+                changed = [
+                    known
+                    for known, key in pinned.items()
+                    if known not in published or not _same_key(published[known], key)
+                ]
                 if changed:
                     raise _WrongReceipt(
                         f"the server's keys {', '.join(changed)} are gone or others than when this "
@@ -515,6 +686,39 @@ class Device:
 
     def _names(self) -> list[str]:
         return sorted(place.name for place in self._at().iterdir() if place.is_dir())
+
+    def _voids(self) -> list[str]:
+        return sorted(place.stem for place in (self._folder / "voids").glob("*.json"))
+
+    def _served(self) -> _Served | None:
+        """The form that is kept; None where there is none that can be read here."""
+        try:
+            served = _Served.model_validate_json((self._folder / "form.json").read_bytes())
+            read_form(served.form)
+        except (OSError, ValueError):
+            return None
+        return served
+
+    def _filled(
+        self, form: str, version: int, values: Mapping[str, Any], confirmed: Sequence[str]
+    ) -> FormValues:
+        """Values that JSON brings over as they are, and that the form which is kept allows.
+
+        raises    InputError
+        """
+        filled = _as_json(form, version, values)
+        kept = self.form()
+        if kept is not None and kept["x-form"] == {"id": form, "version": version}:
+            remarks = look_over(kept, values)
+            said = [f"form field {name!r}: {one.en}" for name, one in remarks.refused.items()]
+            said += [
+                f"form field {name!r}: {one.en} Name it in `confirmed` where it is right."
+                for name, one in remarks.to_confirm.items()
+                if name not in confirmed
+            ]
+            if said:
+                raise InputError(*said)
+        return filled
 
     def _keep(self, name: str, kept: Assessment) -> None:
         self._replace(self._at(name, "assessment.json"), kept.model_dump_json().encode())
@@ -540,9 +744,9 @@ class Device:
         try:
             kept = self.get(name)
             receipt = self.receipt(name)
-            taken = frozenset() if receipt is None else _taken(_payload(receipt))
-        except (IntegrityError, InputError, ValueError, TypeError, LookupError):
+        except (IntegrityError, InputError):
             return  # damaged: whatever lies there may be all that is left
+        taken = frozenset() if receipt is None else _taken(_payload(receipt))
         recordings = {one.id for one in (*kept.recordings, *kept.left_out)}
         keep = {"assessment.json", "receipt"} | recordings - taken
         for place in self._at(name).iterdir():
@@ -570,6 +774,11 @@ def _refusals(told: Told) -> tuple[Refusal, ...]:
 
 class _WrongReceipt(Exception):
     """Not the server's word for what was sent."""
+
+
+def _same_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two JWKs are one key; what else is said of it may change (RFC 7638)."""
+    return all(one.get(name) == other.get(name) for name in ("kty", "crv", "x"))
 
 
 def _check_receipt(
@@ -607,15 +816,20 @@ def _check_receipt(
 
 
 def _payload(receipt: str) -> dict[str, Any]:
-    middle = receipt.split(".")[1]
-    payload = json.loads(base64.urlsafe_b64decode(middle + "=" * (-len(middle) % 4)))
+    payload = json.loads(_decoded(receipt.split(".")[1]))
     if not isinstance(payload, dict):
         raise ValueError("receipt: is no document")  # noqa: TRY004 - of what was sent
     return payload
 
 
+def _decoded(part: str) -> bytes:
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+
 def _taken(payload: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(str(one["id"]) for one in payload["recordings"] if one["what"] == "taken")
+    """Recordings that need not be kept: the server has them, or nobody may."""
+    recordings = payload["recordings"]
+    return frozenset(str(one["id"]) for one in recordings if one["what"] in ("taken", "dropped"))
 
 
 # --- what is recorded -----------------------------------------------------------------------
@@ -630,6 +844,11 @@ def _described(
     """
     files, audio = [], {}
     for one in (Recorded(*each) for each in recordings):
+        if one.utterance not in UTTERANCES:
+            raise InputError(
+                f"recording: utterance {one.utterance!r} is not taken; an assessment has "
+                f"{', '.join(UTTERANCES)}"
+            )
         file = _checked(
             RecordingFile,
             id=str(uuid7()),
@@ -650,7 +869,7 @@ def _described(
     return tuple(files), audio
 
 
-def _filled(form: str, version: int, values: Mapping[str, Any]) -> FormValues:
+def _as_json(form: str, version: int, values: Mapping[str, Any]) -> FormValues:
     """Values that JSON brings over as they are.
 
     raises    InputError

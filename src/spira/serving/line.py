@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field
 from spira.domain.answers import Sentence
 from spira.domain.errors import InputError
 from spira.domain.frozen import Frozen
+from spira.serving.bedside import read_form
 
 _LARGEST_ANSWER_BYTES = 4 << 20
 _LONGEST_ANSWER_S = 300.0  # for a portal that drips for ever; each part of one has its own limit
@@ -61,11 +62,11 @@ class TokenRefused(Exception):
 
 
 class KnownOtherwise(Exception):
-    """Our API knows the id as another assessment: of another device (404), or changed (409)."""
+    """Our API knows the id as another assessment: of another device, or ours with other content."""
 
-    def __init__(self, status: int) -> None:
-        super().__init__(f"the server knows this id as another assessment ({status})")
-        self.status = status
+    def __init__(self, *, ours: bool) -> None:
+        super().__init__("the server knows this id as another assessment")
+        self.ours = ours
 
 
 class Rejected(Exception):
@@ -220,6 +221,50 @@ class Line:
 
         return self._ask("GET", f"/v1/assessments?after={after}&limit={_PAGE}", read)
 
+    def void(self, id: str, reason: str) -> None:
+        """Strike an assessment through; once or several times is the same.
+
+        raises    NoAnswer, NotNow, TokenRefused, Rejected
+        """
+
+        def read(answer: _Answer) -> None:
+            if answer.status >= 400:
+                raise _rejected(answer)
+            if answer.document["id"] != id or not answer.document["voided"]:
+                raise ValueError("another assessment, or one that is not void")
+
+        self._post(f"/v1/assessments/{id}/void", read, {"reason": reason})
+
+    def search(self, record_number: str) -> tuple[dict[str, Any], ...]:
+        """The site's assessments of a record number, the latest first.
+
+        raises    NoAnswer, NotNow, TokenRefused, Rejected
+        """
+
+        def read(answer: _Answer) -> tuple[dict[str, Any], ...]:
+            if answer.status >= 400:
+                raise _rejected(answer)
+            return Page.model_validate(answer.document | {"next": 0}).assessments
+
+        return self._post("/v1/assessments/search", read, {"record_number": record_number})
+
+    def form(self, tag: str) -> tuple[str, dict[str, Any]] | None:
+        """The form in force and its ETag; None where it is the one of this tag.
+
+        raises    NoAnswer, NotNow, TokenRefused
+        """
+
+        def read(answer: _Answer) -> tuple[str, dict[str, Any]] | None:
+            if answer.status >= 400:
+                raise NotNow(f"form: {answer.status}", self._retry_after(answer))
+            if answer.status == 304:
+                return None
+            read_form(answer.document)
+            return answer.headers.get("ETag", ""), answer.document
+
+        headers = {"If-None-Match": tag} if tag else {}
+        return self._ask("GET", "/v1/forms/assessment", read, headers=headers)
+
     def pause(self, failures: int, at_least_s: float = 0.0) -> None:
         """Wait before the next try, less when everything ends meanwhile."""
         longest = min(self._pace.longest_pause_s, self._pace.first_pause_s * 2.0 ** (failures - 1))
@@ -233,6 +278,10 @@ class Line:
         """Everything ends."""
         self.stopped = self.stopped or why
         self.ended.set()
+
+    def _post(self, path: str, read: Callable[[_Answer], _T], document: Mapping[str, str]) -> _T:
+        body = json.dumps(document).encode()
+        return self._ask("POST", path, read, headers={"Content-Type": _JSON}, content=body)
 
     def _ask(self, method: str, path: str, read: Callable[[_Answer], _T], **how: Any) -> _T:
         """Ask, and read the answer; whatever cannot be read is none of our API."""
@@ -261,7 +310,8 @@ class Line:
         with self._http.stream(method, self.base + path, **how) as answer:
             kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             status = answer.status_code
-            ours = kind == _JSON if status in (200, 202) else status == 204 or kind == _PROBLEM
+            empty = status in (204, 304)
+            ours = kind == _JSON if status in (200, 202) else empty or kind == _PROBLEM
             if not ours:
                 raise NoAnswer(f"{status} {kind}, as a captive portal answers")
             body = bytearray()
@@ -269,7 +319,7 @@ class Line:
                 body += part
                 if len(body) > _LARGEST_ANSWER_BYTES or time.monotonic() > until:
                     raise NoAnswer("an answer without end")
-        document = {} if status == 204 else json.loads(body)
+        document = {} if empty else json.loads(body)
         if not isinstance(document, dict) or (status >= 400 and document["status"] != status):
             raise NoAnswer(f"{status} with another document")
         found = _Answer(status, answer.headers, document)
@@ -302,12 +352,14 @@ def _refusal(answer: _Answer) -> Exception:
 
     raises    ValidationError, KeyError without its sentence: then it is somebody else's
     """
+    refusal = _rejected(answer)
+    code = answer.document.get("code")  # a wrong address is a 404 as well
+    return KnownOtherwise(ours=code == "conflict") if code in ("not_found", "conflict") else refusal
+
+
+def _rejected(answer: _Answer) -> Rejected:
     sentence = Sentence.model_validate(answer.document["sentence"])
-    if answer.status in (404, 409):
-        return KnownOtherwise(answer.status)
-    if answer.status == 410:
-        return NotNow("the server let go of what was sent before")
-    return Rejected(str(answer.document.get("detail")), sentence)
+    return Rejected(f"{answer.status} {answer.document.get('detail')}", sentence)
 
 
 def _base(server: str) -> str:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from spira.domain.errors import SpiraError
 from spira.serving.assessments import Assessments
 
 
@@ -23,21 +24,33 @@ class Metrics:
         self.refused = Counter(
             "spira_api_refusals", "Answers of 400 and above", ["status"], registry=self._registry
         )
-        self._oldest = Gauge(
-            "spira_api_oldest_open_seconds",
-            "Age of the assessment that has waited longest for its answer; 0 when none waits",
-            registry=self._registry,
-        )
 
     def text(self) -> bytes:
-        """For a scrape.
+        """For a scrape; without what the tables tell where the database is away."""
+        counted = generate_latest(self._registry)
+        try:
+            return counted + self._of_tables()
+        except SpiraError:
+            return counted
 
-        raises    TransientError when the database is away
-        """
+    def _of_tables(self) -> bytes:
+        """The same from every process of the API, and also what was answered without a model."""
+        registry = CollectorRegistry()
         oldest = self._assessments.oldest_open()
-        waited_s = 0.0 if oldest is None else (datetime.now(UTC) - oldest).total_seconds()
-        self._oldest.set(waited_s)
-        return generate_latest(self._registry)
+        Gauge(
+            "spira_api_oldest_open_seconds",
+            "Age of the assessment that has waited longest for its answer; 0 when none waits",
+            registry=registry,
+        ).set(0.0 if oldest is None else (datetime.now(UTC) - oldest).total_seconds())
+        assessments = Gauge(
+            "spira_api_assessments",
+            "Assessments by state and outcome; each that has failed is a dead letter",
+            ["state", "outcome"],
+            registry=registry,
+        )
+        for (state, outcome), n in self._assessments.counts().items():
+            assessments.labels(state, outcome or "").set(n)
+        return generate_latest(registry)
 
 
 class CountRefusals:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from spira.domain.answers import Sentence
-from spira.domain.recordings import UTTERANCES
+from spira.intake.words import PROBLEMS
 from spira.serving.answers import Answer
 from spira.serving.forms import FORMS
 
@@ -76,8 +76,6 @@ def describe(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> dict[str, A
         "id": {"enum": sorted({*ids})},
         "version": {"enum": sorted({*versions})},
     }
-    taken = [one for one in UTTERANCES if one != "consent"]
-    schemas["RecordingFile"]["properties"]["utterance"]["enum"] = taken
     for path, operations in found["paths"].items():
         for method, operation in operations.items():
             name = f"{method.upper()} {path}"
@@ -95,6 +93,7 @@ def describe(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> dict[str, A
 def _answers_of(name: str) -> dict[str, Any]:
     asked = (400, 401, 503, 507)  # of every route that asks for a token
     body = (*asked, 408, 413)
+    unchanged = {"304": {"description": "As it was under this ETag.", **_with("ETag")}}
     answers: Mapping[str, dict[str, Any]] = {
         "PUT /v1/assessments/{id}": {
             "200": _json("How it stands, or its receipt.", _ref("Standing")),
@@ -103,7 +102,7 @@ def _answers_of(name: str) -> dict[str, Any]:
         },
         "GET /v1/assessments/{id}": {
             "200": _json("The assessment.", _ref("Assessment"), "ETag"),
-            "304": {"description": "As it was under this ETag.", **_with("ETag")},
+            **unchanged,
             **_problems(*asked, 404),
         },
         "GET /v1/assessments": {
@@ -123,14 +122,22 @@ def _answers_of(name: str) -> dict[str, Any]:
             "200": _json("The assessment, struck through.", _ref("Assessment")),
             **_problems(*body, 404),
         },
-        "GET /v1/forms/assessment": {"200": _json("JSON Schema.", {"type": "object"})},
+        "GET /v1/forms/assessment": {
+            "200": _json("JSON Schema.", {"type": "object"}, "ETag"),
+            **unchanged,
+        },
         "GET /v1/thresholds": {
             "200": _json(
-                "By name.", _object(version={"type": "string"}, thresholds={"type": "object"})
-            )
+                "By name.",
+                _object(version={"type": "string"}, thresholds={"type": "object"}),
+                "ETag",
+            ),
+            **unchanged,
         },
         "GET /v1/keys": {
-            "200": _json("JWKS (RFC 7517).", _object(keys=_array({"type": "object"})))
+            "200": _json("JWKS (RFC 7517).", _object(keys=_array({"type": "object"})), "ETag"),
+            **unchanged,
+            **_problems(503),
         },
         "GET /v1/about": {
             "200": _json(
@@ -226,6 +233,7 @@ def _schemas() -> dict[str, Any]:
         _object(id=text, state={"const": "complete"}),
         _object(id=text, state={"enum": ["dropped", "refused"]}, reason=text, sentence=sentence),
     )
+    remarks = _array(_object(name=text, reason=text, sentence=sentence))
     return {
         "Standing": {"oneOf": [_ref("Incomplete"), _ref("Accepted")]},
         "Incomplete": _object(
@@ -233,9 +241,12 @@ def _schemas() -> dict[str, Any]:
             revision={"type": "integer"},
             sentence=sentence,
             recordings=_array({"oneOf": list(recording)}),
-            fields=_array(_object(name=text, reason=text, sentence=sentence)),
+            fields=remarks,
+            marks=remarks,
         ),
-        "Accepted": _object(state={"const": "accepted"}, receipt=text),
+        "Accepted": _object(
+            state={"const": "accepted"}, sentence=sentence, receipt=text, marks=remarks
+        ),
         "Checking": _object(state={"const": "checking"}, sentence=sentence),
         "Assessment": _object(
             id=text,
@@ -243,6 +254,7 @@ def _schemas() -> dict[str, Any]:
             sentence=sentence,
             why=_or_null(text),
             banner=_or_null(sentence),
+            marks=remarks,
             answer=_or_null(_ref("Answer")),
             recorded_at=time,
             answered_at=_or_null(time),
@@ -250,16 +262,18 @@ def _schemas() -> dict[str, Any]:
             stale=_or_null(sentence),
             voided=_or_null(_object(at=time, sentence=sentence)),
             replaces=_or_null(text),
+            replaced_by=_or_null(_object(id=text, sentence=sentence)),
         ),
         "Problem": {
             "type": "object",
-            "description": "RFC 9457; `sentence` is for a person.",
+            "description": "RFC 9457; `code` is for a program, `sentence` for a person.",
             "required": ["type", "title", "status", "detail"],
             "properties": {
                 "type": text,
                 "title": text,
                 "status": {"type": "integer"},
                 "detail": text,
+                "code": {"enum": sorted(PROBLEMS)},
                 "sentence": sentence,
                 "places": _array(_object(where=text, what=text)),
                 "differs": _array(text),

@@ -32,6 +32,7 @@ TOKEN = "SPIRA_QUEUE_TOKEN"  # variable of the environment
 _LOCAL = "127.0.0.1"
 _LOOK_EVERY_S = 0.2
 _DRAINED_WITHIN_S = 20  # requests in hand when the API is told to end
+STOPPED_WITHIN_S = _DRAINED_WITHIN_S + 5  # API, relay and predictors; then they are killed
 
 
 def check_keys(app: "Application") -> None:
@@ -69,7 +70,7 @@ def serve(app: "Application") -> None:
             server = held.enter_context(nats_server(place / "queue"))
         processes = _processes(app, place, server)
         ours = [one for one in processes if server is None or one is not server.process]
-        held.callback(stop_all, ours, within_s=_DRAINED_WITHIN_S + 5)  # the queue goes last
+        held.callback(stop_all, ours, within_s=STOPPED_WITHIN_S)  # the queue goes last
         try:
             _watch(app, processes, server)
         except KeyboardInterrupt:
@@ -79,11 +80,11 @@ def serve(app: "Application") -> None:
 def run_api(app: "Application", port: int) -> None:
     """The Client API, until SIGTERM; requests in hand are finished."""
     from spira.intake.checking import Checker
+    from spira.intake.listening import listen
     from spira.intake.submissions import Intake
+    from spira.intake.tokens import Tokens
     from spira.serving.api import Parts, create_api
     from spira.serving.assessments import Assessments
-    from spira.serving.listening import listen
-    from spira.serving.tokens import Tokens
 
     settings = app.settings
     app.prepare()
@@ -103,11 +104,15 @@ def run_api(app: "Application", port: int) -> None:
         checker.close()
 
 
-def run_relay(app: "Application") -> None:
-    """The relay, until SIGTERM."""
+def run_relay(app: "Application", host: str, port: int | None) -> None:
+    """The relay, until SIGTERM.
+
+    port      serves /healthz at this address; None: nowhere
+    """
     from spira.intake.sweeping import sweep
     from spira.serving.assessments import Assessments
     from spira.serving.relay import Relay
+    from spira.serving.watched import tell
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -121,6 +126,8 @@ def run_relay(app: "Application") -> None:
             queue,
             app.settings.serving,
         )
+        if port is not None:
+            tell(lambda: relay.is_well, host, port)
         try:
             await relay.run(stop)
         finally:
@@ -172,13 +179,13 @@ def _processes(app: "Application", place: Path, server: NatsServer | None) -> li
 
     found = [] if server is None else [server.process]
     found.append(process("api", ("api", "--port", port), lambda: answers(f"{address}/healthz")))
-    found.append(process("relay", ("relay",), lambda: True))
-    for number in range(1, settings.predictors + 1):
+    predictors = [f"predictor-{number}" for number in range(1, settings.predictors + 1)]
+    for name in ("relay", *predictors):
         own = free_or_wanted("", 0)
         found.append(
             process(
-                f"predictor-{number}",
-                ("predictor", "--port", own),
+                name,
+                (name.partition("-")[0], "--port", own),
                 lambda own=own: answers(f"http://{_LOCAL}:{own}/healthz"),  # type: ignore[misc]
             )
         )

@@ -63,6 +63,37 @@ def test_rooms_are_migrated_one_after_the_other(open_database: Callable[[], Data
         assert ("serving_assessments" in made) == ("spira.serving" in done)
 
 
+def test_answers_from_before_outcomes_were_a_column_have_theirs(
+    open_database: Callable[[], Database],
+) -> None:
+    """However their JSON was written; where nothing was scored there is none."""
+    database = open_database()
+    database.migrate(ROOMS)
+    answers = ('{"outcome":"positive","x":1}', '{"outcome": "negative"}', '{"outcome":null}', None)
+    with database.writing() as tables:
+        for statement in (
+            "DROP INDEX serving_assessments_by_outcome",
+            "ALTER TABLE serving_assessments DROP COLUMN outcome",
+            "UPDATE spira_migrations SET version_num = 'serving_0002' "
+            "WHERE version_num = 'serving_0003'",
+        ):
+            tables.execute(sa.text(statement))
+        columns = SERVING.tables["serving_assessments"].c
+        for number, answer in enumerate(answers):
+            row = {one.name: "x" if isinstance(one.type, sa.Text) else 0 for one in columns}
+            row |= {"id": str(number), "change": number, "answer": answer}
+            del row["outcome"]
+            into, values = ", ".join(row), ", ".join(f":{name}" for name in row)
+            statement = f"INSERT INTO serving_assessments ({into}) VALUES ({values})"
+            tables.execute(sa.text(statement), row)
+
+    database.migrate(ROOMS)
+
+    with database.reading() as tables:
+        query = sa.text("SELECT outcome FROM serving_assessments ORDER BY id")
+        assert [*tables.execute(query).scalars()] == ["positive", "negative", None, None]
+
+
 def test_many_that_migrate_at_once_do_it_once(open_database: Callable[[], Database]) -> None:
     """Every process of a service does at its start."""
     faults: list[Exception] = []

@@ -314,6 +314,28 @@ def test_numbers_are_compared_by_their_letters_and_digits(
     assert (ring.hash_record("ward", one) == ring.hash_record("ward", other)) is same
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("123-1", "12-31", False),
+        ("123-1", "1231", False),
+        ("123-1", "123 / 1", True),
+        ("  123-1. ", "123-1", True),
+        ("123\u20131", "123\u22121", True),  # a dash, a minus
+        ("12\u200b3-1", "123-1", True),  # what nobody sees separates nothing
+    ],
+)
+def test_where_separators_count_members_of_two_families_are_two(
+    folder: Path, one: str, other: str, same: bool
+) -> None:
+    """By where they stand, and not by which they are; elsewhere they do not count."""
+    ring = KeyRing.open(folder, separators=True)
+
+    assert (ring.hash_record("ward", one) == ring.hash_record("ward", other)) is same
+    plain = KeyRing.open(folder)
+    assert plain.hash_record("ward", one) == plain.hash_record("ward", other)
+
+
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> KeyRing:
     """A ring that nothing rotates."""

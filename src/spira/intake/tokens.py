@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from spira.serving.tables import TOKENS
+from spira.intake.audit import note_operator
+from spira.intake.tables import TOKENS
 from spira.stores.database import Database
 
 
@@ -20,23 +21,24 @@ class Site:
 
 
 class Tokens:
-    """The table; it holds digests, never a token."""
+    """The table; it holds digests, never a token. What is made or made void is audited."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def create(self, site: str) -> str:
         """A new token for a site: told once, and never again."""
-        token = secrets.token_urlsafe(32)
+        token, token_id = secrets.token_urlsafe(32), secrets.token_hex(4)
         with self._database.writing() as tables:
             tables.execute(
                 TOKENS.insert().values(
-                    id=secrets.token_hex(4),
+                    id=token_id,
                     site=site,
                     sha256=_digest(token),
                     created_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 )
             )
+            note_operator(tables, "token made", token_id)
         return token
 
     def revoke(self, token_id: str) -> bool:
@@ -44,7 +46,10 @@ class Tokens:
         this = (TOKENS.c.id == token_id) & TOKENS.c.revoked_at.is_(None)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._database.writing() as tables:
-            return bool(tables.execute(TOKENS.update().where(this).values(revoked_at=now)).rowcount)
+            revoked = tables.execute(TOKENS.update().where(this).values(revoked_at=now)).rowcount
+            if revoked:
+                note_operator(tables, "token revoked", token_id)
+        return bool(revoked)
 
     def site_of(self, token: str) -> Site | None:
         """Whose token it is; None for one that is unknown or void."""
