@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     delivery: DeliverySettings = DeliverySettings()
     scheduling: SchedulingSettings = SchedulingSettings()
     serving: ServingSettings = ServingSettings()
+    collection: CollectionSettings = CollectionSettings()
     intake: IntakeSettings = IntakeSettings()
     collection: CollectionSettings = CollectionSettings()
 

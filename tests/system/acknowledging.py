@@ -39,7 +39,6 @@ from spira.serving.assessments import Assessments
 from spira.serving.client import Device, Recorded
 from spira.serving.forms import ASSESSMENT_1
 from spira.serving.line import Pace
-from spira.serving.service import check_keys
 from spira.serving.taking import taken
 from spira.settings import Settings
 from spira.stores import database, objects
@@ -144,7 +143,7 @@ def serve(home: Path) -> None:
     """Assessments in, answers out; keys made and rotated, a checkpoint, a sweep."""
     app = opened(home)
     app.prepare()
-    check_keys(app)
+    app.check_keys()
     assessments = Assessments(app.database)
     for number in range(N_ASSESSMENTS):
         take(app, number)

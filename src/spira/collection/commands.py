@@ -204,6 +204,48 @@ def balance(app: Application, study_id: str, html: Path | None) -> None:
         app.say(f"Page: {html}")
 
 
+@study.command()
+@click.argument("visit")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A new file, for its owner alone.",
+)
+@click.option("--reason", required=True, help="Why; it is audited.")
+@click.option("--recording", metavar="ID", help="Which one, where a visit has several.")
+@click.option("--by", metavar="NAME", help="Who; the account's name where not given.")
+@json_option
+@click.pass_obj
+def consent(
+    app: Application, visit: str, out: Path, reason: str, recording: str | None, by: str | None
+) -> None:
+    """Write the spoken consent of a VISIT to a file; audited. For the study's lead.
+
+    It holds a name. Delete the file when you have heard it.
+    """
+    from spira.collection.consents import read_consent
+    from spira.domain.errors import InputError
+    from spira.intake.keys import KeyRing
+    from spira.stores.files import write_new
+
+    if out.exists() or not out.parent.is_dir():
+        raise InputError(f"{out}: name a new file, in a folder that is there")
+    app.prepare()
+    data = read_consent(
+        app.database,
+        app.consents,
+        KeyRing(app.keys_folder),
+        visit,
+        recording=recording,
+        by=by or account(),
+        why=reason,
+    )
+    write_new(out, data)
+    app.emit({"visit": visit, "file": str(out), "n_bytes": len(data)})
+    app.say(f"{out}: the spoken consent of visit {visit}. It holds a name: delete it afterwards.")
+
+
 def _weighed(app: Application, study_id: str) -> "tuple[Study, Balance]":
     from spira.collection.balance import weigh
     from spira.collection.visits import Visits, visit_table

@@ -28,12 +28,20 @@ def run_api(app: "Application", port: int) -> None:
 
     settings = app.settings
     app.prepare()
+    app.check_keys()
     checker = Checker(settings.intake.checking)
     stop = threading.Event()
     sweeper = threading.Thread(target=_sweep, args=(app, stop), name="sweeper", daemon=True)
     try:
         parts = Parts(
-            intake=Intake(app.database, app.collected, checker, app.keys, settings.intake),
+            intake=Intake(
+                app.database,
+                app.collected,
+                checker,
+                app.keys,
+                settings.intake,
+                consents=app.consents,
+            ),
             studies=Studies(app.database),
             visits=Visits(app.database, app.keys.wrapped),
             labels=app.labels,
@@ -57,7 +65,13 @@ def _sweep(app: "Application", stop: threading.Event) -> None:
 
     while not stop.is_set():
         try:
-            cleared = sweep(app.database, app.collected, datetime.now(UTC), kind="visit")
+            cleared = sweep(
+                app.database,
+                app.collected,
+                datetime.now(UTC),
+                kind="visit",
+                consents=app.consents,
+            )
             if cleared:
                 _log.info("swept", cleared=cleared)
         except SpiraError as error:

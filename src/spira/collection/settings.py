@@ -14,3 +14,7 @@ class CollectionSettings(Frozen):
     sweep_every_s: float = Field(default=600.0, ge=1.0)
     checking_answer_s: float = Field(default=5.0, ge=0.0, le=60.0)  # then: `checking`, come again
     balance_policy: str = "ri-v1"  # the label policy by which the balance is looked at
+
+    # Spoken consents hold a name: in a bucket of their own, s3://bucket/prefix …, that only who
+    # takes them in and reads them back may open. None: a folder in the data folder.
+    consents: str | None = None
