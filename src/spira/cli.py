@@ -35,6 +35,8 @@ _COMMANDS = {
     "settings": ("spira.training.commands:settings", "Print every setting and its value."),
     "demo": ("spira.demo:demo", "Run the main job on a synthetic hospital."),
 }
+# Commands of a higher room in the group of a lower one, which does not know them.
+_MOUNTED = {"dataset": {"snapshot": "spira.collection.commands:snapshot"}}
 _HELP = "spira.cli.help"  # in a context's meta: whether help is asked for, of whatever command
 
 
@@ -70,11 +72,19 @@ class _Lazy(click.Group):
 
 def find_command(name: str, *inner: str) -> click.Command:
     """The command `spira NAME INNER…`; its room is imported now."""
-    module, _, attribute = _COMMANDS[name][0].partition(":")
-    command: click.Command = getattr(importlib.import_module(module), attribute)
+    command = _imported(_COMMANDS[name][0])
+    for mounted, where in _MOUNTED.get(name, {}).items():
+        assert isinstance(command, click.Group)
+        command.add_command(_imported(where), mounted)
     for part in inner:
         assert isinstance(command, click.Group)
         command = command.commands[part]
+    return command
+
+
+def _imported(where: str) -> click.Command:
+    module, _, attribute = where.partition(":")
+    command: click.Command = getattr(importlib.import_module(module), attribute)
     return command
 
 

@@ -56,7 +56,6 @@ class Settings(BaseSettings):
     serving: ServingSettings = ServingSettings()
     collection: CollectionSettings = CollectionSettings()
     intake: IntakeSettings = IntakeSettings()
-    collection: CollectionSettings = CollectionSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -26,6 +26,7 @@ from spira import cli
 from spira.collection.balance import FEWEST, LIMIT
 from spira.collection.balance import Verdict as BalanceVerdict
 from spira.datasets import cells, versions
+from spira.datasets.summary import Collected
 from spira.datasets.tables import ColumnMapping, read_mapping
 from spira.delivery.promotion import Policy, load_policy
 from spira.domain import errors
@@ -367,7 +368,7 @@ def test_every_finding_is_listed_with_its_words() -> None:
 
 @pytest.mark.parametrize(
     ("title", "columns", "least"),
-    [("recordings.parquet", versions.RECORDINGS, 26), ("noise.parquet", versions.NOISE, 11)],
+    [("recordings.parquet", versions.RECORDINGS, 27), ("noise.parquet", versions.NOISE, 12)],
 )
 def test_every_column_of_a_dataset_is_listed(
     title: str, columns: Mapping[str, Any], least: int
@@ -375,6 +376,11 @@ def test_every_column_of_a_dataset_is_listed(
     """In the order of the table."""
     assert len(columns) >= least
     assert list(table(title)) == list(columns)
+
+
+def test_everything_that_a_snapshot_says_is_listed() -> None:
+    """In the order of the code."""
+    assert list(table("A snapshot of the stores")) == list(Collected.model_fields)
 
 
 def test_every_key_of_a_models_manifest_is_listed() -> None:

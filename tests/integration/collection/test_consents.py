@@ -200,7 +200,7 @@ def app(tmp_path: Path) -> Application:
 @pytest.fixture
 def visit(app: Application) -> str:
     """Of somebody whose consent was recorded."""
-    return Ward(app.database, app.recordings, app.consents, app.keys).visit(CONSENT).id
+    return Ward(app.database, app.collected, app.consents, app.keys).visit(CONSENT).id
 
 
 def test_a_lead_has_it_written_to_a_new_file_for_their_eyes_alone(
@@ -230,7 +230,7 @@ def test_a_lead_has_it_written_to_a_new_file_for_their_eyes_alone(
     assert (tmp_path / "heard").read_bytes() == CONSENT
     assert (tmp_path / "heard").stat().st_mode & 0o777 == 0o600
     assert not (tmp_path / "damaged").exists()
-    ward = Ward(app.database, app.recordings, app.consents, app.keys)
+    ward = Ward(app.database, app.collected, app.consents, app.keys)
     assert [(row["who"], row["which"]) for row in ward.audited()] == [("ana", visit)]
 
 
