@@ -1,0 +1,1 @@
+"""Data Collection: the Data Collection API, studies, and the hospitals that labels come from."""
