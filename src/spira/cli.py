@@ -26,6 +26,7 @@ _COMMANDS = {
     "serve": ("spira.serving.commands:serve", "Take assessments in and answer them."),
     "predict": ("spira.model.commands:predict", "Ask a model about recordings."),
     "model": ("spira.delivery.commands:model", "List, show, promote and roll back models."),
+    "labels": ("spira.labels.commands:labels", "Add, import and show what labels rest on."),
     "keys": ("spira.intake.commands:keys", "List, rotate, back up and restore keys."),
     "audit": ("spira.intake.commands:audit", "Verify and export what was done, and by whom."),
     "about": ("spira.delivery.commands:about", "Intended use, version, warnings."),

@@ -15,7 +15,9 @@ from spira.domain.errors import PolicyRefused
 from spira.settings import Settings
 
 if TYPE_CHECKING:
+    from spira.domain.labels import Subject
     from spira.intake.keys import KeyRing
+    from spira.labels.store import Labels
     from spira.scheduling.asking import Desk
     from spira.scheduling.requests import Request, Requests
     from spira.stores.artifacts import Artifact, ArtifactStore
@@ -119,6 +121,21 @@ class Application:
         from spira.intake.keys import KeyRing
 
         return KeyRing.open(self.keys_folder)
+
+    @cached_property
+    def labels(self) -> "Labels":
+        """Label Store C; its tables and those of the audit are brought up to date."""
+        from spira.labels.store import Labels
+        from spira.stores.objects import sync_names
+
+        self.home.mkdir(parents=True, exist_ok=True)
+        sync_names(self.home)
+        self.database.migrate(["spira.intake", "spira.labels"])
+        return Labels(self.database, self._newest)
+
+    def _newest(self, subject: "Subject") -> "Subject":
+        kind, _, stored = subject.partition(":")
+        return f"{kind}:{self.keys.wrapped(stored)}" if kind == "record" else subject
 
     def environment(self) -> dict[str, str]:
         """The environment of another process that is to have these settings."""

@@ -5,13 +5,15 @@ force, or a clinician's own judgement. A source says it, corrects it and takes i
 another *version* of the same *entry*, and none is ever changed or deleted.
 """
 
-from datetime import datetime
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Annotated, Literal, get_args
 
 from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
+from spira.domain.forms import cid10
 from spira.domain.frozen import Frozen
-from spira.domain.recordings import Label
+from spira.domain.recordings import LABELS, Label
 
 ObservationKind = Literal[
     "spo2",  # %
@@ -30,9 +32,24 @@ Breathing = Literal["room_air", "oxygen"]
 Support = Literal["none", "oxygen", "high_flow", "non_invasive", "invasive"]
 SourceKind = Literal["hospital", "clinician", "import"]
 Status = Literal["preliminary", "final", "amended", "corrected", "retracted"]
+Doubt = Literal["impossible", "code", "future"]
 Subject = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 """Whom an entry is about: `record:KEYID:hex` (the keyed hash of a record number), or
 `participant:STUDY/PSEUDONYM`. A person may be known by several."""
+
+# What a device can show at all, in the unit of the kind; outside, the unit or the value is wrong.
+# An SpO2 of 0.93 is a share, and below 30 % oximeters show nothing.
+POSSIBLE: Mapping[str, tuple[float, float]] = {
+    "spo2": (30, 100),
+    "pao2": (10, 700),
+    "paco2": (5, 250),
+    "ph": (6.3, 8.0),
+    "respiratory_rate": (2, 100),
+    "heart_rate": (20, 300),
+    "oxygen_flow": (0, 100),
+    "inspired_oxygen": (20, 100),
+}
+_CLOCKS_DIFFER = timedelta(minutes=10)
 
 
 class Observation(Frozen):
@@ -95,3 +112,27 @@ class Decided(Frozen):
     reason: str  # one word for one rule: `spo2_low`, `between`, `no_measurement`, ...
     evidence: tuple[str, ...] = ()  # the entries that it rests on: "origin/name/version"
     measured_at: datetime | None = None  # of the measurement that decided
+
+
+def doubt(entry: Entry, now: datetime) -> Doubt | None:
+    """What is wrong with an entry that cannot be true; it is for the worklist, never for a guess.
+
+    impossible   a value that no device shows: mostly another unit
+    code         no CID-10 code as it is written (J96.0), no Support, no Label
+    future       it was so, or was issued, more than ten minutes after `now`
+    """
+    observation = entry.observation
+    moments = [entry.issued] if observation is None else [entry.issued, observation.at]
+    if max(moments) - now > _CLOCKS_DIFFER:
+        return "future"
+    if observation is None:
+        return None
+    if observation.value is not None:
+        low, high = POSSIBLE[observation.kind]
+        return None if low <= observation.value <= high else "impossible"
+    code = observation.code or ""
+    if observation.kind == "diagnosis":
+        return None if cid10(code) == code else "code"
+    return (
+        None if code in (get_args(Support) if observation.kind == "support" else LABELS) else "code"
+    )

@@ -2,6 +2,8 @@
 
 import sqlalchemy as sa
 
+from spira.stores.database import append_only
+
 TABLES = sa.MetaData()
 
 SUBMISSIONS = sa.Table(
@@ -70,19 +72,7 @@ AUDIT_HEAD = sa.Table(
 
 # What makes the audit append-only for whoever means well; whoever drops the triggers first is
 # found by the chain. A migration that makes the table runs these after it.
-APPEND_ONLY = {
-    "sqlite": tuple(
-        f"CREATE TRIGGER intake_audit_no_{what} BEFORE {what.upper()} ON intake_audit "
-        "BEGIN SELECT RAISE(ABORT, 'intake_audit is append-only'); END"
-        for what in ("update", "delete")
-    ),
-    "postgresql": (
-        "CREATE FUNCTION intake_audit_refuse() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'intake_audit is append-only'; END $$",
-        "CREATE TRIGGER intake_audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE "
-        "ON intake_audit FOR EACH STATEMENT EXECUTE FUNCTION intake_audit_refuse()",
-    ),
-}
+APPEND_ONLY = append_only("intake_audit")
 
 
 def _add_triggers(_: sa.Table, tables: sa.Connection, **__: object) -> None:

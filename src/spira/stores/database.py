@@ -122,6 +122,26 @@ def iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
+def append_only(table: str) -> dict[str, tuple[str, ...]]:
+    """By dialect: statements after which nothing in a table is changed or deleted any more.
+
+    They hold for whoever means well; who may alter the table can drop the triggers first.
+    """
+    return {
+        "sqlite": tuple(
+            f"CREATE TRIGGER {table}_no_{what} BEFORE {what.upper()} ON {table} "
+            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+            for what in ("update", "delete")
+        ),
+        "postgresql": (
+            f"CREATE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN RAISE EXCEPTION '{table} is append-only'; END $$",
+            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE "
+            f"ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {table}_refuse()",
+        ),
+    }
+
+
 def with_driver(url: str) -> str:
     """The address of a PostgreSQL, as SQLAlchemy wants it for psycopg 3."""
     return url.replace("postgresql://", "postgresql+psycopg://", 1)

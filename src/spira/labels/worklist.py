@@ -1,0 +1,304 @@
+"""The worklist: what a source says that cannot be used as it stands, until a person has decided.
+
+Nothing on it is ever guessed. An item that a person has decided does not come back when the source
+says the same again; when it says something else, that is another item, and the older one is done
+with. Items hold no personal data: candidates are subjects, a detail is a unit, a value, a code.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import sqlalchemy as sa
+from pydantic import AwareDatetime, Field, StringConstraints
+
+from spira.domain.errors import InputError
+from spira.domain.fingerprint import fingerprint
+from spira.domain.frozen import Frozen
+from spira.domain.labels import Entry, Observation, SourceKind, Status, Subject
+from spira.labels.store import Labels
+from spira.labels.tables import ENTRIES, RESOLUTIONS, WORKLIST
+from spira.stores.database import iso
+
+Reason = Literal[
+    "unmatched", "ambiguous", "unit", "impossible", "code", "future", "conflict", "unreadable"
+]
+REASONS: Mapping[Reason, str] = {
+    "unmatched": "nobody who is known has this record number",
+    "ambiguous": "it may be about several people",
+    "unit": "not in a unit that its kind has",
+    "impossible": "a value that no device shows: mostly another unit",
+    "code": "a code of another system, such as J96.01 of ICD-10-CM",
+    "future": "of a time that has not come",
+    "conflict": "a version that said something else before",
+    "unreadable": "not what the standard says; it can only be discarded",
+}
+How = Literal["assigned", "corrected", "discarded"]
+
+
+class Proposal(Frozen):
+    """An entry as far as it is known."""
+
+    source: SourceKind
+    origin: str = Field(min_length=1, max_length=100)
+    name: str = Field(min_length=1, max_length=200)
+    version: str = Field(min_length=1, max_length=100)
+    status: Status = "final"
+    issued: AwareDatetime
+    subject: Subject | None = None  # None: a person says whose it is
+    observation: Observation | None = None  # None: it was taken back, or cannot be read
+    evidence: str | None = None
+
+
+class Item(Frozen):
+    """What a person has to decide."""
+
+    reason: Reason
+    proposal: Proposal
+    candidates: tuple[Subject, ...] = ()
+    detail: Mapping[
+        Annotated[str, StringConstraints(max_length=40)],
+        float | Annotated[str, StringConstraints(max_length=100)] | None,
+    ] = Field(default_factory=dict)  # what the source said, as it said it; nothing of a person
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What a person decided."""
+
+    how: How
+    who: str
+    why: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An item on the worklist."""
+
+    number: int
+    item: Item
+    received: datetime
+    resolution: Resolution | None
+
+
+class Worklist:
+    """The worklist of a Label Store."""
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self._database = labels.database
+
+    def put(self, items: Iterable[Item], received_at: datetime) -> int:
+        """Add what a source says now; returns how much a person has to decide that is new.
+
+        What is taken back is nothing to decide: it ends the items of the same entry, and is taken
+        back in the store as well, where the entry is there. Two calls for one thing are one.
+        """
+        new = 0
+        retracted = []
+        with self._database.writing() as tables:
+            if not self._database.on_sqlite:
+                tables.execute(sa.text("LOCK TABLE labels_worklist IN SHARE ROW EXCLUSIVE MODE"))
+            for item in items:
+                taken_back = item.proposal.status == "retracted"
+                if taken_back:
+                    retracted.append(item.proposal)
+                if not _is_known(tables, item):
+                    tables.execute(WORKLIST.insert().values(**_row(item, received_at)))
+                    new += not taken_back
+        for one in retracted:
+            stored = self._labels.find(one.origin, one.name, received_at)
+            if stored is not None:
+                self._labels.add([_entry(one, stored.entry.subject, None)], received_at)
+        return new
+
+    def list(self, *, resolved: bool = False) -> tuple[Listed, ...]:
+        """What is open, the oldest first; `resolved`: and what a person has decided, too.
+
+        What is preliminary waits. What its source has said otherwise since, or what can be used
+        by now, is done with.
+        """
+        joined = sa.outerjoin(WORKLIST, RESOLUTIONS, RESOLUTIONS.c.item == WORKLIST.c.number)
+        decided = RESOLUTIONS.c.item.is_not(None)
+        query = (
+            sa.select(WORKLIST, *(RESOLUTIONS.c[name] for name in ("how", "who", "why", "at")))
+            .select_from(joined)
+            .where(sa.or_(decided, _OPEN) if resolved else sa.and_(~decided, _OPEN))
+            .order_by(WORKLIST.c.number)
+        )
+        with self._database.reading() as tables:
+            return tuple(map(_listed, tables.execute(query)))
+
+    def resolve(
+        self,
+        number: int,
+        *,
+        subject: Subject | None = None,
+        value: float | str | None = None,
+        who: str,
+        why: str,
+        at: datetime,
+        also: Callable[[sa.Connection], object],
+    ) -> Entry:
+        """Make an entry of an item, and add it; returns it.
+
+        subject   whose it is
+        value     in the unit of its kind, or its code, in place of what the source said
+        also      done in the same transaction: the audit
+        raises    InputError where the item is not open, where something is still missing to make
+                  an entry of it, and as Labels.add
+        """
+        entry = _resolved(self._find(number), subject, value)
+        how: How = "assigned" if value is None else "corrected"
+        self._decide(number, Resolution(how, who, why, at), entry, also)
+        return entry
+
+    def discard(
+        self,
+        number: int,
+        *,
+        who: str,
+        why: str,
+        at: datetime,
+        also: Callable[[sa.Connection], object],
+    ) -> None:
+        """Use nothing of an item.
+
+        raises    InputError where it is not open
+        """
+        self._find(number)
+        self._decide(number, Resolution("discarded", who, why, at), None, also)
+
+    def _find(self, number: int) -> Listed:
+        for one in self.list():
+            if one.number == number:
+                return one
+        raise InputError(f"item {number}: is not open; `spira labels worklist list` shows them")
+
+    def _decide(
+        self,
+        number: int,
+        resolution: Resolution,
+        entry: Entry | None,
+        also: Callable[[sa.Connection], object],
+    ) -> None:
+        row = {
+            "item": number,
+            "at": iso(resolution.at),
+            "who": resolution.who,
+            "how": resolution.how,
+            "why": resolution.why,
+            "version": None if entry is None else entry.version,
+        }
+
+        def note(tables: sa.Connection) -> None:
+            tables.execute(RESOLUTIONS.insert().values(**row))
+            also(tables)
+
+        try:
+            self._labels.add([] if entry is None else [entry], resolution.at, also=note)
+        except sa.exc.IntegrityError:
+            raise InputError(f"item {number}: somebody else has decided it just now") from None
+
+
+# Neither its own store nor a later item says otherwise; `conflict` is about a version in the store.
+_STORED, _LATER = ENTRIES.alias(), WORKLIST.alias()
+_OPEN = sa.and_(
+    WORKLIST.c.status.not_in(("preliminary", "retracted")),
+    ~sa.exists().where(
+        _STORED.c.name == WORKLIST.c.name,
+        _STORED.c.origin == WORKLIST.c.origin,
+        _STORED.c.status != "preliminary",
+        sa.or_(
+            _STORED.c.issued > WORKLIST.c.issued,
+            sa.and_(_STORED.c.version == WORKLIST.c.version, WORKLIST.c.reason != "conflict"),
+        ),
+    ),
+    ~sa.exists().where(
+        _LATER.c.name == WORKLIST.c.name,
+        _LATER.c.origin == WORKLIST.c.origin,
+        _LATER.c.status != "preliminary",
+        sa.or_(
+            _LATER.c.issued > WORKLIST.c.issued,
+            sa.and_(_LATER.c.issued == WORKLIST.c.issued, _LATER.c.number > WORKLIST.c.number),
+        ),
+    ),
+)
+
+
+def _is_known(tables: sa.Connection, item: Item) -> bool:
+    """Whether the source said this last, or has said it in this version."""
+    same = (WORKLIST.c.name == item.proposal.name, WORKLIST.c.origin == item.proposal.origin)
+    query = sa.select(WORKLIST.c.said, WORKLIST.c.version).where(*same)
+    rows = tables.execute(query.order_by(WORKLIST.c.issued.desc(), WORKLIST.c.number.desc())).all()
+    said = _said(item)
+    return bool(rows and rows[0].said == said) or (said, item.proposal.version) in map(tuple, rows)
+
+
+def _said(item: Item) -> str:
+    """The same for all that says the same: whose it may be and when it was said do not count."""
+    unsaid = {"version", "issued", "evidence", "subject", "status"}
+    return fingerprint(
+        {
+            "reason": item.reason,
+            "detail": dict(item.detail),
+            "proposal": item.proposal.model_dump(mode="json", exclude=unsaid),
+            "retracted": item.proposal.status == "retracted",
+        }
+    )
+
+
+def _row(item: Item, received_at: datetime) -> dict[str, Any]:
+    proposal = item.proposal
+    return {
+        "received": iso(received_at),
+        "reason": item.reason,
+        "origin": proposal.origin,
+        "name": proposal.name,
+        "version": proposal.version,
+        "status": proposal.status,
+        "issued": iso(proposal.issued),
+        "said": _said(item),
+        "item": item.model_dump_json(),
+    }
+
+
+def _listed(row: sa.Row[Any]) -> Listed:
+    resolution = None
+    if row.how is not None:
+        resolution = Resolution(row.how, row.who, row.why, datetime.fromisoformat(row.at))
+    return Listed(
+        row.number,
+        Item.model_validate_json(row.item),
+        datetime.fromisoformat(row.received),
+        resolution,
+    )
+
+
+def _resolved(found: Listed, subject: Subject | None, value: float | str | None) -> Entry:
+    """The entry that is made of an item."""
+    proposal = found.item.proposal
+    observation = proposal.observation
+    whose = subject or proposal.subject
+    if observation is None:
+        raise InputError(f"item {found.number}: cannot be read; it can only be discarded")
+    if whose is None:
+        raise InputError(f"item {found.number}: say whose it is, with --subject")
+    if value is not None:
+        coded = observation.value is None
+        if coded != isinstance(value, str):
+            needed = "code" if coded else "number"
+            raise InputError(f"item {found.number}: {observation.kind} needs a {needed}")
+        changed = {"code": value} if coded else {"value": value}
+        observation = Observation(**{**observation.model_dump(), **changed})
+    if value is not None or found.item.reason == "conflict":
+        # What we say in the source's place is another version: that of the source stays its own.
+        version = f"{proposal.version[:80]}+item-{found.number}"
+        proposal = proposal.model_copy(update={"version": version})
+    return _entry(proposal, whose, observation)
+
+
+def _entry(proposal: Proposal, subject: Subject, observation: Observation | None) -> Entry:
+    return Entry(**{**dict(proposal), "subject": subject, "observation": observation})
