@@ -124,6 +124,7 @@ class Client:
         *,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._name = hospital
         self._settings = settings
@@ -134,7 +135,7 @@ class Client:
         self._token: str | None = None
         self._token_ends = 0.0
         self._configuration: _Configuration | None = None
-        self._http = httpx.Client(timeout=_SILENT_S, follow_redirects=False)
+        self._http = httpx.Client(timeout=_SILENT_S, follow_redirects=False, transport=transport)
 
     def __enter__(self) -> "Client":
         return self

@@ -28,7 +28,15 @@ from pydantic import ValidationError
 from spira.domain.fingerprint import fingerprint
 from spira.domain.forms import cid10
 from spira.domain.frozen import Frozen
-from spira.domain.labels import Breathing, Entry, Observation, ObservationKind, Status, Subject
+from spira.domain.labels import (
+    POSSIBLE,
+    Breathing,
+    Entry,
+    Observation,
+    ObservationKind,
+    Status,
+    Subject,
+)
 
 Reason = Literal[
     "not_fhir",  # no valid resource of its kind
@@ -95,26 +103,18 @@ _FAULTS_NAMED = 5
 Resource = TypeVar("Resource", bound=FHIRResourceModel)
 
 
-@dataclass(frozen=True)
-class _Measure:
-    """How a kind is written: its UCUM units with their factors, and what no living person is
-    under or above. Blood gases written in kPa under the name of mmHg fall below the bounds."""
-
-    units: Mapping[str, Decimal]
-    low: float
-    high: float
-
-
-_MEASURES: Mapping[ObservationKind, _Measure] = {
-    "spo2": _Measure(_PERCENT, 1, 100),
-    "pao2": _Measure(_PRESSURE, 15, 800),  # mmHg
-    "paco2": _Measure(_PRESSURE, 10, 250),  # mmHg
-    "ph": _Measure({"[pH]": Decimal(1)}, 6, 8.5),
-    "respiratory_rate": _Measure(_PER_MINUTE, 0, 120),
-    "heart_rate": _Measure(_PER_MINUTE, 0, 350),
-    "oxygen_flow": _Measure({"L/min": Decimal(1), "l/min": Decimal(1)}, 0, 100),
-    "inspired_oxygen": _Measure(_PERCENT, 20, 100),  # 20.9 is room air, too
+_UNITS: Mapping[ObservationKind, Mapping[str, Decimal]] = {  # of UCUM, with their factors
+    "spo2": _PERCENT,
+    "pao2": _PRESSURE,
+    "paco2": _PRESSURE,
+    "ph": {"[pH]": Decimal(1)},
+    "respiratory_rate": _PER_MINUTE,
+    "heart_rate": _PER_MINUTE,
+    "oxygen_flow": {"L/min": Decimal(1), "l/min": Decimal(1)},
+    "inspired_oxygen": _PERCENT,
 }
+# What is under these, in mmHg, is in most cases kPa that is called mmHg.
+_LEAST: Mapping[ObservationKind, float] = {"pao2": 15, "paco2": 10}
 
 
 class Question(Frozen):
@@ -591,20 +591,22 @@ def _quantity(kind: ObservationKind, quantity: Any, raw: Mapping[str, Any]) -> f
         raise _Doubt("no_value", f"{kind}: there is no quantity")
     if isinstance(raw["valueQuantity"]["value"], str):
         raise _Doubt("not_fhir", f"{kind}: its value is a text, not a number")
-    measure = _MEASURES[kind]
+    units = _UNITS[kind]
     given = {"value": float(quantity.value), "unit": quantity.code or quantity.unit}
     if quantity.comparator is not None:
         raise _Doubt("no_value", f"{kind}: there is only a bound")
     code = _ANNOTATION.sub("", quantity.code or "") if quantity.system == UCUM else ""
-    factor = measure.units.get(code)
+    factor = units.get(code)
     if factor is None:
-        known = ", ".join(measure.units)
+        known = ", ".join(units)
         raise _Doubt("unit", f"{kind}: its unit is none of {known}, of UCUM", **given)
     value = float(quantity.value * factor)
-    if "%" in measure.units and 0 < value <= 1:
+    if "%" in units and 0 < value <= 1:
         raise _Doubt("fraction", f"{kind}: a share of 1, though its unit is %", **given)
-    if not measure.low <= value <= measure.high:
-        bounds = f"{measure.low:g} to {measure.high:g}"
+    low, high = POSSIBLE[kind]
+    low = max(low, _LEAST.get(kind, low))
+    if not low <= value <= high:
+        bounds = f"{low:g} to {high:g}"
         raise _Doubt("impossible", f"{kind}: not from {bounds}", **given)
     return value
 

@@ -53,6 +53,7 @@ from spira.collection.hospitals.truth import (
 Trouble = Literal["away", "unavailable", "busy", "cut", "token", "files"]
 
 _FILE = 5000  # resources in one
+_LINES = 20  # that are sent at once
 _LONGEST_ASSERTION_S = 300
 _SKEW_S = 5
 
@@ -102,6 +103,7 @@ class Simulator:
         token_s: float = 300.0,
         polls: int = 1,
         count: bool = True,
+        litter: Sequence[bytes] = (),
     ) -> None:
         """A hospital with this truth.
 
@@ -110,6 +112,7 @@ class Simulator:
         page         most resources of a search in one answer
         polls        how often an export is not ready yet
         count        whether a manifest says how long its files are
+        litter       lines that stand among the Observations of an export
         """
         self.truth = truth
         self.clock = clock
@@ -124,6 +127,7 @@ class Simulator:
         self._token_s = token_s
         self._polls = polls
         self._count = count
+        self._litter = list(litter)
         self._used: set[str] = set()  # jti
         self._tokens: dict[str, tuple[float, frozenset[str]]] = {}
         self._jobs: dict[str, _Job] = {}
@@ -345,7 +349,7 @@ class Simulator:
                 "url": f"{request.base_url}fhir/exports/{id}/{number}",
             }
             if self._count:
-                entry["count"] = len(rows)
+                entry["count"] = len(rows) + len(self._litter) * (kind == "Observation")
             listed["deleted" if kind == "deleted" else "output"].append(entry)
         return JSONResponse(
             {
@@ -362,6 +366,8 @@ class Simulator:
         return self._jobs[id]
 
     def _lines(self, kind: str, rows: Sequence[Any]) -> Iterator[bytes]:
+        if kind == "Observation":
+            yield from (line + b"\n" for line in self._litter)
         for row in rows:
             if kind == "Patient":
                 document = patient_to_fhir(row)
@@ -506,7 +512,7 @@ class _File(Response):
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
         sent = 0
-        while lines := list(islice(self._lines_left, 50)):
+        while lines := list(islice(self._lines_left, _LINES)):
             data = b"".join(lines)
             if scope["cut"] and sent:
                 await send({"type": "http.response.body", "body": data[:-30], "more_body": True})

@@ -41,7 +41,7 @@ _UNITS = {
     "ph": "[pH]",
 }
 _BLOOD_GASES = "24336-0"  # a panel
-_PRELIMINARY, _LATE, _TOUCHED, _MOVED, _UNCLEAR = 0.05, 0.05, 0.02, 0.005, 0.01  # shares
+_PRELIMINARY, _LATE, _TOUCHED, _MOVED, _UNCLEAR = 0.05, 0.05, 0.02, 0.01, 0.01  # shares
 _STAY_H = 30.0  # of measurements before and after the visit
 
 
@@ -226,7 +226,7 @@ def _history(
         yield next_one(3, status="corrected", says=other, unclear=None)
     if touched:
         yield next_one(4, issued=now.issued)
-    if moved and patients[whom] != now.patient:
+    if moved and admitted_at(patients[whom]) < now.known_at:
         yield next_one(5, status="amended", patient=patients[whom])
     if is_retracted:
         yield next_one(6, status="deleted" if deleted else "entered-in-error", unclear=None)
@@ -250,6 +250,11 @@ def _other_value(said: Observation) -> Observation:
 def _name(seed: int, patient: Patient, said: Mapping[str, Observation], number: int) -> str:
     kind = "Condition" if next(iter(said.values())).kind == "diagnosis" else "Observation"
     return f"{kind}/{draw_seed(seed, 'resource', patient.id, number):016x}"
+
+
+def admitted_at(patient: Patient) -> datetime:
+    """When the hospital first had a record of a patient."""
+    return patient.participant.visited_at.astimezone(UTC) - timedelta(hours=2 * _STAY_H)
 
 
 # As FHIR R4
@@ -291,19 +296,10 @@ def patient_to_fhir(patient: Patient) -> dict[str, Any]:
     return {
         "resourceType": "Patient",
         "id": patient.id,
-        "meta": {"versionId": "1", "lastUpdated": _instant(_first_seen(patient))},
+        "meta": {"versionId": "1", "lastUpdated": _instant(admitted_at(patient))},
         "identifier": [{"use": "official", "system": SYSTEM, "value": patient.record_number}],
         "name": [{"text": f"Paciente {patient.record_number}"}],  # what must be left unread
     }
-
-
-def admitted_at(patient: Patient) -> datetime:
-    """When the hospital first had a record of a patient."""
-    return _first_seen(patient)
-
-
-def _first_seen(patient: Patient) -> datetime:
-    return patient.participant.visited_at.astimezone(UTC) - timedelta(hours=2 * _STAY_H)
 
 
 def _measurement(said: Observation, unclear: Reason | None) -> dict[str, Any]:

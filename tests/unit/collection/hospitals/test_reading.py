@@ -1,7 +1,7 @@
 """What a hospital says in FHIR, as entries; and what is asked instead of guessed."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -315,7 +315,7 @@ def test_a_question_takes_back_what_was_said_before() -> None:
 def test_a_resource_that_says_less_takes_the_rest_back() -> None:
     """What a version no longer has is not in force for ever."""
     document = saturation()
-    held = {name: WHOM for name in ("Observation/o-1", "Observation/o-1/heart_rate")}
+    held = dict.fromkeys(("Observation/o-1", "Observation/o-1/heart_rate"), WHOM)
 
     settled = list(READER.settled(document, read(document), held, NOW))
 
