@@ -27,12 +27,16 @@ from spira.datasets.tables import ColumnMapping, read_mapping
 from spira.delivery.promotion import Policy, load_policy
 from spira.domain import errors
 from spira.domain.answers import EVIDENCE_SENTENCES, FINDING_SENTENCES, OUTCOME_SENTENCES, Outcome
+from spira.domain.label_policies import POLICIES, REASONS
+from spira.domain.labels import POSSIBLE, ObservationKind
 from spira.domain.recordings import FINDINGS, LABELS, SIDES, UTTERANCES, EvidenceLevel
 from spira.domain.vitals import VitalRule
 from spira.evaluation.results import Verdict
 from spira.intake.keys import Key
 from spira.intake.receipts import Receipt
 from spira.intake.tables import AUDIT
+from spira.labels import worklist
+from spira.labels.reading import COLUMNS
 from spira.model.bundle import ModelManifest
 from spira.model.prediction import NOT_SCORED, REFUSED
 from spira.scheduling.asking import Body, Desk
@@ -151,6 +155,21 @@ def test_the_page_says_which_commands_speak_json() -> None:
     assert silent == others | served
     (sentence,) = re.findall(r"after every command but (.*)\.", section("Commands"))
     assert set(re.findall(r"`([^`]+)`", sentence)) == silent
+
+
+def test_everything_of_labels_is_listed() -> None:
+    """Policies, reasons with their labels' meaning, kinds with their ranges, columns, worklist."""
+    assert set(table("Label policies")) == set(POLICIES)
+    assert set(table("Reasons of a label")) == set(REASONS)
+    assert set(table("A table of entries")) == set(COLUMNS)
+    assert {why: row[0].rstrip(".").lower() for why, row in table("The worklist").items()} == {
+        why: meaning.lower() for why, meaning in worklist.REASONS.items()
+    }
+    kinds = table("Observations")
+    assert set(kinds) == set(get_args(ObservationKind))
+    for kind, (_, possible) in kinds.items():
+        low, high = POSSIBLE.get(kind, (None, None))
+        assert possible == ("" if low is None else f"{low:g} to {high:g}")
 
 
 def leaves(

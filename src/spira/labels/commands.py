@@ -262,12 +262,14 @@ def worklist() -> None:
 @click.pass_obj
 def list_items(app: Application, everything: bool) -> None:
     """What is open, the oldest first."""
+    from spira.labels.worklist import REASONS
+
     found = _worklist(app).list(resolved=everything)
     app.emit([_document(one) for one in found])
     rows = [
         (
             str(one.number),
-            one.item.reason,
+            f"{one.item.reason}: {REASONS[one.item.reason]}",
             f"{one.item.proposal.origin}/{one.item.proposal.name}",
             _says(one.item.proposal.observation),
             ", ".join(f"{name} {value}" for name, value in one.item.detail.items()),
@@ -358,13 +360,13 @@ def _whose(app: Application, given: str, hospital: str | None, note: "Note") -> 
 def _in_force(app: Application, name: str, now: datetime) -> "Entry":
     from spira.domain.errors import InputError
 
-    found = app.labels.find(_ORIGIN, name, now)
+    found = app.labels.in_force(_ORIGIN, [name], now).get(name)
     if found is None:
         raise InputError(
             f"labels: no entry {name} of {_ORIGIN} is in force; `spira labels show SUBJECT` names "
             "those of a person"
         )
-    return found.entry
+    return found
 
 
 def _noted(

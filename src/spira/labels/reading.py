@@ -28,21 +28,21 @@ Note = Callable[[str], None]
 Row = tuple[int, Sequence[str]]  # with its number
 
 KINDS: tuple[ObservationKind, ...] = get_args(ObservationKind)
-COLUMNS: Mapping[str, str] = {
-    "name": "of the entry in its source, the same in each version",
-    "version": "else its `issued`",
-    "status": "`final` where it is not said",
-    "issued": "when the source knew",
-    "subject": "whom it is about: `participant:STUDY/PSEUDONYM`",
-    "hospital": "with `record_number`, in place of `subject`",
-    "record_number": "hashed while it is read, and not kept",
-    "kind": "of observation",
-    "at": "when it was so, or began to be",
-    "until": "of what lasts: when it ended",
-    "value": "a number in the unit of its kind, or its code",
-    "breathing": "`room_air` or `oxygen`, while SpO2 was measured",
-    "method": "`pulse_oximetry` or `arterial`",
-}
+COLUMNS = (
+    "name",  # of the entry in its source, the same in each version
+    "issued",
+    "version",  # else its `issued`
+    "status",
+    "subject",
+    "hospital",  # with the record number, in place of a subject
+    "record_number",  # hashed while it is read, and not kept
+    "kind",
+    "value",  # a number in the unit of its kind, or its code
+    "at",
+    "until",
+    "breathing",
+    "method",
+)
 
 _NEEDED = ("name", "issued", "kind", "value", "at")
 _BREATHINGS, _STATUSES = get_args(Breathing), get_args(Status)

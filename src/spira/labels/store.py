@@ -67,10 +67,15 @@ _NUMBERS = """
 """
 _VERSIONS = """
     SELECT e.*, s.subject AS whom, {in_force} AS in_force
-    FROM a CROSS JOIN labels_subjects s CROSS JOIN labels_entries e
+    FROM a CROSS JOIN {tables}
     WHERE {which} AND s.number = e.subject AND e.{by} <= :at
     ORDER BY e.origin, e.name, e.issued DESC, e.number DESC
 """
+_OF_PERSON = ("s.newest = a.subject", "labels_subjects s CROSS JOIN labels_entries e")
+_OF_NAME = (
+    "e.origin = a.origin AND e.name = a.name",
+    "labels_entries e CROSS JOIN labels_subjects s",
+)
 
 
 class VersionConflict(InputError):
@@ -167,16 +172,14 @@ class Labels:
         self._catch_up()
         rows = [(one,) for one in set(self._carried(subjects).values())]
         with self.database.reading() as tables:
-            return self._versions(tables, "s.newest = a.subject", ("subject",), rows, at, by)
+            return self._versions(tables, _OF_PERSON, ("subject",), rows, at, by)
 
-    def find(self, origin: str, name: str, at: datetime) -> Version | None:
-        """The version of an entry that is in force, by what was received until a moment."""
-        which = "e.origin = a.origin AND e.name = a.name"
+    def in_force(self, origin: str, names: Iterable[str], at: datetime) -> dict[str, Entry]:
+        """Of these entries the versions in force, by what was received until a moment."""
+        rows = [(origin, name) for name in names]
         with self.database.reading() as tables:
-            found = self._versions(
-                tables, which, ("origin", "name"), [(origin, name)], at, "receipt"
-            )
-        return next((one for one in found if one.in_force), None)
+            found = self._versions(tables, _OF_NAME, ("origin", "name"), rows, at, "receipt")
+        return {one.entry.name: one.entry for one in found if one.in_force}
 
     # ---- asking
 
@@ -212,13 +215,15 @@ class Labels:
     def _versions(
         self,
         tables: sa.Connection,
-        which: str,
+        which: tuple[str, str],
         columns: Sequence[str],
         rows: Sequence[Sequence[str]],
         at: datetime,
         by: Known,
     ) -> tuple[Version, ...]:
-        query = _VERSIONS.format(in_force=_IN_FORCE.format(by=_BY[by]), which=which, by=_BY[by])
+        in_force = _IN_FORCE.format(by=_BY[by])
+        condition, joined = which
+        query = _VERSIONS.format(in_force=in_force, tables=joined, which=condition, by=_BY[by])
         return tuple(
             Version(
                 entry=_entry(row),

@@ -17,7 +17,7 @@ from spira.domain.errors import InputError
 from spira.domain.fingerprint import fingerprint
 from spira.domain.frozen import Frozen
 from spira.domain.labels import Entry, Observation, SourceKind, Status, Subject
-from spira.labels.store import Labels
+from spira.labels.store import Labels, VersionConflict
 from spira.labels.tables import ENTRIES, RESOLUTIONS, WORKLIST
 from spira.stores.database import iso
 
@@ -91,10 +91,11 @@ class Worklist:
         self._database = labels.database
 
     def put(self, items: Iterable[Item], received_at: datetime) -> int:
-        """Add what a source says now; returns how much a person has to decide that is new.
+        """Add what a source says now; returns how many items are new.
 
-        What is taken back is nothing to decide: it ends the items of the same entry, and is taken
-        back in the store as well, where the entry is there. Two calls for one thing are one.
+        What is preliminary waits for what is not, and is no item. What is taken back is nothing to
+        decide: it ends the items of the same entry, and is taken back in the store as well, where
+        the entry is there.
         """
         new = 0
         retracted = []
@@ -102,6 +103,8 @@ class Worklist:
             if not self._database.on_sqlite:
                 tables.execute(sa.text("LOCK TABLE labels_worklist IN SHARE ROW EXCLUSIVE MODE"))
             for item in items:
+                if item.proposal.status == "preliminary":
+                    continue
                 taken_back = item.proposal.status == "retracted"
                 if taken_back:
                     retracted.append(item.proposal)
@@ -109,16 +112,36 @@ class Worklist:
                     tables.execute(WORKLIST.insert().values(**_row(item, received_at)))
                     new += not taken_back
         for one in retracted:
-            stored = self._labels.find(one.origin, one.name, received_at)
+            stored = self._labels.in_force(one.origin, [one.name], received_at).get(one.name)
             if stored is not None:
-                self._labels.add([_entry(one, stored.entry.subject, None)], received_at)
+                self._labels.add([_entry(one, stored.subject, None)], received_at)
         return new
+
+    def decided(self, items: Iterable[Item]) -> tuple[bool, ...]:
+        """Of each, whether a person has decided what it says: then the source says it again."""
+        query = (
+            sa.select(RESOLUTIONS.c.item)
+            .join(WORKLIST, WORKLIST.c.number == RESOLUTIONS.c.item)
+            .where(*(WORKLIST.c[name] == sa.bindparam(name) for name in ("origin", "name", "said")))
+        )
+        with self._database.reading() as tables:
+            return tuple(
+                tables.execute(
+                    query,
+                    {
+                        "origin": one.proposal.origin,
+                        "name": one.proposal.name,
+                        "said": _said(one),
+                    },
+                ).first()
+                is not None
+                for one in items
+            )
 
     def list(self, *, resolved: bool = False) -> tuple[Listed, ...]:
         """What is open, the oldest first; `resolved`: and what a person has decided, too.
 
-        What is preliminary waits. What its source has said otherwise since, or what can be used
-        by now, is done with.
+        What its source has said otherwise since, or what can be used by now, is done with.
         """
         joined = sa.outerjoin(WORKLIST, RESOLUTIONS, RESOLUTIONS.c.item == WORKLIST.c.number)
         decided = RESOLUTIONS.c.item.is_not(None)
@@ -150,7 +173,7 @@ class Worklist:
         raises    InputError where the item is not open, where something is still missing to make
                   an entry of it, and as Labels.add
         """
-        entry = _resolved(self._find(number), subject, value)
+        entry = self._made(self._find(number), subject, value)
         how: How = "assigned" if value is None else "corrected"
         self._decide(number, Resolution(how, who, why, at), entry, also)
         return entry
@@ -177,6 +200,34 @@ class Worklist:
                 return one
         raise InputError(f"item {number}: is not open; `spira labels worklist list` shows them")
 
+    def _made(self, found: Listed, subject: Subject | None, value: float | str | None) -> Entry:
+        """The entry that is made of an item."""
+        proposal = found.item.proposal
+        observation = proposal.observation
+        whose = subject or proposal.subject
+        if observation is None:
+            raise InputError(f"item {found.number}: cannot be read; it can only be discarded")
+        if whose is None:
+            raise InputError(f"item {found.number}: say whose it is, with --subject")
+        if value is not None:
+            coded = observation.value is None
+            if coded != isinstance(value, str):
+                needed = "code" if coded else "number"
+                raise InputError(f"item {found.number}: {observation.kind} needs a {needed}")
+            changed = {"code": value} if coded else {"value": value}
+            observation = Observation(**{**observation.model_dump(), **changed})
+        if value is not None or self._is_stored(proposal):
+            # What we say in the source's place is no version of the source's.
+            version = f"{proposal.version[:80]}+item-{found.number}"
+            proposal = proposal.model_copy(update={"version": version})
+        return _entry(proposal, whose, observation)
+
+    def _is_stored(self, proposal: Proposal) -> bool:
+        said = {name: getattr(proposal, name) for name in ("origin", "name", "version")}
+        query = sa.select(ENTRIES.c.number).filter_by(**said)
+        with self._database.reading() as tables:
+            return tables.execute(query).first() is not None
+
     def _decide(
         self,
         number: int,
@@ -199,42 +250,51 @@ class Worklist:
 
         try:
             self._labels.add([] if entry is None else [entry], resolution.at, also=note)
-        except sa.exc.IntegrityError:
-            raise InputError(f"item {number}: somebody else has decided it just now") from None
+        except (sa.exc.IntegrityError, VersionConflict):
+            self._find(number)  # somebody else may have decided it just now
+            raise
 
 
-# Neither its own store nor a later item says otherwise; `conflict` is about a version in the store.
+# Neither the store nor a later item says otherwise. `conflict` is about a version in the store; and
+# what waits for a person may have been taken back in the store until then, in the same version.
 _STORED, _LATER = ENTRIES.alias(), WORKLIST.alias()
 _OPEN = sa.and_(
-    WORKLIST.c.status.not_in(("preliminary", "retracted")),
+    WORKLIST.c.status != "retracted",
     ~sa.exists().where(
         _STORED.c.name == WORKLIST.c.name,
         _STORED.c.origin == WORKLIST.c.origin,
         _STORED.c.status != "preliminary",
         sa.or_(
             _STORED.c.issued > WORKLIST.c.issued,
-            sa.and_(_STORED.c.version == WORKLIST.c.version, WORKLIST.c.reason != "conflict"),
+            sa.and_(
+                _STORED.c.version == WORKLIST.c.version,
+                _STORED.c.kind.is_not(None),
+                WORKLIST.c.reason != "conflict",
+            ),
         ),
     ),
     ~sa.exists().where(
         _LATER.c.name == WORKLIST.c.name,
         _LATER.c.origin == WORKLIST.c.origin,
-        _LATER.c.status != "preliminary",
-        sa.or_(
-            _LATER.c.issued > WORKLIST.c.issued,
-            sa.and_(_LATER.c.issued == WORKLIST.c.issued, _LATER.c.number > WORKLIST.c.number),
-        ),
+        _LATER.c.number > WORKLIST.c.number,
     ),
 )
 
 
 def _is_known(tables: sa.Connection, item: Item) -> bool:
-    """Whether the source said this last, or has said it in this version."""
-    same = (WORKLIST.c.name == item.proposal.name, WORKLIST.c.origin == item.proposal.origin)
-    query = sa.select(WORKLIST.c.said, WORKLIST.c.version).where(*same)
-    rows = tables.execute(query.order_by(WORKLIST.c.issued.desc(), WORKLIST.c.number.desc())).all()
-    said = _said(item)
-    return bool(rows and rows[0].said == said) or (said, item.proposal.version) in map(tuple, rows)
+    """Whether the source said this last, has said it in this version, or has said more since."""
+    query = (
+        sa.select(WORKLIST.c.said, WORKLIST.c.version, WORKLIST.c.issued)
+        .where(WORKLIST.c.name == item.proposal.name, WORKLIST.c.origin == item.proposal.origin)
+        .order_by(WORKLIST.c.issued.desc(), WORKLIST.c.number.desc())
+    )
+    rows = tables.execute(query).all()
+    said, version = _said(item), item.proposal.version
+    return bool(rows) and (
+        rows[0].said == said
+        or rows[0].issued > iso(item.proposal.issued)
+        or any((row.said, row.version) == (said, version) for row in rows)
+    )
 
 
 def _said(item: Item) -> str:
@@ -275,29 +335,6 @@ def _listed(row: sa.Row[Any]) -> Listed:
         datetime.fromisoformat(row.received),
         resolution,
     )
-
-
-def _resolved(found: Listed, subject: Subject | None, value: float | str | None) -> Entry:
-    """The entry that is made of an item."""
-    proposal = found.item.proposal
-    observation = proposal.observation
-    whose = subject or proposal.subject
-    if observation is None:
-        raise InputError(f"item {found.number}: cannot be read; it can only be discarded")
-    if whose is None:
-        raise InputError(f"item {found.number}: say whose it is, with --subject")
-    if value is not None:
-        coded = observation.value is None
-        if coded != isinstance(value, str):
-            needed = "code" if coded else "number"
-            raise InputError(f"item {found.number}: {observation.kind} needs a {needed}")
-        changed = {"code": value} if coded else {"value": value}
-        observation = Observation(**{**observation.model_dump(), **changed})
-    if value is not None or found.item.reason == "conflict":
-        # What we say in the source's place is another version: that of the source stays its own.
-        version = f"{proposal.version[:80]}+item-{found.number}"
-        proposal = proposal.model_copy(update={"version": version})
-    return _entry(proposal, whose, observation)
 
 
 def _entry(proposal: Proposal, subject: Subject, observation: Observation | None) -> Entry:

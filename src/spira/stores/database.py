@@ -88,6 +88,7 @@ class Database:
         """Bring the tables of rooms (`spira.intake`) up to their last migration.
 
         Whoever comes second waits, and finds nothing to do. A kill leaves all of it or nothing.
+        Other rooms that have tables in the database are left as they are.
         """
         from alembic.operations import Operations
         from alembic.runtime.migration import MigrationContext
@@ -96,16 +97,19 @@ class Database:
         with self.writing() as tables, as_file(files("spira")) as package:
             if not self.on_sqlite:
                 tables.execute(sa.text(f"SELECT pg_advisory_xact_lock({_MIGRATING})"))
-            places = [package.joinpath(*room.split(".")[1:], "migrations") for room in rooms]
-            script = ScriptDirectory(str(package), version_locations=[str(one) for one in places])
+            # Alembic has to know the history of whatever it finds in the database.
+            places = [str(one) for one in Path(package).glob("*/migrations")]
+            script = ScriptDirectory(str(package), version_locations=places)
+            for room in rooms:
+                head = f"{room.rpartition('.')[2]}@head"
 
-            def upgrade(revision: Any, _context: Any) -> Any:
-                return script._upgrade_revs("heads", revision)
+                def upgrade(revision: Any, _context: Any, head: str = head) -> Any:
+                    return script._upgrade_revs(head, revision)
 
-            options = {"fn": upgrade, "version_table": "spira_migrations", "script": script}
-            context = MigrationContext.configure(tables, opts=options)
-            with Operations.context(context):
-                context.run_migrations()
+                options = {"fn": upgrade, "version_table": "spira_migrations", "script": script}
+                context = MigrationContext.configure(tables, opts=options)
+                with Operations.context(context):
+                    context.run_migrations()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

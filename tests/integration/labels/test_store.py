@@ -270,6 +270,32 @@ def test_times_at_the_ends_of_the_calendar_are_times(labels: Labels, entry: Make
     assert [one.reason for one in decided] == ["no_measurement", "no_measurement", "clock"]
 
 
+def test_whatever_a_policy_may_look_at_is_found(labels: Labels, entry: Make) -> None:
+    """As far as a wrong clock reaches; and what once known is known, however long ago it ended."""
+    labels.add(
+        [
+            entry(at=NOON - 5 * HOUR),
+            entry("obs-2", subject="participant:study/p-2", value=97),
+            entry(
+                "obs-3",
+                kind="paco2",
+                value=60,
+                at=NOON - 900 * HOUR,
+                until=NOON - 899 * HOUR,
+                breathing=None,
+                subject="participant:study/p-2",
+            ),
+        ],
+        NOON,
+    )
+
+    decided = labels.as_of(
+        [ask(uncertainty_s=6 * 3600), ask("participant:study/p-2")], "ri-v1", NOON
+    )
+
+    assert [one.reason for one in decided] == ["clock", "co2_retention"]
+
+
 def test_two_policies_are_compared_over_recordings(labels: Labels, entry: Make) -> None:
     """As each says of each."""
     labels.add(
@@ -304,10 +330,10 @@ def test_entries_under_an_old_hash_are_found_after_a_rotation(
 
     assert [label(labels, NOON, one) for one in hashes] == ["present", "present"]
 
-    assert labels.add([entry(subject=hashes[1])], NOON + HOUR) == 0  # it is there
     labels.add([entry("obs-2", subject=hashes[1], at=NOON + MINUTE, value=97)], NOON + HOUR)
     ring.rotate("records", "hc")
     hashes.append(f"record:{ring.hash_record('hc', '123')}")
+    assert labels.add([entry(subject=hashes[2])], NOON + HOUR) == 0  # it is there
     labels.add([entry("obs-3", subject=hashes[2], at=NOON + 2 * MINUTE)], NOON + HOUR)
 
     for asked in ([one] for one in hashes), (hashes,):

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from spira.domain.errors import TransientError
 from spira.intake.tables import TABLES as INTAKE
+from spira.labels.tables import TABLES as LABELS
 from spira.serving.tables import TABLES as SERVING
 from spira.stores.database import Database
 
@@ -30,18 +31,30 @@ def test_migrations_make_the_tables_that_the_code_knows(
 ) -> None:
     """Columns, keys and indexes alike; a second time changes nothing."""
     database = open_database()
-    database.migrate(ROOMS)
-    database.migrate(ROOMS)
+    database.migrate((*ROOMS, "spira.labels"))
+    database.migrate((*ROOMS, "spira.labels"))
 
     with database.reading() as tables:
         there = sa.inspect(tables)
-        for table in (*INTAKE.sorted_tables, *SERVING.sorted_tables):
+        for table in (*INTAKE.sorted_tables, *SERVING.sorted_tables, *LABELS.sorted_tables):
             columns = {
                 (column["name"], column["nullable"]) for column in there.get_columns(table.name)
             }
             assert columns == {(column.name, column.nullable) for column in table.columns}
             indexes = {index["name"] for index in there.get_indexes(table.name)}
             assert {index.name for index in table.indexes} <= indexes
+
+
+def test_rooms_are_migrated_one_after_the_other(open_database: Callable[[], Database]) -> None:
+    """In one database, in any order, and none disturbs another."""
+    done: set[str] = set()
+    for rooms in (["spira.labels"], ROOMS, ["spira.intake"], ["spira.labels", "spira.intake"]):
+        open_database().migrate(rooms)
+        with open_database().reading() as tables:
+            made = set(sa.inspect(tables).get_table_names())
+        assert "labels_entries" in made
+        done.update(rooms)
+        assert ("serving_assessments" in made) == ("spira.serving" in done)
 
 
 def test_many_that_migrate_at_once_do_it_once(open_database: Callable[[], Database]) -> None:

@@ -254,6 +254,28 @@ def test_a_clock_too_uncertain_for_the_margin_gives_unknown() -> None:
     assert said(uncertainty_s=1e300) == ("unknown", "no_measurement")
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        (fact("spo2", 97, -10), fact("spo2", 85, 11)),  # half-way between two
+        (fact("spo2", 97, 30), fact("diagnosis", "J96.0", -1439)),
+        (fact("spo2", 97, 30), fact("diagnosis", "J96.0", 1441)),
+        (fact("spo2", 97, 30), fact("diagnosis", "J96.1", -100, until=1)),
+        (fact("spo2", 97, 30), fact("support", "oxygen", -100, until=-1)),
+        (fact("spo2", 97, -30), fact("support", "oxygen", 1)),
+        (fact("spo2", 97, 30), fact("paco2", 60, 61)),
+        (fact("oxygen_flow", 3, 61), fact("spo2", 97, 30)),
+        (fact("judgement", "absent", -61),),
+        (fact("judgement", "absent", -120, until=-59),),
+    ],
+)
+def test_whatever_ends_within_the_uncertainty_counts(facts: Sequence[Fact]) -> None:
+    """A minute away; a clock that is right to half a minute is good enough."""
+    assert said(*facts, uncertainty_s=90) == ("unknown", "clock")
+    assert said(*facts, uncertainty_s=20) == said(*facts)
+    assert said(*facts)[0] != "clock"
+
+
 HALVES = st.integers(-10, 10).map(lambda n: 15.0 * n)
 UNTIL = st.none() | st.integers(0, 12).map(lambda n: 15.0 * n)
 
