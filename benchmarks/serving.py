@@ -365,7 +365,7 @@ def _bare(folder: Path, port: int) -> None:
     from starlette.responses import Response
     from starlette.routing import Route
 
-    from spira.stores.objects import sync_path
+    from spira.stores.files import sync_path
 
     def keep(name: str, data: bytes) -> None:
         (folder / name).write_bytes(data)

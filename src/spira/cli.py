@@ -24,6 +24,7 @@ _COMMANDS = {
         "Run the pipeline as a service: requests, runs, sweeps.",
     ),
     "serve": ("spira.serving.commands:serve", "Take assessments in and answer them."),
+    "study": ("spira.collection.commands:study", "Apply studies; see targets and balance."),
     "predict": ("spira.model.commands:predict", "Ask a model about recordings."),
     "model": ("spira.delivery.commands:model", "List, show, promote and roll back models."),
     "labels": ("spira.labels.commands:labels", "Add, import and show what labels rest on."),

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from spira.domain.errors import InputError
-from spira.domain.frozen import Frozen
+from spira.domain.frozen import Faults, Frozen
 from spira.domain.suggestions import nearest, nearest_name
 
 Document = TypeVar("Document", bound=Frozen)
@@ -60,23 +60,23 @@ def parse_document(
     if not isinstance(document, dict):
         known = ", ".join(model.model_fields)
         raise InputError(f"{where}: must be a mapping of keys; known: {known}")
-    lines = dict(reversed(places))  # of a key that is given twice, the line where it stands first
-    mistakes = [
-        f"{where}, line {line}: key {'.'.join(keys)} is given twice"
-        for number, (keys, line) in enumerate(places)
-        if keys in (earlier for earlier, _ in places[:number])
-    ]
+    lines: dict[Keys, int] = {}  # of a key that is given twice, the line where it stands first
+    mistakes: list[str] = []
+    for keys, line in places:
+        if keys in lines:
+            mistakes.append(f"{where}, line {line}: key {'.'.join(keys)} is given twice")
+        lines.setdefault(keys, line)
     # Kinds first: what else is overridden belongs to the kind that is chosen, in any order.
     in_order = sorted(overrides, key=lambda override: not _chooses(override))
     overridden = {_override(document, override) for override in in_order}
     try:
         read = model.model_validate(document)
     except ValidationError as error:
-        for fault in error.errors():
+        for fault in _apart(error.errors()):
             keys = _keys_of(fault["loc"], document)
             upwards = [keys[:length] for length in range(len(keys), 0, -1)]
-            line = next((lines[part] for part in upwards if part in lines), None)
-            place = where if line is None else f"{where}, line {line}"
+            at = next((lines[part] for part in upwards if part in lines), None)
+            place = where if at is None else f"{where}, line {at}"
             if overridden.intersection(upwards):
                 place = f"{where} (--set)"
             mistakes.append(_mistake(place, keys, model, fault))
@@ -122,7 +122,22 @@ def _places(node: Any, at: Keys = ()) -> Iterator[tuple[Keys, int]]:
             yield from _places(value, keys)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
+            yield (*at, str(index)), value.start_mark.line + 1
             yield from _places(value, (*at, str(index)))
+
+
+def _apart(faults: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Each mistake of a rule that found several, where it is; not what only follows from others."""
+    for fault in faults:
+        found = fault.get("ctx", {}).get("error")
+        inside = (other["loc"][: len(fault["loc"])] for other in faults if other is not fault)
+        if fault["type"] == "too_short" and fault["loc"] in inside:
+            continue  # what is wrong inside was not counted
+        if isinstance(found, Faults):
+            for keys, said in found.faults:
+                yield {**fault, "loc": (*fault["loc"], *keys), "msg": said}
+        else:
+            yield fault
 
 
 def _mistake(place: str, keys: Keys, model: type[BaseModel], fault: Mapping[str, Any]) -> str:
@@ -143,7 +158,9 @@ def _mistake(place: str, keys: Keys, model: type[BaseModel], fault: Mapping[str,
         said = f"must be {field.description}"
     if not keys:  # a rule about the document as a whole
         return f"{place}: {said}"
-    return f"{place}: {key}: {said[:1].lower()}{said[1:]}, it is {fault['input']!r}"
+    said = f"{place}: {key}: {said[:1].lower()}{said[1:]}"
+    # What is wrong with several keys or entries names them; to repeat all of them is no help.
+    return said if isinstance(fault["input"], dict | list) else f"{said}, it is {fault['input']!r}"
 
 
 def _kinds(field: FieldInfo | None) -> list[str]:

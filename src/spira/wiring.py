@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from spira.training.plan import Plan, StageName
     from spira.training.runs import Run
 
+# Whose tables the database has. They are brought up to date together: Alembic refuses a database
+# in which it finds a migration of a room that it was not told of.
+ROOMS = ("spira.intake", "spira.labels", "spira.serving", "spira.collection")
+
 
 class Application:
     """What a command is handed. Parts are opened when first asked for."""
@@ -107,6 +111,14 @@ class Application:
             what="setting serving.database: the database does not answer; see to it that it runs",
         )
 
+    def prepare(self) -> None:
+        """Bring the database up to date; whoever comes second finds nothing to do."""
+        from spira.stores.files import sync_names
+
+        self.home.mkdir(parents=True, exist_ok=True)
+        sync_names(self.home)
+        self.database.migrate(ROOMS)
+
     @cached_property
     def recordings(self) -> "Objects":
         """Audio key-value store G."""
@@ -126,11 +138,8 @@ class Application:
     def labels(self) -> "Labels":
         """Label Store C; its tables and those of the audit are brought up to date."""
         from spira.labels.store import Labels
-        from spira.stores.objects import sync_names
 
-        self.home.mkdir(parents=True, exist_ok=True)
-        sync_names(self.home)
-        self.database.migrate(["spira.intake", "spira.labels"])
+        self.prepare()
         return Labels(self.database, self._newest)
 
     def _newest(self, subject: "Subject") -> "Subject":

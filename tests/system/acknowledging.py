@@ -36,7 +36,7 @@ from spira.serving import client
 from spira.serving.assessments import Assessments
 from spira.serving.client import Device, Recorded
 from spira.serving.line import Pace
-from spira.serving.service import check_keys, prepare
+from spira.serving.service import check_keys
 from spira.serving.taking import taken
 from spira.serving.tokens import Tokens
 from spira.settings import Settings
@@ -139,7 +139,7 @@ def take(app: Application, number: int, say: Callable[..., None] = say) -> str:
 def serve(home: Path) -> None:
     """Assessments in, answers out; keys made and rotated, a checkpoint, a sweep."""
     app = opened(home)
-    prepare(app)
+    app.prepare()
     check_keys(app)
     assessments = Assessments(app.database)
     for number in range(N_ASSESSMENTS):
@@ -205,14 +205,21 @@ def listening(app: Application) -> Iterator[str]:
     thread.join(30)
 
 
+def write_half(path: Path, data: bytes) -> None:
+    """As `write_whole` without its syncs."""
+    path.touch(0o600)
+    path.write_bytes(data)
+
+
 def leave_out(what: str) -> None:
     """Break it on purpose: the proof has to find out."""
     if what == "syncs of objects":
         objects.Objects._sync = lambda *_: None  # type: ignore[method-assign]
     elif what == "syncs of keys":
         keys.sync_path = lambda _: None  # type: ignore[attr-defined]
+        keys.write_whole = write_half  # type: ignore[attr-defined]
     elif what == "syncs of the phone's folders":
-        client._sync = lambda _: None
+        client.sync_path = lambda _: None  # type: ignore[attr-defined]
     elif what == "syncs of commits":
         as_it_is = database._on_sqlite
 
@@ -238,7 +245,7 @@ def main(folder: Path, what: str) -> None:
         send(folder / PHONE, folder / SERVER)
     else:
         app = opened(folder / SERVER)
-        prepare(app)
+        app.prepare()
         take(app, 0)
 
 

@@ -29,7 +29,6 @@ from spira.intake.submissions import audio_of, original_of
 from spira.intake.tables import RECORDINGS
 from spira.intake.uploads import Uploads
 from spira.serving.client import Device
-from spira.serving.service import prepare
 from spira.wiring import Application
 
 Rows = dict[Any, Any]  # by id
@@ -164,7 +163,7 @@ def require_phone(folder: Path, told: list[dict[str, Any]], sent: Rows) -> None:
 
 def require_going_on(app: Application, before: Rows) -> None:
     """The assessment that was under way comes to its receipt; the first one, to the one it had."""
-    prepare(app)
+    app.prepare()
     there = [before.get(submission(number).id) for number in range(N_ASSESSMENTS)]
     receipts = [None if row is None else row["receipt"] for row in there]
     under_way = receipts.index(None) if None in receipts else 0

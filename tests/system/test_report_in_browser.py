@@ -1,12 +1,22 @@
-"""The report in a real browser: what readers see, on a screen, a phone and paper."""
+"""The report in a real browser: what readers see, on a screen, a phone and paper.
+
+The balance of a study looks like it, and is held to what holds for any page.
+"""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
+import polars as pl
 import pytest
 from chromium import ARGUMENTS, CHROMIUM
 from samples import samples
 
+from spira.collection.balance import VISITS, weigh
+from spira.collection.pages import render_balance
+from spira.collection.studies import default_study
+from spira.documents import parse_document
+from spira.domain.studies import Study
 from spira.evaluation.report import ReportInput, render_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -23,6 +33,31 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
+def balance(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of the balance of a study, which has the report's style sheet."""
+    study = parse_document(default_study(), Study, where="default", words=True)
+    person = {"sex": "female", "age": 65, "site": "site-1", "noise_floor_dbfs": -50.0, "hour": 9}
+    visits = pl.DataFrame(
+        [
+            person | {"person": str(n), "label": label, "device": f"phone-{label}", "age": 18 + n}
+            for n, label in enumerate(["present", "absent"] * 30)
+        ],
+        schema=dict(VISITS),
+    )
+    path = tmp_path_factory.mktemp("balance") / "balance.html"
+    page = render_balance(study, weigh(study, visits), at=datetime(2026, 11, 26, tzinfo=UTC))
+    path.write_text(page, encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module", params=["report", "balance"])
+def address(request: pytest.FixtureRequest) -> str:
+    """Each of the pages."""
+    of_page: str = request.getfixturevalue(request.param)
+    return of_page
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """One headless Chromium for all tests here."""
     from playwright.sync_api import sync_playwright
@@ -33,7 +68,7 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-def test_the_page_loads_nothing_and_complains_of_nothing(browser: Any, report: str) -> None:
+def test_the_page_loads_nothing_and_complains_of_nothing(browser: Any, address: str) -> None:
     """One request, for the file itself; no console message, no error."""
     page = browser.new_page()
     requests: list[str] = []
@@ -42,9 +77,9 @@ def test_the_page_loads_nothing_and_complains_of_nothing(browser: Any, report: s
     page.on("console", lambda message: messages.append(message.text))
     page.on("pageerror", lambda error: messages.append(str(error)))
 
-    page.goto(report)
+    page.goto(address)
 
-    assert requests == [report]
+    assert requests == [address]
     assert messages == []
     page.close()
 
@@ -52,11 +87,11 @@ def test_the_page_loads_nothing_and_complains_of_nothing(browser: Any, report: s
 @pytest.mark.parametrize("width", [320, 360, 768, 1280])
 @pytest.mark.parametrize("language", ["pt", "en"])
 def test_nothing_is_cut_off_at_any_width(
-    browser: Any, report: str, width: int, language: str
+    browser: Any, address: str, width: int, language: str
 ) -> None:
     """No sideways scrolling of the page, and no table that needs it on a phone."""
     page = browser.new_page(viewport={"width": width, "height": 800})
-    page.goto(report)
+    page.goto(address)
     page.check(f"#language-{language}", force=True)
 
     wide = page.evaluate(
@@ -129,10 +164,10 @@ def test_paper_shows_all_and_navigates_nowhere(browser: Any, report: str) -> Non
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_stand_out_from_what_is_behind_them(browser: Any, report: str, scheme: str) -> None:
+def test_words_stand_out_from_what_is_behind_them(browser: Any, address: str, scheme: str) -> None:
     """Every visible word has a contrast of 4.5:1 with its background (WCAG 2.2 AA)."""
     page = browser.new_page(color_scheme=scheme)
-    page.goto(report)
+    page.goto(address)
 
     faint = page.evaluate(
         """() => {

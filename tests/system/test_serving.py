@@ -254,6 +254,23 @@ def test_metrics_and_health_say_how_it_goes_and_of_nobody(served: Served) -> Non
         assert served.http("GET", path).status_code == 200
 
 
+def test_an_acceptance_is_measured_once(served: Served) -> None:
+    """However often its receipt is asked for again."""
+
+    def measured() -> float:
+        name = "spira_api_accept_seconds_count "
+        lines = served.http("GET", "/metrics").text.splitlines()
+        return next(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+    before = measured()
+    one = Assessment((voice(19),))
+    served.sent(one)
+    for _ in range(3):
+        assert served.put(one).json()["state"] == "accepted"
+
+    assert measured() == before + 1
+
+
 def test_no_record_number_is_in_a_log_a_name_or_a_message(served: Served) -> None:
     """Everything below the data folder is searched: tables, logs, queue, names of files."""
     number = "55443322118877"
@@ -297,7 +314,7 @@ def test_a_database_without_its_keys_is_not_served(served: Served, tmp_path: Pat
     wrong = served.spira("--setting", f"intake.keys={tmp_path / 'others'}", "serve", "api")
 
     assert wrong.returncode == 70
-    assert "restore the keys from a backup" in wrong.stderr
+    assert "restore the keys from the newest backup" in wrong.stderr
 
 
 def test_without_a_model_assessments_are_taken_and_wait(tmp_path: Path) -> None:

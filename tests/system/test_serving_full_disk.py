@@ -144,3 +144,32 @@ def test_what_was_accepted_outlives_a_full_disk_and_the_rest_is_refused(
     assert originals == {id: one.sounds[0] for id, (one, _) in accepted.items()}
     files = [path for path in (served.home / "recordings").rglob("*") if path.is_file()]
     assert len(files) == 3 * len(accepted)  # with its receipt; nothing half-written takes up room
+
+
+def test_a_disk_that_is_full_before_the_start_is_said_in_one_sentence(disk: SmallDisk) -> None:
+    """At the first start and at a later one; with room again it starts, and what was accepted is
+    there."""
+    service = Served(disk.place / "home")
+
+    def refused(left: int) -> None:
+        disk.fill(but=left)
+        ended = service.spira("serve")
+        disk.free()
+        assert ended.returncode == 75
+        (said,) = ended.stderr.splitlines()
+        assert "disk is full; free some space and run the same command again" in said
+        assert [*service.home.rglob("*.new")] == []
+
+    for left in (0, 16 * KB):
+        refused(left)
+    service.token = service.make_token()
+    one = Assessment((voice(1),))
+    try:
+        service.start()
+        receipt = service.sent(one)
+        service.stop()
+        refused(0)
+        service.start()
+        assert service.put(one).json()["receipt"] == receipt
+    finally:
+        service.kill("everything")

@@ -22,14 +22,18 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from spira import cli
+from spira.collection.balance import FEWEST, LIMIT
+from spira.collection.balance import Verdict as BalanceVerdict
 from spira.datasets import cells, versions
 from spira.datasets.tables import ColumnMapping, read_mapping
 from spira.delivery.promotion import Policy, load_policy
 from spira.domain import errors
 from spira.domain.answers import EVIDENCE_SENTENCES, FINDING_SENTENCES, OUTCOME_SENTENCES, Outcome
+from spira.domain.forms import Field
 from spira.domain.label_policies import POLICIES, REASONS
 from spira.domain.labels import POSSIBLE, ObservationKind
 from spira.domain.recordings import FINDINGS, LABELS, SIDES, UTTERANCES, EvidenceLevel
+from spira.domain.studies import Study
 from spira.domain.vitals import VitalRule
 from spira.evaluation.results import Verdict
 from spira.intake.keys import Key
@@ -152,7 +156,7 @@ def test_the_page_says_which_commands_speak_json() -> None:
 
     served = {f"spira serve{part}" for part in ("", " api", " relay", " predictor")}
     others = {"spira demo", "spira schedule up", "spira schedule endpoint", "spira audit export"}
-    assert silent == others | served
+    assert silent == others | served | {"spira study export-default"}
     (sentence,) = re.findall(r"after every command but (.*)\.", section("Commands"))
     assert set(re.findall(r"`([^`]+)`", sentence)) == silent
 
@@ -288,12 +292,17 @@ def nested(model: type[BaseModel]) -> set[str]:
 
 @pytest.mark.parametrize(
     ("title", "model", "least"),
-    [("Mapping keys", ColumnMapping, 20), ("Policy keys", Policy, 14)],
+    [
+        ("Mapping keys", ColumnMapping, 20),
+        ("Policy keys", Policy, 14),
+        ("Study keys", Study, 35),
+        ("Fields of a form", Field, 25),
+    ],
 )
-def test_every_key_of_mappings_and_policies_is_listed(
+def test_every_key_of_files_written_by_hand_is_listed(
     title: str, model: type[BaseModel], least: int
 ) -> None:
-    """Those files are written by hand as well."""
+    """Those inside its parts too."""
     assert len(nested(model)) >= least
     assert set(table(title)) == nested(model)
 
@@ -463,6 +472,15 @@ def test_keys_receipts_audit_and_metrics_are_listed() -> None:
     assert list(table("The audit")) == list(AUDIT.c.keys())
     assert {*Key.model_fields, "secret", "sha256"} <= set(table("Keys"))
     assert set(table("Metrics of a predictor")) == metrics - histogram | {"spira_predictor_seconds"}
+
+
+def test_every_verdict_about_a_nuisance_is_listed() -> None:
+    """With what it takes."""
+    rows = table("Balance")
+
+    assert list(rows) == list(get_args(BalanceVerdict))
+    assert f"{LIMIT:.0%}".replace("%", " %") in rows["proxy"][0]
+    assert f"Under {FEWEST} people" in rows["not enough data"][0]
 
 
 def test_words_have_the_values_that_the_code_knows() -> None:

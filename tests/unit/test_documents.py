@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from spira.documents import parse_document, read_document
 from spira.domain.errors import InputError
-from spira.domain.frozen import Frozen
+from spira.domain.frozen import Faults, Frozen
 
 
 class Soft(Frozen):
@@ -26,6 +26,33 @@ class Step(Frozen):
     repeats: int = Field(default=1, ge=1)
 
 
+class Part(Frozen):
+    low: int
+    high: int
+
+    @model_validator(mode="after")
+    def _rises(self) -> "Part":
+        if self.high < self.low:
+            raise ValueError("a part rises")
+        return self
+
+
+class Song(Frozen):
+    parts: tuple[Part, ...] = Field(min_length=1)
+    names: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _named(self) -> "Song":
+        wrong = [
+            (("names", number), f"there is no part {name}")
+            for number, name in enumerate(self.names)
+            if not 0 < int(name) <= len(self.parts)
+        ]
+        if wrong:
+            raise Faults(wrong)
+        return self
+
+
 class Plan(Frozen):
     name: str = Field(pattern=r"^[a-zA-Z]+$", description="letters")
     steps: tuple[Step, ...] = ()
@@ -37,6 +64,31 @@ def mistakes(text: str, *overrides: str) -> list[str]:
     with pytest.raises(InputError) as refused:
         parse_document(text, Plan, where="plan.yaml", overrides=overrides)
     return list(refused.value.mistakes)
+
+
+def song(text: str) -> list[str]:
+    """What is wrong with a song."""
+    with pytest.raises(InputError) as refused:
+        parse_document(text, Song, where="song.yaml")
+    return list(refused.value.mistakes)
+
+
+def test_a_rule_about_the_whole_tells_each_mistake_at_its_line() -> None:
+    """Also about an entry of a list, which has no key of its own."""
+    text = "parts:\n- {low: 1, high: 2}\nnames:\n- '1'\n- '2'\n- '3'\n"
+
+    assert song(text) == [
+        "song.yaml, line 5: names.1: there is no part 2",
+        "song.yaml, line 6: names.2: there is no part 3",
+    ]
+
+
+def test_a_mistake_inside_a_list_is_told_once_and_without_the_list() -> None:
+    """Not that the list is too short without what is wrong, nor all that stands in it."""
+    assert song("parts:\n- low: 3\n  high: 2\n") == ["song.yaml, line 2: parts.0: a part rises"]
+    assert song("parts: []") == [
+        "song.yaml, line 1: parts: tuple should have at least 1 item after validation, not 0"
+    ]
 
 
 def test_a_mistake_in_a_list_has_the_line_of_its_place() -> None:

@@ -19,6 +19,7 @@ from spira.domain.errors import RecordingRefused
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import (
     MINIMUM_DURATION_S,
+    SHORTEST_SPEECH_S,
     Finding,
     Measurements,
     SourceFormat,
@@ -28,8 +29,8 @@ from spira.domain.recordings import (
 FRAME_S = 0.025  # one level a frame: a few pitch periods of the deepest voice
 SILENCE_DBFS = -120.0  # the level of digital zeros; 24 dB under the last bit of 16
 
+AMBIENT: tuple[Utterance, ...] = ("ambient_before", "ambient_after")  # of an empty room
 _SPOKEN: tuple[Utterance, ...] = ("sentence", "rhyme")
-_AMBIENT: tuple[Utterance, ...] = ("ambient_before", "ambient_after")
 _CLIPPED_RUN = 3  # samples at one extreme; a peak of unclipped speech rarely has three
 _AT_PEAK = 0.99  # the other polarity clips too when its extreme is as large (8 bit: 127 and 128)
 
@@ -193,15 +194,16 @@ def findings(
     rhymes only: a sustained vowel has no gaps and no words, and a room has no voice to be quiet.
 
     unfinished the patient could not finish: that says something of the patient, so nothing is
-              `short`
+              `short`, and it is `little_speech` only where there is none
     """
     m, spoken = measured, utterance in _SPOKEN
+    least_speech_s = SHORTEST_SPEECH_S if unfinished else thresholds.little_speech_s
     found: dict[Finding, bool] = {
         "short": spoken and not unfinished and m.duration_s < thresholds.short_s,
-        "quiet": utterance not in _AMBIENT and m.speech_level_dbfs < thresholds.quiet_dbfs,
+        "quiet": utterance not in AMBIENT and m.speech_level_dbfs < thresholds.quiet_dbfs,
         "clipped": m.clipped_fraction > thresholds.clipped_fraction,
         "noisy": spoken and m.speech_level_dbfs - m.noise_floor_dbfs < thresholds.noisy_db,
-        "little_speech": spoken and m.speech_s < thresholds.little_speech_s,
+        "little_speech": spoken and m.speech_s < least_speech_s,
     }
     return tuple(name for name, is_so in found.items() if is_so)
 

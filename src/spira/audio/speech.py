@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spira.domain.recordings import SHORTEST_SPEECH_S
+
 Float = NDArray[np.float32]
 
 RATE_HZ = 16_000
@@ -38,7 +40,6 @@ _END = 0.35
 # Stops like /p/ and /t/ are silent for up to 0.15 s; above 0.2 s a gap is heard as a pause
 # (Goldman-Eisler's classical limit is 0.25 s; the frames here are 0.032 s long).
 _MINIMUM_PAUSE_S = 0.2
-_MINIMUM_SPEECH_S = 0.1  # shorter than a syllable: a click, a gasp
 
 # Between words, quiet parts leave out what is still voice and what may be breath.
 _GUARD_FRAMES = 2  # 64 ms on each side of speech: onsets and tails below the detector's threshold
@@ -104,7 +105,7 @@ def speech_segments(probability: Float) -> NDArray[np.float64]:
     if not len(segments):
         return segments
     joined = _without_short_gaps(segments)
-    return joined[joined[:, 1] - joined[:, 0] >= _MINIMUM_SPEECH_S]
+    return joined[joined[:, 1] - joined[:, 0] >= SHORTEST_SPEECH_S]
 
 
 def speech_seconds(probability: Float) -> float:

@@ -1,1 +1,1 @@
-"""Data Collection: the Data Collection API, studies, and the hospitals that labels come from."""
+"""Data Collection: studies, their balance, and what wards and hospitals send."""

@@ -27,6 +27,8 @@ OLDEST_BAND = "75 and over"
 # Shorter audio holds no breath group. A dataset and a prediction refuse it; a submission does not:
 # when it arrives, the patient may have gone.
 MINIMUM_DURATION_S = 0.5
+# A stretch of speech that is shorter than a syllable is a click or a gasp.
+SHORTEST_SPEECH_S = 0.1
 # Full scale is 1, and audio with a larger sample than this is refused everywhere. Float files may
 # rightly stand some dB above full scale, 20 dB after careless mixing; this is 30. Above it the
 # numbers are no longer a sound pressure that anybody set: most often 16-bit integers written as

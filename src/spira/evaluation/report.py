@@ -746,12 +746,16 @@ def _shown(value: object) -> object:
     return value
 
 
-@cache
-def _environment() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def page_environment(*packages: str) -> "Environment":
+    """Templates of these packages, for pages in both languages with the report's style sheet.
+
+    `t` takes words in Portuguese and in English; whatever is written is escaped, a sentence in both
+    languages.
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("spira.evaluation", "templates"),
+        loader=ChoiceLoader([PackageLoader(package, "templates") for package in packages]),
         autoescape=True,
         finalize=_shown,
         undefined=StrictUndefined,
@@ -761,11 +765,21 @@ def _environment() -> "Environment":
     )
     environment.globals.update(
         t=_words,
-        unreported=NOT_REPORTED,
         word=word,
         fill=fill,
         decimal=wording.decimal,
         percent=wording.percent,
+        strip=figures.strip,
+        scale_line=figures.scale_line,
+    )
+    return environment
+
+
+@cache
+def _environment() -> "Environment":
+    environment = page_environment("spira.evaluation")
+    environment.globals.update(
+        unreported=NOT_REPORTED,
         share_of=wording.share,
         interval=wording.interval,
         percent_interval=wording.percent_interval,
@@ -776,8 +790,6 @@ def _environment() -> "Environment":
         labels_in=_labels_in,
         hundred_between=wording.hundred_between,
         duration=wording.duration,
-        strip=figures.strip,
-        scale_line=figures.scale_line,
         share_strip=figures.share_strip,
         people=figures.people,
         headcount=headcount,

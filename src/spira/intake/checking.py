@@ -28,13 +28,13 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from spira.audio.decode import Mono, Native, opened
-from spira.audio.quality import QualityThresholds, findings, measure
+from spira.audio.quality import AMBIENT, findings, measure
 from spira.audio.speech import RATE_HZ
 from spira.domain.errors import RecordingRefused, RefusalReason, TransientError
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import Described
 from spira.domain.submissions import RecordingFile
-from spira.intake.settings import CheckingSettings
+from spira.intake.settings import CheckingSettings, IntakeThresholds
 from spira.stores.processes import end_with_parent
 
 TOLERANCE_S = 0.2  # between announced and decoded duration: encoders fill up their last frame
@@ -60,7 +60,10 @@ class Refused(Frozen):
     """Why a recording cannot be taken, with its figures; it names no file of this machine."""
 
     reason: (
-        RefusalReason | Literal["wrong_length", "wrong_digest", "wrong_duration", "check_failed"]
+        RefusalReason
+        | Literal[
+            "wrong_length", "wrong_digest", "wrong_duration", "speech_in_ambient", "check_failed"
+        ]
     )
     detail: str
 
@@ -82,8 +85,9 @@ class Checker:
         """Join the pieces of a recording and check it against what was announced, in a child.
 
         Waits for a free child; to be called from any thread. Refused is what is not whole, not
-        audio, or not what was announced (length, digest, duration within 0.2 s). However poor a
-        recording is, it is found: silence and half a second of audio too.
+        audio, or not what was announced (length, digest, duration within 0.2 s), and a room in
+        which somebody speaks. However poor a recording is, it is found: silence and half a second
+        of audio too.
 
         unfinished  the patient could not finish the sentence: it is not `short`
         raises      TransientError when no child can be started, or after `close`
@@ -239,7 +243,7 @@ def _serve(connection: Connection, settings: CheckingSettings) -> None:
         os._exit(_NO_MEMORY)
 
 
-def _warm_up(thresholds: QualityThresholds) -> None:
+def _warm_up(thresholds: IntakeThresholds) -> None:
     """Import and load all that a check needs: later no file can be opened."""
     second = bytes(2 * 48_000)
     for size in (len(second), 0xFFFFFFFF):  # one for libsndfile; FFmpeg reads what has no size
@@ -282,7 +286,7 @@ def _allow_cpu(seconds: int) -> None:
 
 
 def _checked(
-    pieces: Sequence[bytes], file: RecordingFile, thresholds: QualityThresholds, *, unfinished: bool
+    pieces: Sequence[bytes], file: RecordingFile, thresholds: IntakeThresholds, *, unfinished: bool
 ) -> Found | Refused:
     data = b"".join(pieces)
     if len(data) != file.n_bytes:
@@ -313,6 +317,10 @@ def _checked(
             f"{more}{measured.duration_s:.2f} s of audio, {file.duration_s:.2f} s were announced"
         )
         return Refused(reason="wrong_duration", detail=found)
+    if file.utterance in AMBIENT and measured.speech_s > thresholds.ambient_speech_s:
+        found = f"{measured.speech_s:.1f} s of speech in a recording of the room"
+        most = f"at most {thresholds.ambient_speech_s:g} s may be there by mistake"
+        return Refused(reason="speech_in_ambient", detail=f"{found}; {most}")
     return Found(
         format=source,
         measurements=measured,

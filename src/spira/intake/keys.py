@@ -14,9 +14,9 @@ hashed anew comes out the same.
 """
 
 import base64
+import errno
 import hmac
 import json
-import os
 import secrets
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,11 +34,12 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OKPKey
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError, model_validator
 
-from spira.domain.errors import InputError, IntegrityError, SpiraError, TransientError
+from spira.domain.errors import InputError, IntegrityError, TransientError
 from spira.domain.fingerprint import canonical_json, fingerprint
 from spira.domain.frozen import Frozen
+from spira.stores.files import HALF, sync_names, sync_path, write_new, write_whole
 from spira.stores.locks import locked
-from spira.stores.objects import sync_names, sync_path, translated
+from spira.stores.objects import translated
 
 Use = Literal["receipts", "records"]
 
@@ -47,7 +48,8 @@ LONGEST_NUMBER = 100  # characters, as given
 
 _ALGORITHM = "Ed25519"  # RFC 9864; "EdDSA" is its deprecated name
 _SECRET_BYTES = 32
-_NEW = ".new-"  # how the name of a file begins that is not whole yet
+_ID_BYTES = 8
+RECORDS_KEY_LENGTH = len("records-") + 2 * _ID_BYTES  # characters of an id
 _RESTORING = "restoring"  # lies in the folder while keys are being restored
 _BACKUP = "spira keys backup 1"
 _SHORTEST_PASSPHRASE = 12  # characters
@@ -78,7 +80,7 @@ class _Secret(Key):
     @classmethod
     def make(cls, use: Use, site: str | None, number: int) -> "_Secret":
         new = cls.model_construct(
-            id=f"{use}-{secrets.token_hex(8)}",
+            id=f"{use}-{secrets.token_hex(_ID_BYTES)}",
             use=use,
             site=site,
             number=number,
@@ -208,10 +210,17 @@ class KeyRing:
                     for newer in keys[place + 1 :]:
                         value = hmac.digest(newer.raw, value, "sha256")
                     return f"{keys[-1].id}:{value.hex()}"
-        raise IntegrityError(
-            f"hash of a record number: its key {name!r} is not in {self._folder}; restore the keys "
-            "from a backup (`spira keys restore FILE`)"
-        )
+        raise _not_here(name, self._folder)
+
+    def require(self, ids: Iterable[str]) -> None:
+        """See that keys which were used are here.
+
+        raises    IntegrityError for one that is not: what it hashed would be found no more
+        """
+        known = {key.id for keys in self._known().values() for key in keys}
+        for id in ids:
+            if id not in known:
+                raise _not_here(id, self._folder)
 
     def rotate(self, use: Use, site: str | None = None) -> Key:
         """Make the next key, which is in use from now on; returns it.
@@ -238,21 +247,17 @@ class KeyRing:
             raise InputError(f"keys folder {self._folder}: holds no keys; there is nothing to save")
         secret = [key for keys in self._known().values() for key in keys]
         data = _sealed(secret, passphrase)
-        try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            raise InputError(f"{file}: is there already; a backup overwrites nothing") from None
-        except OSError as error:
-            raise InputError(f"{file}: cannot be made ({str(error.strerror).lower()})") from error
-        try:
-            with translated("writing a backup", file.parent), os.fdopen(descriptor, "wb") as new:
-                new.write(data)
-                new.flush()
-                os.fsync(new.fileno())
-        except SpiraError:
-            file.unlink()  # half a backup would look like one
-            raise
-        sync_path(file.parent)
+        with translated("writing a backup", file.parent):
+            try:
+                write_new(file, data)
+            except FileExistsError:
+                raise InputError(f"{file}: is there already; a backup overwrites nothing") from None
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise
+                why = str(error.strerror).lower()
+                raise InputError(f"{file}: cannot be made ({why})") from error
+            sync_path(file.parent)
         return keys
 
     @classmethod
@@ -272,9 +277,9 @@ class KeyRing:
                     f"keys folder {folder}: holds {len(others)} keys that are not in {file}; "
                     "restore into an empty folder (move it away, do not delete it)"
                 )
-            _write(folder / _RESTORING, b"run the same `spira keys restore` again\n")
+            write_whole(folder / _RESTORING, b"run the same `spira keys restore` again\n")
             for key in keys:
-                _write(folder / f"{key.id}.json", key.text)
+                write_whole(folder / f"{key.id}.json", key.text)
             (folder / _RESTORING).unlink()
             sync_path(folder)
         ring._known()
@@ -336,13 +341,13 @@ class KeyRing:
             if len(self._known().get((use, site), ())) > after:
                 return
             key = _Secret.make(use, site, after + 1)
-            _write(self._folder / f"{key.id}.json", key.text)
+            write_whole(self._folder / f"{key.id}.json", key.text)
 
     @contextmanager
     def _at_work(self, doing: str) -> Iterator[None]:
         """Alone with the folder; what a kill left half-written is gone."""
         with translated(doing, self._folder), locked(self._folder / "lock"):
-            for left in self._folder.glob(f"{_NEW}*"):
+            for left in self._folder.glob(f"*{HALF}"):
                 left.unlink()
             yield
 
@@ -366,6 +371,11 @@ def verify(token: str, keys: Mapping[str, Any], *, typ: str) -> bytes:
     if header.get("typ") != typ:
         raise IntegrityError(f"{typ}: signed as something else; keep what you have, and ask again")
     return signed.payload
+
+
+def signed_with(token: str) -> str:
+    """The id of the key that a token says it was signed with; nothing is verified."""
+    return str(jws.extract_compact(token.encode()).headers()["kid"])
 
 
 def _normalised(number: str) -> str:
@@ -404,17 +414,6 @@ def _require_private(path: Path) -> None:
             f"{path}: others may use it (mode {mode:o}), and it holds keys; chmod {right} it, and "
             "rotate the keys if anybody may have read them"
         )
-
-
-def _write(path: Path, data: bytes) -> None:
-    """A whole file or none, on stable storage, for the owner alone."""
-    new = path.with_name(f"{_NEW}{secrets.token_hex(8)}")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    sync_path(path.parent)
 
 
 def _sealed(keys: Iterable[_Secret], passphrase: str) -> bytes:
@@ -471,6 +470,13 @@ def _stretched(passphrase: str, salt: bytes) -> bytes:
         )
     words = passphrase.encode("utf-8", "surrogateescape")
     return Scrypt(salt=salt, length=32, n=2**17, r=8, p=1).derive(words)
+
+
+def _not_here(id: str, folder: Path) -> IntegrityError:
+    return IntegrityError(
+        f"keys folder {folder}: key {id!r} was used and is not here; restore the keys from the "
+        "newest backup (`spira keys restore FILE`)"
+    )
 
 
 def _in_its_place(folder: Path) -> InputError:

@@ -6,7 +6,7 @@ public keys that were published (old ones too).
 """
 
 import hashlib
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ class RecordingReceived(Frozen):
     sha256: Digest
     n_bytes: int
     what: Literal["taken", "dropped"]  # dropped: left out of the submission, its bytes are not here
+    reason: Literal["speech_in_ambient"] | None = None  # why it was dropped
 
 
 class Receipt(Frozen):
@@ -49,12 +50,12 @@ def write_receipt(
     manifest: bytes,
     accepted_at: datetime,
     site: str,
-    dropped: Container[str] = (),
+    dropped: Mapping[str, Any] = {},
 ) -> str:
     """The receipt of a submission; keep exactly what comes back.
 
     manifest  its canonical bytes as they are kept (a record number in them is a hash)
-    dropped   ids of recordings that were announced and are not taken
+    dropped   why, by the ids of recordings that were announced and are not taken
     """
     receipt = Receipt(
         kind=submission.kind,
@@ -69,11 +70,12 @@ def write_receipt(
                 sha256=file.sha256,
                 n_bytes=file.n_bytes,
                 what="dropped" if file.id in dropped else "taken",
+                reason=dropped.get(file.id),
             )
             for file in submission.files
         ),
     )
-    return ring.sign(canonical_json(receipt.model_dump(mode="json")), typ=_TYP)
+    return ring.sign(canonical_json(receipt.model_dump(mode="json", exclude_none=True)), typ=_TYP)
 
 
 def read_receipt(token: str, keys: Mapping[str, Any]) -> Receipt:

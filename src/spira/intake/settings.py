@@ -7,6 +7,19 @@ from pydantic import Field, field_validator
 
 from spira.audio.quality import QualityThresholds
 from spira.domain.frozen import Frozen
+from spira.domain.recordings import MINIMUM_DURATION_S
+
+
+class IntakeThresholds(QualityThresholds):
+    """Where a measurement of what a device sends becomes a finding, or refuses it."""
+
+    longest_s: float = Field(default=600.0, gt=MINIMUM_DURATION_S)
+
+    ambient_speech_s: float = Field(default=0.5, gt=0)
+    """With more speech than this, in s, a recording of the room holds somebody's conversation: it
+    is dropped as `speech_in_ambient`, and deleted. A word lasts as long. 200 synthetic rooms and
+    wards of 8 s have none at all; 5 s of each of six real voices under a ward's noise as loud as
+    they are, 2.2 s or more."""
 
 
 class CheckingSettings(Frozen):
@@ -18,7 +31,7 @@ class CheckingSettings(Frozen):
     memory_mb: int = Field(default=512, ge=1)  # for one recording, beside what the process needs
     cpu_s: int = Field(default=30, ge=1)  # of processor time, for one recording
     wall_s: float = Field(default=120.0, gt=0)  # for one recording, however busy the machine is
-    quality: QualityThresholds = QualityThresholds(longest_s=600.0)
+    quality: IntakeThresholds = IntakeThresholds()
 
 
 class IntakeSettings(Frozen):

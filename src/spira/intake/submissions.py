@@ -36,6 +36,7 @@ from spira.stores.database import Database, iso
 from spira.stores.objects import Objects
 
 RECORDINGS_PREFIX, RECEIPTS_PREFIX = "recordings", "receipts"
+_DONE = ("stored", "dropped")  # states of recordings that hold up no acceptance
 
 _log = structlog.get_logger()
 
@@ -85,7 +86,7 @@ class SendAgain(TransientError):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one recording has come: announced, stored or refused."""
+    """How far one recording has come: announced, stored, dropped or refused."""
 
     id: str
     state: str
@@ -103,6 +104,7 @@ class Standing:
     revision: int
     receipt: str | None
     recordings: tuple[Progress, ...] = ()
+    now_accepted: bool = False  # by this call
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,15 @@ class Stored:
     """A recording of an accepted submission."""
 
     file: RecordingFile
+    place: str  # what its objects' keys begin with
     found: Described | None  # None: the check died of it; the original is kept
-    original: str  # object
     audio: str | None  # object: float32 little-endian mono 16 kHz
     audio_sha256: str | None
+
+    @property
+    def original(self) -> str:
+        """The object with the bytes that the device sent."""
+        return original_of(self.place)
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ class Accepted:
     site: str
     accepted_at: datetime
     device_ahead_s: float | None
-    recordings: tuple[Stored, ...]
+    recordings: tuple[Stored, ...]  # all but those that were dropped
 
 
 OnAccept = Callable[[sa.Connection, Accepted], None]
@@ -159,22 +166,22 @@ class Intake:
         *,
         ready: bool = True,
         unfinished: bool = False,
-        device_time: datetime | None = None,
+        device_ahead: timedelta | None = None,
     ) -> Standing:
         """Take a manifest, and what has been uploaded for it; the same call ends with a receipt.
 
         ready         False: something in the form keeps it from being accepted
         unfinished    the participant could not finish: no rule about length applies
-        device_time   the device's clock when it sent this
+        device_ahead  how far the device's clock was ahead of ours when this came
         raises        Unknown, Conflict, SendAgain; StorageFull, TransientError: nothing is lost,
                       and the same call goes on
         """
-        row, recordings = self._announced(submission, owner, device_time, unfinished)
+        row, recordings = self._announced(submission, owner, device_ahead, unfinished)
         if row.state == "accepted":
             return Standing(row.revision, row.receipt)
         files = {file.id: file for file in submission.files}
         progress = tuple(self._advance(one, files[one.id], unfinished) for one in recordings)
-        if ready and all(one.state == "stored" for one in progress):
+        if ready and all(one.state in _DONE for one in progress):
             return self._accept(submission, row.generation, on_accept)
         return Standing(row.revision, None, progress)
 
@@ -197,14 +204,14 @@ class Intake:
         self,
         submission: Submission,
         owner: Owner,
-        device_time: datetime | None,
+        device_ahead: timedelta | None,
         unfinished: bool,
     ) -> tuple[sa.Row[Any], Sequence[sa.Row[Any]]]:
         """The row of a submission and those of its recordings, as announced by this manifest or
         accepted before."""
         for last in (False, True):
             try:
-                return self._announce(submission, owner, device_time, unfinished)
+                return self._announce(submission, owner, device_ahead, unfinished)
             except sa.exc.IntegrityError as error:  # of two that come first at once, the second
                 if last:
                     raise SendAgain("it was announced at the same moment; send it again") from error
@@ -214,7 +221,7 @@ class Intake:
         self,
         submission: Submission,
         owner: Owner,
-        device_time: datetime | None,
+        device_ahead: timedelta | None,
         unfinished: bool,
     ) -> tuple[sa.Row[Any], Sequence[sa.Row[Any]]]:
         now = self._now()
@@ -224,7 +231,7 @@ class Intake:
             "manifest": manifest,
             "announced_at": iso(now),
             "deadline": iso(now + timedelta(days=self._settings.kept_days)),
-            "device_ahead_s": device_time and (device_time - now).total_seconds(),
+            "device_ahead_s": None if device_ahead is None else device_ahead.total_seconds(),
         }
         with self._database.writing() as tables:
             query = sa.select(SUBMISSIONS).where(SUBMISSIONS.c.id == submission.id)
@@ -360,6 +367,11 @@ class Intake:
             # The patient has gone, and whoever mends the decoder wants the original.
             self._objects.keep(original_of(row.place), b"".join(pieces))
             row = self._note(row, state="stored", reason=found.reason, detail=found.detail)
+        elif found.reason == "speech_in_ambient":
+            # A conversation of people who did not agree to be recorded. Deleted first: a kill after
+            # it makes it be sent and dropped once more, and leaves nothing here.
+            self.uploads.discard([row.upload])
+            row = self._note(row, state="dropped", reason=found.reason, detail=found.detail)
         else:
             row = self._note(row, state="refused", reason=found.reason, detail=found.detail)
         return _progress(row, offset)
@@ -407,7 +419,7 @@ class Intake:
                 raise SendAgain("it changed meanwhile; send the manifest again")
             query = sa.select(RECORDINGS).where(RECORDINGS.c.submission == submission.id)
             rows = {one.id: one for one in tables.execute(query)}
-            if any(one.state != "stored" for one in rows.values()):
+            if any(one.state not in _DONE for one in rows.values()):
                 raise SendAgain("a recording was changed meanwhile; send the manifest again")
             receipt = write_receipt(
                 self._keys,
@@ -415,14 +427,31 @@ class Intake:
                 manifest=row.manifest.encode(),
                 accepted_at=now,
                 site=row.site,
+                dropped={one.id: one.reason for one in rows.values() if one.state == "dropped"},
             )
             tables.execute(SUBMISSIONS.update().where(this).values(receipt=receipt))
-            stored = tuple(_stored(file, rows[file.id]) for file in submission.files)
+            stored = stored_of(submission, rows)
             on_accept(tables, Accepted(submission, row.site, now, row.device_ahead_s, stored))
         _log.info(
             "accepted", **{submission.kind: submission.id}, site=row.site, recordings=len(stored)
         )
-        return Standing(submission.revision, receipt)
+        return Standing(submission.revision, receipt, now_accepted=True)
+
+
+def newest_receipts(database: Database) -> Sequence[str]:
+    """The newest receipt of each site."""
+    table = SUBMISSIONS.c
+    with database.reading() as tables:
+        sites = tables.execute(sa.select(table.site).distinct()).scalars().all()
+        newest = (
+            sa.select(table.receipt)
+            .where(table.site == site, table.receipt.is_not(None))
+            .order_by(table.accepted_at.desc())
+            .limit(1)
+            for site in sites
+        )
+        found = [tables.execute(query).scalar() for query in newest]
+    return [receipt for receipt in found if receipt is not None]
 
 
 def original_of(place: str) -> str:
@@ -448,12 +477,18 @@ def _progress(row: sa.Row[Any], offset: int) -> Progress:
     return Progress(row.id, row.state, row.upload, row.n_bytes, offset, row.reason, row.detail)
 
 
+def stored_of(submission: Submission, rows: Mapping[str, sa.Row[Any]]) -> tuple[Stored, ...]:
+    """The recordings of a submission that were not dropped, by the rows of all of them."""
+    files = (file for file in submission.files if rows[file.id].state == "stored")
+    return tuple(_stored(file, rows[file.id]) for file in files)
+
+
 def _stored(file: RecordingFile, row: sa.Row[Any]) -> Stored:
     found = None if row.found is None else Described.model_validate_json(row.found)
     return Stored(
         file=file,
+        place=row.place,
         found=found,
-        original=original_of(row.place),
         audio=None if found is None else audio_of(row.place, row.audio_sha256),
         audio_sha256=row.audio_sha256,
     )

@@ -8,7 +8,9 @@ or another one. Beside the recordings of what was accepted lies its receipt, so 
 was restored does not expire what the store knows to be accepted.
 """
 
+import math
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,6 +20,7 @@ import structlog
 
 from spira.domain.errors import StorageFull
 from spira.intake.submissions import (
+    RECEIPTS_PREFIX,
     RECORDINGS_PREFIX,
     audio_of,
     original_of,
@@ -30,6 +33,7 @@ from spira.stores.objects import Item, Objects
 
 _ORPHAN_AFTER = timedelta(hours=1)
 _AT_ONCE = 500  # objects asked about together
+_A_PASS = 5_000  # submissions whose objects are looked through: some forty requests of S3
 _KEY = re.compile(
     rf"(?P<place>{RECORDINGS_PREFIX}/(?P<submission>[^/]+)/[^/]+/"
     r"(?P<generation>\d+)\.(?P<revision>\d+)-[0-9a-f]{64})\.(?:original|[0-9a-f]{64}\.f32)"
@@ -47,8 +51,11 @@ def sweep(database: Database, objects: Objects, now: datetime) -> int:
     before = now - _ORPHAN_AFTER
     cleared = _clear(database, objects)
     cleared += sum(_sweep_pieces(database, objects, before))
-    cleared += sum(_sweep_recordings(database, objects, before))
-    cleared += objects.tidy(before)
+    cleared += objects.tidy(f"{STAGING_PREFIX}/", before)
+    part = _part(database)
+    cleared += sum(_sweep_recordings(database, objects, before, *part))
+    for prefix in (RECORDINGS_PREFIX, RECEIPTS_PREFIX):
+        cleared += objects.tidy(f"{prefix}/", before, *part)
     if _expire(database, now):
         cleared += _clear(database, objects)
     return cleared
@@ -143,10 +150,29 @@ def _sweep_pieces(database: Database, objects: Objects, before: datetime) -> Ite
         yield len(orphans)
 
 
-def _sweep_recordings(database: Database, objects: Objects, before: datetime) -> Iterator[int]:
+def _part(database: Database) -> tuple[str, str | None]:
+    """Which submissions' objects a pass looks through: from one id on and before another.
+
+    All of them where they are few; else a part drawn by chance. So nothing has to be remembered or
+    agreed upon, however many sweepers there are and however often they start anew; and each part's
+    turn comes.
+    """
+    ids = sa.select(SUBMISSIONS.c.id).order_by(SUBMISSIONS.c.id).limit(1)
+    with database.reading() as tables:
+        n = tables.execute(sa.select(sa.func.count(SUBMISSIONS.c.id))).scalar_one()
+        part = secrets.randbelow(max(1, math.ceil(n / _A_PASS)))
+        first = tables.execute(ids.offset(part * _A_PASS)).scalar() if part else None
+        end = tables.execute(ids.offset((part + 1) * _A_PASS)).scalar()
+    return first or "", end
+
+
+def _sweep_recordings(
+    database: Database, objects: Objects, before: datetime, first: str, end: str | None
+) -> Iterator[int]:
     """Final objects that the row of their submission does not name."""
     unknown = 0
-    for items in _in_parts(objects.list(f"{RECORDINGS_PREFIX}/"), before):
+    found_there = objects.list_between(f"{RECORDINGS_PREFIX}/", first, end)
+    for items in _in_parts(found_there, before):
         found = {item.key: _KEY.fullmatch(item.key) for item in items}
         ids = {match["submission"] for match in found.values() if match}
         with database.reading() as tables:

@@ -37,7 +37,7 @@ RECORDINGS = sa.Table(
     sa.Column("n_bytes", sa.BigInteger, nullable=False),
     sa.Column("asked", sa.Text, nullable=False),  # all that its check depends on
     sa.Column("tries", sa.Integer, nullable=False),  # uploads that were discarded
-    sa.Column("state", sa.Text, nullable=False),  # announced, stored, refused
+    sa.Column("state", sa.Text, nullable=False),  # announced, stored, dropped, refused
     sa.Column("place", sa.Text, nullable=False, unique=True),  # what its objects' keys begin with
     sa.Column("found", sa.Text),  # what the check found; null where it died of the file
     sa.Column("audio_sha256", sa.Text),  # of the samples beside the original

@@ -23,6 +23,10 @@ from spira.intake.uploads import OffsetTaken, Uploads
 _VERSION = "1.0.0"
 _PIECE_BYTES = 256 << 10
 _FLUSH_S = 1.0  # a kill costs no more than what came in since
+# Each piece is an object: what comes byte by byte must not become a million of them. A network of
+# 8 kbit/s brings a KiB between two flushes; the spare ones are for connections that break off.
+_LEAST_BYTES = 1 << 10
+_SPARE_PIECES = 1000
 _SILENT_S = 60.0  # a half-open connection ends
 _TYPE = "application/offset+octet-stream"
 _HEADERS = {"Tus-Resumable": _VERSION, "Cache-Control": "no-store"}
@@ -82,17 +86,22 @@ class Tus:
         said = request.headers.get("Upload-Offset", "")
         if not said.isascii() or not said.isdecimal() or len(said) > len(str(upload.n_bytes)):
             return self._problem(400, "header Upload-Offset: a number of bytes is needed")
-        offset = await to_thread.run_sync(self._uploads.offset, upload.id)
+        offset, n_pieces = await to_thread.run_sync(self._uploads.so_far, upload.id)
         if int(said) != offset:
             return self._problem(
                 409, f"the upload is at {offset}, not at {said}", {"Upload-Offset": str(offset)}
             )
-        taking = _Taking(request, partial(self._uploads.append, upload.id), offset, upload.n_bytes)
+        append = partial(self._uploads.append, upload.id)
+        taking = _Taking(request, append, offset, n_pieces, upload.n_bytes)
         try:
             if not await taking.all():
                 return self._problem(413, f"more than the {upload.n_bytes} bytes announced")
         except OffsetTaken as taken:
             return self._problem(409, str(taken))
+        except _TooManyPieces:
+            await to_thread.run_sync(self._uploads.discard, [upload.id])
+            detail = f"it came in over {taking.most} pieces, and was let go; send it from 0 on"
+            return self._problem(409, detail, {"Upload-Offset": "0"})
         return Response(status_code=204, headers=_HEADERS | {"Upload-Offset": str(taking.offset)})
 
     def _problem(self, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
@@ -100,13 +109,24 @@ class Tus:
         return problem(status, detail, sentence=sentence, headers=_HEADERS | (headers or {}))
 
 
+class _TooManyPieces(Exception):
+    """An upload has become more objects than it may."""
+
+
 class _Taking:
     """The body of one PATCH, put down piece by piece as it comes."""
 
     def __init__(
-        self, request: Request, append: Callable[[int, bytes], int], offset: int, n_bytes: int
+        self,
+        request: Request,
+        append: Callable[[int, bytes], int],
+        offset: int,
+        n_pieces: int,
+        n_bytes: int,
     ) -> None:
         self.offset = offset
+        self.most = _SPARE_PIECES + n_bytes // _LEAST_BYTES
+        self._n_pieces = n_pieces
         self._request = request
         self._append = append
         self._n_bytes = n_bytes
@@ -115,7 +135,7 @@ class _Taking:
     async def all(self) -> bool:
         """Take what comes until it ends, breaks off or falls silent; False when it is too much.
 
-        raises    what appending raises
+        raises    _TooManyPieces, and what appending raises
         """
         coming: asyncio.Future[object] | None = None
         clock = asyncio.get_running_loop().time
@@ -148,4 +168,7 @@ class _Taking:
 
     async def _flush(self) -> None:
         piece, self._held = bytes(self._held), bytearray()
+        self._n_pieces += bool(piece)
+        if self._n_pieces > self.most:
+            raise _TooManyPieces
         self.offset = await to_thread.run_sync(self._append, self.offset, piece)

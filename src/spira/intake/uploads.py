@@ -27,7 +27,12 @@ class Uploads:
 
     def offset(self, upload: str) -> int:
         """How many bytes are there, from the first on."""
-        return sum(size for _, size in self._in_order(upload))
+        return self.so_far(upload)[0]
+
+    def so_far(self, upload: str) -> tuple[int, int]:
+        """How many bytes are there, and in how many pieces."""
+        sizes = [size for _, size in self._in_order(upload)]
+        return sum(sizes), len(sizes)
 
     def append(self, upload: str, at: int, data: bytes) -> int:
         """Add bytes at an offset that `offset` or the last `append` gave; the offset after them.

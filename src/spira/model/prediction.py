@@ -18,6 +18,7 @@ from spira.domain.answers import (
 from spira.domain.errors import RefusalReason
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import (
+    SHORTEST_SPEECH_S,
     Finding,
     Measurements,
     SourceFormat,
@@ -106,7 +107,6 @@ _UNDECLARED: dict[Undeclared, Sentence] = {
 }
 
 _LAST_BIT = 6  # decimals: 1 - 0.94 is six people of a hundred, not a bit more than six
-_SOME_SPEECH_S = 0.1  # the shortest stretch that the detector of speech reports
 
 
 class Declared(Frozen):
@@ -202,7 +202,7 @@ def outside(
             )
         )
     # Whoever could not finish may have said little, and a recording without any speech is no voice.
-    needed = _SOME_SPEECH_S if declared.unfinished else envelope.minimum_speech_s
+    needed = SHORTEST_SPEECH_S if declared.unfinished else envelope.minimum_speech_s
     if measurements.speech_s < needed:
         found = measurements.speech_s
         reasons.append(

@@ -10,7 +10,9 @@ import hmac
 import json
 import re
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar, cast
@@ -54,6 +56,9 @@ _LARGEST_BODY_BYTES = 256 << 10
 _BODY_S = 60.0  # that a body may take: 256 kB at 35 kbit/s
 _LARGEST_PAGE = 200
 _COMMITS_AT_ONCE = 16
+_MOST_OF_A_SITE = (
+    100  # commits at work and in line: of many phones at once, or of one that is broken
+)
 _UPLOAD = re.compile(r"[0-9a-f]{40}")
 _LONGEST_PLACE = 64  # characters of a name that the client made
 _SECRET = re.compile(r"[A-Za-z0-9_-]{43}=?")  # 32 bytes as base64url
@@ -119,6 +124,11 @@ class Parts:
     checking: dict[tuple[Owner, bytes], "asyncio.Task[Standing]"] = field(default_factory=dict)
     # So many commits at once, waiting for a child that checks: others are still uploaded and asked.
     committing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_COMMITS_AT_ONCE))
+    # A site has half of them at most, and stands in a line of its own for them: whoever else comes
+    # has a few in front of it, never all that one site sends.
+    of_site: dict[str, CapacityLimiter] = field(
+        default_factory=lambda: defaultdict(lambda: CapacityLimiter(_COMMITS_AT_ONCE // 2))
+    )
 
 
 def create_api(parts: Parts) -> FastAPI:
@@ -183,32 +193,33 @@ def create_api(parts: Parts) -> FastAPI:
     ) -> Response:
         """Announce an assessment, or hear how it stands; at last, its receipt."""
         owner = Owner(site.name, _secret(spira_device_secret))
-        device_time = _device_time(spira_device_time)
+        device_ahead = _device_ahead(spira_device_time)  # at once: a commit may have to wait
         manifest = _read(Manifest, await _limited(request))
         filled = _filled(manifest.form)
         submission = _submission(id, manifest, filled, owner)
         number = filled.identifying.get("record_number")
         by = f"token {site.token_id}"
+        began = time.monotonic()
 
         def commit() -> Standing:
             # It reads the folder of keys, and may make one.
             record = None if number is None else parts.keys.hash_record(site.name, number)
-            return parts.intake.commit(
+            standing = parts.intake.commit(
                 submission,
                 owner,
                 taken(parts.settings.vital_rules, filled.values, record, by),
                 ready=not filled.refused,
                 unfinished=filled.values.get("unfinished", False) is True,
-                device_time=device_time,
+                device_ahead=device_ahead,
             )
+            if standing.now_accepted:  # whoever asks meanwhile waits for this call
+                metrics.accepted.observe(time.monotonic() - began)
+            return standing
 
-        began = time.monotonic()
         standing = await _in_time(parts, (owner, submission.canonical()), commit)
         if standing is None:
             body = {"state": "checking", "sentence": STATES["checking"].model_dump()}
             return JSONResponse(body, 202, headers={"Retry-After": "1"})
-        if standing.receipt is not None:
-            metrics.accepted.observe(time.monotonic() - began)
         return _told(standing, filled)
 
     @app.get("/v1/assessments/{id}")
@@ -378,10 +389,10 @@ def _told(standing: Standing, filled: Filled) -> JSONResponse:
 
 
 def _progress(one: Progress) -> dict[str, Any]:
-    if one.state == "refused":
+    if one.state in ("refused", "dropped"):
         assert one.reason is not None
         sentence = REFUSALS[cast(Refusal, one.reason)].model_dump()
-        return {"id": one.id, "state": "refused", "reason": one.reason, "sentence": sentence}
+        return {"id": one.id, "state": one.state, "reason": one.reason, "sentence": sentence}
     if one.state == "stored":
         return {"id": one.id, "state": "complete"}
     return {
@@ -399,11 +410,20 @@ async def _in_time(
     """What committing comes to; None when it takes longer, and goes on meanwhile."""
     task = parts.checking.get(key)
     if task is None:
-        task = asyncio.create_task(to_thread.run_sync(commit, limiter=parts.committing))
+        site = key[0].site
+        if sum(owner.site == site for owner, _ in parts.checking) >= _MOST_OF_A_SITE:
+            detail = f"{_MOST_OF_A_SITE} assessments of this site are being checked; try again"
+            raise _Refused("too_many", 429, detail, headers={"Retry-After": "2"})
+        task = asyncio.create_task(_in_turn(parts, site, commit))
         parts.checking[key] = task
         task.add_done_callback(lambda ended: _forget(parts, key, ended))
     done, _ = await asyncio.wait({task}, timeout=parts.settings.checking_answer_s)
     return task.result() if done else None
+
+
+async def _in_turn(parts: Parts, site: str, commit: Callable[[], Standing]) -> Standing:
+    async with parts.of_site[site]:
+        return await to_thread.run_sync(commit, limiter=parts.committing)
 
 
 def _forget(parts: Parts, key: tuple[Owner, bytes], ended: "asyncio.Task[Standing]") -> None:
@@ -448,11 +468,11 @@ def _secret(text: str) -> str:
     return base64.urlsafe_b64encode(raw).decode()
 
 
-def _device_time(text: str | None) -> datetime | None:
+def _device_ahead(text: str | None) -> timedelta | None:
     if text is None:
         return None
     try:
-        return TypeAdapter(Moment).validate_python(text).astimezone(UTC)
+        return TypeAdapter(Moment).validate_python(text) - datetime.now(UTC)
     except ValidationError:
         detail = "header Spira-Device-Time: a time with its zone is needed (RFC 3339)"
         raise _Refused("bad_header", 400, detail) from None
@@ -475,17 +495,33 @@ async def _limited(request: Request) -> bytes:
 
 def _read(model: type[_Model], text: bytes, *, blank: Problem = "bad_manifest") -> _Model:
     """A body; `blank` is what is told where all that is wrong is a text that is not there."""
+    faults = _said_twice(text)
     try:
-        return model.model_validate_json(text)
+        found = model.model_validate_json(text)
     except ValidationError as error:
-        places = [
-            {"where": _place(fault["loc"]), "what": fault["msg"]}
-            for fault in error.errors(include_input=False, include_url=False)[:50]
-        ]
-        detail = "; ".join(f"{one['where']}: {one['what']}" for one in places)
-        kinds = {fault["type"] for fault in error.errors()}
-        what: Problem = blank if kinds <= {"missing", "string_too_short"} else "bad_manifest"
-        raise _Refused(what, 400, detail, places=places) from None
+        faults += error.errors(include_input=False, include_url=False)
+    if not faults:
+        return found
+    places = [{"where": _place(fault["loc"]), "what": fault["msg"]} for fault in faults[:50]]
+    detail = "; ".join(f"{one['where']}: {one['what']}" for one in places)
+    kinds = {fault["type"] for fault in faults}
+    what: Problem = blank if kinds <= {"missing", "string_too_short"} else "bad_manifest"
+    raise _Refused(what, 400, detail, places=places)
+
+
+def _said_twice(text: bytes) -> list[Any]:
+    """Keys that are in one object twice, as faults of pydantic, which would take the last."""
+    faults: list[Any] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        for key, times in Counter(key for key, _ in pairs).items():
+            if times > 1:
+                what = f"is there {times} times; say it once"
+                faults.append({"loc": (key,), "msg": what, "type": "said_twice"})
+
+    with suppress(ValueError, RecursionError):  # no JSON: that is told as it is
+        json.loads(text.decode(), object_pairs_hook=look, parse_int=str)  # of any length
+    return faults
 
 
 def _place(loc: Sequence[int | str]) -> str:

@@ -16,6 +16,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from spira.intake import audit
+from spira.intake.keys import RECORDS_KEY_LENGTH
+from spira.intake.rechecking import confirm
+from spira.intake.submissions import Stored
 from spira.serving.messages import Ask
 from spira.serving.tables import ASSESSMENTS, CHANGES, DEAD_LETTERS, MODEL
 from spira.stores.database import Database, iso
@@ -44,35 +47,19 @@ class Assessments:
         wrong = iso(now + lease + _CLOCKS_APART)
         lease_until = table.lease_until
         free = lease_until.is_(None) | (lease_until <= iso(now)) | (lease_until > wrong)
+        under_way = sa.select(sa.func.count()).where(table.state == "queued", ~free)
+        # Chosen before the lock is taken: putting thousands in order would hold up who writes.
+        with self._database.reading() as tables:
+            room = in_flight - tables.execute(under_way).scalar_one()
+            ids = tables.execute(_next(free, now).limit(room)).scalars().all() if room > 0 else ()
+        if not ids:
+            return []
         with self._database.writing() as tables:
             self._await_other_relays(tables)
-            under_way = tables.execute(
-                sa.select(sa.func.count()).where(table.state == "queued", ~free)
-            ).scalar_one()
-            room = in_flight - under_way
-            if room <= 0:
-                return []
-            # A device whose clock is ahead has recorded it, at the latest, when it was accepted.
-            ahead = table.recorded_at > table.accepted_at
-            at = sa.case((ahead, table.accepted_at), else_=table.recorded_at)
-            late = sa.case((at > iso(now - _URGENT_FOR), 0), else_=1)
-            turn = sa.func.row_number().over(partition_by=table.site, order_by=(late, at, table.id))
-            waiting = (
-                sa.select(table.id, turn.label("turn"), late.label("late"), at.label("at"))
-                .where(table.state == "queued", free)
-                .subquery()
-            )
-            chosen = (
-                sa.select(waiting.c.id)
-                .order_by(waiting.c.late, waiting.c.turn, waiting.c.at, waiting.c.id)
-                .limit(room)
-            )
-            ids = tables.execute(chosen).scalars().all()
-            if not ids:
-                return []
+            room = in_flight - tables.execute(under_way).scalar_one()
             taken = tables.execute(
                 ASSESSMENTS.update()
-                .where(table.id.in_(ids), table.state == "queued")  # it may be answered by now
+                .where(table.id.in_(ids[: max(0, room)]), table.state == "queued", free)
                 .values(attempt=table.attempt + 1, lease_until=iso(now + lease))
                 .returning(table.id, table.attempt, table.audio, table.audio_sha256)
             )
@@ -131,16 +118,24 @@ class Assessments:
             bury(tables, assessment, kind, detail, now)
         return True
 
-    def reached(self, assessment: str, attempt: int) -> int:
-        """Count an attempt that reached the model; how many there were, 0 where none counts."""
+    def reached(self, assessment: str, attempt: int, delivery: int) -> tuple[bool, int]:
+        """Count a delivery that reached the model, once; whether it was, and how many there were.
+
+        0 where no reply to this attempt counts. One that is earlier than the last that was counted
+        is left out: then too few are counted, never too many.
+        """
+        table = ASSESSMENTS.c
+        last = sa.tuple_(table.reached_attempt, table.reached_delivery)
+        waits = _waits(assessment, attempt)
         count = (
             ASSESSMENTS.update()
-            .where(_waits(assessment, attempt))
-            .values(reached=ASSESSMENTS.c.reached + 1)
-            .returning(ASSESSMENTS.c.reached)
+            .where(waits, last < (attempt, delivery))
+            .values(reached=table.reached + 1, reached_attempt=attempt, reached_delivery=delivery)
         )
         with self._database.writing() as tables:
-            return int(tables.execute(count).scalar() or 0)
+            counted = bool(tables.execute(count).rowcount)
+            reached = tables.execute(sa.select(table.reached).where(waits)).scalar()
+            return counted, reached or 0
 
     def note_model(self, name: str | None) -> None:
         """Write down which model there is; None: there is none, and what waits goes on waiting."""
@@ -183,12 +178,36 @@ class Assessments:
         with self._database.reading() as tables:
             return tables.execute(query).all()
 
-    def redrive(self, letter: int, by: str, why: str, now: datetime) -> bool:
+    def failed(self, letter: int) -> sa.Row[Any] | None:
+        """The assessment of a dead letter that was not redriven yet; None where there is none."""
+        query = (
+            sa.select(ASSESSMENTS)
+            .join(DEAD_LETTERS, DEAD_LETTERS.c.assessment == ASSESSMENTS.c.id)
+            .where(DEAD_LETTERS.c.id == letter, DEAD_LETTERS.c.redriven_at.is_(None))
+        )
+        with self._database.reading() as tables:
+            return tables.execute(query).first()
+
+    def redrive(
+        self,
+        letter: int,
+        by: str,
+        why: str,
+        now: datetime,
+        *,
+        checked: tuple[Stored, Mapping[str, Any]] | None = None,
+    ) -> bool:
         """Queue what failed once more; False where it is not there, or was redriven before.
 
         What still comes back of the attempts until now changes nothing any more.
+
+        checked   of one that had no samples: its recording, which has some by now, and what is to
+                  be written down of it
+        raises    TransientError where somebody else has checked the recording too
         """
-        failed = (ASSESSMENTS.c.state == "failed") & ASSESSMENTS.c.audio.is_not(None)
+        silent = ASSESSMENTS.c.audio.is_(None)
+        failed = (ASSESSMENTS.c.state == "failed") & (silent if checked else ~silent)
+        stored, values = checked or (None, {})
         with self._database.writing() as tables:
             assessment = tables.execute(
                 DEAD_LETTERS.update()
@@ -206,15 +225,20 @@ class Assessments:
                 ASSESSMENTS.update()
                 .where(ASSESSMENTS.c.id == assessment)
                 .values(
-                    state="queued",
-                    redriven_after=ASSESSMENTS.c.attempt,
-                    reached=0,
-                    lease_until=None,
-                    answer=None,
-                    answered_at=None,
-                    change=next_change(tables),
+                    {
+                        "state": "queued",
+                        "redriven_after": ASSESSMENTS.c.attempt,
+                        "reached": 0,
+                        "lease_until": None,
+                        "answer": None,
+                        "answered_at": None,
+                        "change": next_change(tables),
+                        **values,
+                    }
                 )
             )
+            if stored is not None:
+                confirm(tables, stored)
             _note(tables, by, "dead letter redriven", assessment, why)
         return True
 
@@ -262,18 +286,25 @@ class Assessments:
         return None if oldest is None else datetime.fromisoformat(oldest)
 
 
-def one_record_a_site(database: Database) -> Sequence[str]:
-    """One stored hash of a record number for each site."""
-    query = sa.select(sa.func.max(ASSESSMENTS.c.record)).group_by(ASSESSMENTS.c.site)
+def record_keys(database: Database) -> Sequence[str]:
+    """Ids of the keys that record numbers were hashed with."""
+    key = sa.func.substr(ASSESSMENTS.c.record, 1, RECORDS_KEY_LENGTH)
+    query = sa.select(key).where(ASSESSMENTS.c.record.is_not(None)).distinct()
     with database.reading() as tables:
-        return [record for record in tables.execute(query).scalars() if record is not None]
+        return tables.execute(query).scalars().all()
 
 
 def add(tables: sa.Connection, values: Mapping[str, Any]) -> None:
     """Write a new assessment in the transaction that accepts its submission."""
     tables.execute(
         ASSESSMENTS.insert().values(
-            attempt=0, redriven_after=0, reached=0, **values, change=next_change(tables)
+            attempt=0,
+            redriven_after=0,
+            reached=0,
+            reached_attempt=0,
+            reached_delivery=0,
+            **values,
+            change=next_change(tables),
         )
     )
 
@@ -292,6 +323,23 @@ def next_change(tables: sa.Connection) -> int:
             CHANGES.update().values(last=CHANGES.c.last + 1).returning(CHANGES.c.last)
         ).scalar_one()
     )
+
+
+def _next(free: sa.ColumnElement[bool], now: datetime) -> sa.Select[tuple[str]]:
+    """Ids of what waits, in the order in which it is asked."""
+    table = ASSESSMENTS.c
+    # A device whose clock is ahead has recorded it, at the latest, when it was accepted.
+    ahead = table.recorded_at > table.accepted_at
+    at = sa.case((ahead, table.accepted_at), else_=table.recorded_at)
+    late = sa.case((at > iso(now - _URGENT_FOR), 0), else_=1)
+    turn = sa.func.row_number().over(partition_by=table.site, order_by=(late, at, table.id))
+    waiting = (
+        sa.select(table.id, turn.label("turn"), late.label("late"), at.label("at"))
+        .where(table.state == "queued", free)
+        .subquery()
+    )
+    order = (waiting.c.late, waiting.c.turn, waiting.c.at, waiting.c.id)
+    return sa.select(waiting.c.id).order_by(*order)
 
 
 def _waits(assessment: str, attempt: int) -> sa.ColumnElement[bool]:

@@ -21,7 +21,6 @@ import base64
 import errno
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import threading
@@ -53,6 +52,7 @@ from spira.serving.line import (
     TokenRefused,
     Told,
 )
+from spira.stores.files import sync_names, sync_path, write_new, write_whole
 from spira.stores.locks import locked
 
 MOST_RECORDINGS = 4
@@ -167,11 +167,9 @@ class Device:
             for place in (folder, self._at(), folder / "keys", folder / "making"):
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._held.enter_context(locked(folder / "lock", wait=False))
-            _sync(folder)
-            _sync(self._at())  # a kill may have come in front of it
-            for parent in folder.resolve().parents:  # it may have been made with several of them
-                with suppress(PermissionError):  # it may only be passed through: none is from us
-                    _sync(parent)
+            for place in (folder, self._at()):  # a kill may have come in front of it
+                sync_path(place)
+            sync_names(folder)
             for half in (folder / "making").iterdir():
                 shutil.rmtree(half)
             for name in self._names():
@@ -225,14 +223,14 @@ class Device:
                 try:
                     making.mkdir(mode=0o700)
                     for id, data in audio.items():
-                        _write(making / id, data)
-                    _write(making / "assessment.json", new_one.model_dump_json().encode())
-                    _sync(making)
+                        write_new(making / id, data)
+                    write_new(making / "assessment.json", new_one.model_dump_json().encode())
+                    sync_path(making)
                     making.rename(self._at(new))
                 except OSError:
                     shutil.rmtree(making, ignore_errors=True)
                     raise
-                _sync(self._at())
+                sync_path(self._at())
         return new
 
     def revise(
@@ -277,7 +275,7 @@ class Device:
             _require_some(new)
             with _on_disk("keeping a revision"):
                 for recording, data in audio.items():
-                    _write(self._at(id, recording), data)
+                    write_new(self._at(id, recording), data)
                 self._keep(id, new)
 
     def ids(self) -> tuple[str, ...]:
@@ -524,20 +522,18 @@ class Device:
     def _replace(self, place: Path, data: bytes) -> None:
         """A whole file or the one before, on stable storage; even when the device is full."""
         try:
-            _replace(place, data)
+            write_whole(place, data)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
             (self._folder / "reserve").unlink(missing_ok=True)
-            _replace(place, data)
+            write_whole(place, data)
 
     def _make_reserve(self) -> None:
         reserve = self._folder / "reserve"
         if not reserve.exists():
-            try:
-                _write(reserve, bytes(_RESERVE_BYTES))
-            except OSError:  # full: until a receipt has freed some
-                reserve.unlink(missing_ok=True)
+            with suppress(OSError):  # full: until a receipt has freed some
+                write_new(reserve, bytes(_RESERVE_BYTES))
 
     def _tidy(self, name: str) -> None:
         """Finish what a kill cut off: files of a revision that never was, audio in a receipt."""
@@ -700,30 +696,6 @@ def _secret() -> str:
 
 
 # --- the disk -------------------------------------------------------------------------------
-
-
-def _replace(place: Path, data: bytes) -> None:
-    """A whole file or the one before, on stable storage."""
-    new = place.with_name(f"{place.name}.new")
-    new.unlink(missing_ok=True)
-    _write(new, data)
-    new.rename(place)
-    _sync(place.parent)
-
-
-def _write(place: Path, data: bytes) -> None:
-    with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

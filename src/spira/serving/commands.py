@@ -1,5 +1,6 @@
 """`spira serve`: assessments in, receipts and answers out."""
 
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -82,10 +83,9 @@ def token() -> None:
 @click.pass_obj
 def create_token(app: Application, site: str) -> None:
     """Make a token for SITE, shown once."""
-    from spira.serving.service import prepare
     from spira.serving.tokens import Tokens
 
-    prepare(app)
+    app.prepare()
     made = Tokens(app.database).create(site)
     app.emit({"site": site, "token": made})
     app.say(made)
@@ -96,10 +96,9 @@ def create_token(app: Application, site: str) -> None:
 @click.pass_obj
 def list_tokens(app: Application) -> None:
     """Every token: its id, its site, and whether it is void."""
-    from spira.serving.service import prepare
     from spira.serving.tokens import Tokens
 
-    prepare(app)
+    app.prepare()
     found = Tokens(app.database).list()
     app.emit([{"id": one.id, "site": one.site, "revoked_at": one.revoked_at} for one in found])
     rows = [(one.id, one.site, one.created_at, one.revoked_at or "") for one in found]
@@ -162,22 +161,27 @@ def show_letter(app: Application, letter: int) -> None:
 @json_option
 @click.pass_obj
 def redrive(app: Application, letter: int, reason: str, by: str | None) -> None:
-    """Ask for its answer once more."""
-    from spira.domain.errors import InputError
+    """Ask for its answer once more; a recording whose check died is checked again first."""
+    from spira.intake.checking import Checker
+    from spira.serving.redriving import redrive as ask_again
 
-    now = datetime.now(UTC)
-    if not _assessments(app).redrive(letter, by or account(), reason, now):
-        raise InputError(
-            f"dead letter {letter}: there is none that can be asked again; "
-            "`spira serve dead-letters list` shows them"
-        )
-    app.emit({"id": letter, "queued": True})
-    app.say(f"{letter}: queued again")
+    app.prepare()
+    one_child = app.settings.intake.checking.model_copy(update={"children": 1})
+    state = ask_again(
+        app.database,
+        app.recordings,
+        lambda: closing(Checker(one_child)),
+        letter,
+        by=by or account(),
+        why=reason,
+        now=datetime.now(UTC),
+    )
+    app.emit({"id": letter, "state": state})
+    app.say(f"{letter}: queued again" if state == "queued" else f"{letter}: answered")
 
 
 def _assessments(app: Application) -> "Assessments":
     from spira.serving.assessments import Assessments
-    from spira.serving.service import prepare
 
-    prepare(app)
+    app.prepare()
     return Assessments(app.database)

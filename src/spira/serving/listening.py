@@ -21,6 +21,7 @@ from spira.serving.words import PROBLEMS
 
 _HEAD_S = 20.0  # that the head of a request may take
 _MOST_AT_ONCE = 500  # requests in hand; a phone that is told so comes again
+_WATCHED = ("/healthz", "/metrics")  # busy is not dead: a supervisor would kill all in hand
 _OPEN_FILES = 4096  # a connection is one, and the usual 1024 are soon held by who says nothing
 
 
@@ -36,7 +37,7 @@ def listen(app: ASGIApp, host: str, port: int, *, drained_within_s: int) -> None
 
 
 class AtMost:
-    """Answers 503 while too many requests are in hand."""
+    """Answers 503 while too many requests are in hand; whoever watches over us is answered."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -44,17 +45,18 @@ class AtMost:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, or refuse."""
-        if scope["type"] == "http" and self._in_hand >= _MOST_AT_ONCE:
+        counts = scope["type"] == "http" and scope["path"] not in _WATCHED
+        if counts and self._in_hand >= _MOST_AT_ONCE:
             detail = f"{self._in_hand} requests are in hand; try again"
             after = {"Retry-After": "2"}
             answer = problem(503, detail, sentence=PROBLEMS["too_many"], headers=after)
             await answer(scope, receive, send)
             return
-        self._in_hand += scope["type"] == "http"
+        self._in_hand += counts
         try:
             await self._app(scope, receive, send)
         finally:
-            self._in_hand -= scope["type"] == "http"
+            self._in_hand -= counts
 
 
 class Impatient(H11Protocol):

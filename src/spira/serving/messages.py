@@ -47,8 +47,8 @@ class Reply(Frozen):
 
     scored    the model's figures, and the model
     failed    the recording can never be scored, and why
-    tried     no answer: the model is about to be asked again, after an attempt that ended without
-              a reply. Whoever counts these knows a recording that kills predictors, or that the
+    tried     no answer: the model is about to be asked, after an attempt or a delivery that brought
+              no reply. Whoever counts these knows a recording that kills predictors, or that the
               model has no number for. Waiting for a store or a model is never told so.
     """
 
@@ -56,6 +56,7 @@ class Reply(Frozen):
     assessment: Id
     attempt: int = Field(ge=1, le=1_000_000)
     kind: Literal["scored", "failed", "tried"]
+    delivery: int = Field(default=1, ge=1, le=1_000_000)  # of the ask, at which it was `tried`
     probability: float | None = Field(default=None, ge=0, le=1)
     calibrated: float | None = Field(default=None, ge=0, le=1)
     outcome: Outcome | None = None

@@ -30,10 +30,12 @@ _PROBLEMS: Mapping[int, str] = {
     412: "Another version of tus.",
     413: "More bytes than are taken.",
     415: "Another content type.",
+    429: "Too many of this site are being checked; try again.",
     503: "Not now; try again.",
     507: "No space left.",
 }
 _RETRY = ("Retry-After",)
+_HEADERS_OF = {401: ("WWW-Authenticate",), 429: _RETRY, 503: _RETRY, 507: _RETRY}
 _HEADERS: Mapping[str, Mapping[str, Any]] = {
     "ETag": {"description": "Of what is answered.", "schema": {"type": "string"}},
     "Retry-After": {
@@ -88,13 +90,13 @@ def describe(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> dict[str, A
 
 
 def _answers_of(name: str) -> dict[str, Any]:
-    asked = (400, 401, 503)  # of every route that asks for a token
-    body = (*asked, 408, 413, 507)
+    asked = (400, 401, 503, 507)  # of every route that asks for a token
+    body = (*asked, 408, 413)
     answers: Mapping[str, dict[str, Any]] = {
         "PUT /v1/assessments/{id}": {
             "200": _json("How it stands, or its receipt.", _ref("Standing")),
             "202": _json("It is being checked; come again.", _ref("Checking"), *_RETRY),
-            **_problems(*body, 404, 409),
+            **_problems(*body, 404, 409, 429),
         },
         "GET /v1/assessments/{id}": {
             "200": _json("The assessment.", _ref("Assessment"), "ETag"),
@@ -136,19 +138,19 @@ def _answers_of(name: str) -> dict[str, Any]:
                     sections=_array({"type": "object"}),
                 ),
             ),
-            **_problems(503),
+            **_problems(503, 507),
         },
         "GET /healthz": {"200": _json("It answers.", _object(well={"const": True}))},
         "GET /readyz": {
             "200": _json("All answers.", _object(ready={"const": True})),
-            **_problems(503),
+            **_problems(503, 507),
         },
         "GET /metrics": {
             "200": {
                 "description": "For Prometheus.",
                 "content": {"text/plain": {"schema": {"type": "string"}}},
             },
-            **_problems(503),
+            **_problems(503, 507),
         },
     }
     return answers[name]
@@ -176,7 +178,7 @@ def _uploads() -> dict[str, Any]:
             **secured,
             "responses": {
                 "200": {"description": "So much.", **_with(*sorted(told), "Upload-Length")},
-                **_problems(401, 404, 412, 503),
+                **_problems(401, 404, 412, 503, 507),
             },
         },
         "patch": {
@@ -219,7 +221,7 @@ def _schemas() -> dict[str, Any]:
             offset={"type": "integer"},
         ),
         _object(id=text, state={"const": "complete"}),
-        _object(id=text, state={"const": "refused"}, reason=text, sentence=sentence),
+        _object(id=text, state={"enum": ["dropped", "refused"]}, reason=text, sentence=sentence),
     )
     return {
         "Standing": {"oneOf": [_ref("Incomplete"), _ref("Accepted")]},
@@ -270,7 +272,7 @@ def _problems(*statuses: int) -> dict[str, Any]:
         str(status): {
             "description": _PROBLEMS[status],
             "content": {_PROBLEM: {"schema": _ref("Problem")}},
-            **_with(*{401: ("WWW-Authenticate",), 503: _RETRY, 507: _RETRY}.get(status, ())),
+            **_with(*_HEADERS_OF.get(status, ())),
         }
         for status in sorted(statuses)
     }

@@ -288,8 +288,9 @@ class Predictor:
         if model is None:
             raise TransientError("the model was put away; it is loaded again")
         about = {"assessment": ask.assessment, "attempt": ask.attempt, "model": model.name}
-        if tries > 1 and not self._breaker.is_open:
-            tried = Reply(kind="tried", **about)
+        # A lease may end before its message has come twice: then only the attempt tells.
+        if (tries > 1 or ask.attempt > 1) and not self._breaker.is_open:
+            tried = Reply(kind="tried", delivery=tries, **about)
             await self._queue.publish(REPLIES, f"{ask.identity}:{tries}", write_message(tried))
         try:
             score = await self._score(model, waveform, ask)

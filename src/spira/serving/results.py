@@ -64,9 +64,11 @@ class Results:
 
     def _count(self, reply: Reply) -> bool:
         """An attempt reaches the model; after too many that brought nothing, it ends."""
-        reached = self._assessments.reached(reply.assessment, reply.attempt)
+        counted, reached = self._assessments.reached(
+            reply.assessment, reply.attempt, reply.delivery
+        )
         if reached <= _MOST_REACHED:
-            return reached > 0
+            return counted
         return self._fail(
             reply, "unknown", f"{_MOST_REACHED} attempts reached the model, none ended"
         )

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 from spira.domain.errors import InputError, TransientError
 from spira.stores.locks import held_folder
-from spira.stores.objects import sync_names
 from spira.stores.processes import Process, answers, free_or_wanted, stop_all
 from spira.stores.queue import NatsServer, Queue, nats_server, noted_url
 
@@ -30,17 +29,9 @@ if TYPE_CHECKING:
     from spira.wiring import Application
 
 TOKEN = "SPIRA_QUEUE_TOKEN"  # variable of the environment
-ROOMS = ("spira.intake", "spira.serving")  # whose tables there are
 _LOCAL = "127.0.0.1"
 _LOOK_EVERY_S = 0.2
 _DRAINED_WITHIN_S = 20  # requests in hand when the API is told to end
-
-
-def prepare(app: "Application") -> None:
-    """Bring the database up to date; whoever comes second finds nothing to do."""
-    app.home.mkdir(parents=True, exist_ok=True)
-    sync_names(app.home)
-    app.database.migrate(ROOMS)
 
 
 def check_keys(app: "Application") -> None:
@@ -49,11 +40,12 @@ def check_keys(app: "Application") -> None:
     raises    IntegrityError where the keys are not those of the database: no patient of theirs
               would be found
     """
-    from spira.serving.assessments import one_record_a_site
+    from spira.intake.keys import signed_with
+    from spira.intake.submissions import newest_receipts
+    from spira.serving.assessments import record_keys
 
-    keys = app.keys
-    for record in one_record_a_site(app.database):
-        keys.wrapped(record)
+    app.keys.require(record_keys(app.database))
+    app.keys.require(map(signed_with, newest_receipts(app.database)))
 
 
 def serve(app: "Application") -> None:
@@ -66,7 +58,7 @@ def serve(app: "Application") -> None:
     with ExitStack() as held:
         says = "`spira serve` is running on this data folder already"
         held.enter_context(held_folder(place, says))
-        prepare(app)
+        app.prepare()
         check_keys(app)
         server = None
         if app.settings.serving.queue is None:
@@ -90,7 +82,7 @@ def run_api(app: "Application", port: int) -> None:
     from spira.serving.tokens import Tokens
 
     settings = app.settings
-    prepare(app)
+    app.prepare()
     check_keys(app)
     checker = Checker(settings.intake.checking)
     try:
@@ -130,7 +122,7 @@ def run_relay(app: "Application") -> None:
         finally:
             await queue.close()
 
-    prepare(app)
+    app.prepare()
     asyncio.run(run())
 
 

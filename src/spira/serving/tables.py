@@ -20,7 +20,9 @@ ASSESSMENTS = sa.Table(
     sa.Column("audio_sha256", sa.Text),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("redriven_after", sa.Integer, nullable=False),  # replies to later attempts count
-    sa.Column("reached", sa.Integer, nullable=False),  # attempts that reached the model
+    sa.Column("reached", sa.Integer, nullable=False),  # deliveries that reached the model
+    sa.Column("reached_attempt", sa.Integer, nullable=False),  # the last that was counted
+    sa.Column("reached_delivery", sa.Integer, nullable=False),
     sa.Column("lease_until", sa.Text),  # published, and not to be published again before
     sa.Column("answer", sa.Text),
     sa.Column("answered_at", sa.Text),
@@ -28,6 +30,7 @@ ASSESSMENTS = sa.Table(
     sa.Column("void_reason", sa.Text),
     sa.Index("serving_assessments_by_state", "state", "lease_until"),
     sa.Index("serving_assessments_by_record", "site", "record"),
+    sa.Index("serving_assessments_by_change", "site", "change"),
 )
 
 # One row: whoever changes an assessment takes the next number in the same transaction, so that a

@@ -1,6 +1,6 @@
 """What Serving does in the transaction that accepts an assessment."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -31,7 +31,7 @@ def taken(rules: VitalRules, values: Mapping[str, Any], record: str | None, by: 
     """
 
     def on_accept(tables: sa.Connection, accepted: Accepted) -> None:
-        scored = _scored(accepted)
+        scored = scored_of(accepted.recordings)
         recorded_at = _corrected(accepted, scored)
         about = About(
             values=values,
@@ -53,7 +53,7 @@ def taken(rules: VitalRules, values: Mapping[str, Any], record: str | None, by: 
             "audio": None if scored is None else scored.audio,
             "audio_sha256": None if scored is None else scored.audio_sha256,
         }
-        state, answer = _at_once(about, scored)
+        state, answer = at_once(about, scored)
         if answer is not None:
             row["answer"] = answer.model_dump_json()
             row["answered_at"] = row["accepted_at"]
@@ -73,8 +73,8 @@ def taken(rules: VitalRules, values: Mapping[str, Any], record: str | None, by: 
     return on_accept
 
 
-def _at_once(about: About, scored: Stored | None) -> tuple[str, Answer | None]:
-    """State and answer of an assessment that has just been accepted."""
+def at_once(about: About, scored: Stored | None) -> tuple[str, Answer | None]:
+    """State and answer of an assessment whose recordings have just been checked."""
     answer = before_scoring(about)
     if answer is not None:
         return "completed", answer
@@ -85,17 +85,20 @@ def _at_once(about: About, scored: Stored | None) -> tuple[str, Answer | None]:
     return "queued", None
 
 
-def _scored(accepted: Accepted) -> Stored | None:
+def scored_of(recordings: Sequence[Stored]) -> Stored | None:
     """The recording that is asked about: the last sentence."""
-    sentences = [one for one in accepted.recordings if one.file.utterance == SCORED]
+    sentences = [one for one in recordings if one.file.utterance == SCORED]
     return max(sentences, key=lambda one: one.file.recorded_at, default=None)
 
 
 def _corrected(accepted: Accepted, scored: Stored | None) -> datetime:
     """When it was recorded, by the clock of the server; a time in the future is told as uncertain,
     and one that no calendar has is such a time."""
-    files = [one.file for one in accepted.recordings]
-    at = max(file.recorded_at for file in files) if scored is None else scored.file.recorded_at
+    at = (
+        max(file.recorded_at for file in accepted.submission.files)
+        if scored is None
+        else scored.file.recorded_at
+    )
     try:
         corrected = at.astimezone(UTC) - timedelta(seconds=accepted.device_ahead_s or 0.0)
     except OverflowError:  # before the year 1, or after 9999

@@ -53,7 +53,6 @@ Problem = Literal[
     "unavailable",
     "broken",
     "no_reason",
-    "already_voided",
 ]
 
 AT_MOST_AHEAD = timedelta(minutes=5)  # of a corrected device clock; more is no error of its offset
@@ -134,8 +133,8 @@ REFUSALS: Mapping[Refusal, Sentence] = {
         "The file is too large. Record only what is asked for.",
     ),
     "speech_in_ambient": _say(
-        "Há fala na gravação do ambiente; foi apagada. Grave de novo em silêncio.",
-        "Speech in the recording of the room; it was deleted. Record again in silence.",
+        "Havia fala na gravação do ambiente; ela foi apagada. As outras valem.",
+        "Speech in the recording of the room; it was deleted. The others count.",
     ),
 }
 
@@ -206,9 +205,6 @@ PROBLEMS: Mapping[Problem, Sentence] = {
     "no_reason": _say(
         "Falta o motivo da anulação. Escreva por que o resultado não vale.",
         "The reason is missing. Write why the result must not be used.",
-    ),
-    "already_voided": _say(
-        "Já foi anulado. Não é preciso fazer nada.", "Already voided. Nothing needs to be done."
     ),
 }
 

@@ -13,10 +13,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from spira.domain.errors import TransientError
-from spira.stores.objects import sync_path
+from spira.domain.errors import StorageFull, TransientError
+from spira.stores.files import sync_path
 
-_BUSY_S = 30.0  # SQLite waits so long for another writer
+_BUSY_S = 30.0  # whoever waits for another writer waits so long
+# PostgreSQL ends what takes longer: a query that hangs would hold the place of a commit for ever,
+# and a process that was suspended inside a transaction all who wait for its rows. It loses its
+# transaction before they lose patience.
+_LONGEST_STATEMENT_S = 60.0
+_LONGEST_PAUSE_S = 20.0  # between two statements of a transaction
+_NO_LONGER_PRIMARY = "25006"  # SQLSTATE read_only_sql_transaction
+# SQLITE_IOERR_SHMSIZE is what opening a database comes to, and PostgreSQL has a SQLSTATE.
+_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "53100")
 _MIGRATING = 0x4D49475241  # "MIGRA": the lock of whoever migrates, on PostgreSQL
 
 
@@ -48,6 +56,8 @@ class Database:
                 },
                 **hidden,
             )
+            sa.event.listen(engine, "connect", _on_postgres)
+            sa.event.listen(engine, "handle_error", _leave_a_standby)
         else:
             engine = sa.create_engine(url, connect_args={"timeout": _BUSY_S}, **hidden)
             sa.event.listen(engine, "connect", _on_sqlite)
@@ -62,7 +72,8 @@ class Database:
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction; on stable storage when the block has ended without an error.
 
-        raises    TransientError when the database is away; sqlalchemy's IntegrityError as it is
+        raises    TransientError when the database is away, StorageFull when its disk is full;
+                  sqlalchemy's IntegrityError as it is
         """
         with self._translated(), self._engine.begin() as tables:
             if self.on_sqlite:
@@ -87,8 +98,8 @@ class Database:
     def migrate(self, rooms: Sequence[str]) -> None:
         """Bring the tables of rooms (`spira.intake`) up to their last migration.
 
-        Whoever comes second waits, and finds nothing to do. A kill leaves all of it or nothing.
-        Other rooms that have tables in the database are left as they are.
+        Whoever comes second waits, however long, and finds nothing to do. A kill leaves all of it
+        or nothing. Other rooms that have tables in the database are left as they are.
         """
         from alembic.operations import Operations
         from alembic.runtime.migration import MigrationContext
@@ -96,6 +107,7 @@ class Database:
 
         with self.writing() as tables, as_file(files("spira")) as package:
             if not self.on_sqlite:
+                tables.execute(_limits(0.0, 0.0, 0.0, for_good=False))
                 tables.execute(sa.text(f"SELECT pg_advisory_xact_lock({_MIGRATING})"))
             # Alembic has to know the history of whatever it finds in the database.
             places = [str(one) for one in Path(package).glob("*/migrations")]
@@ -118,6 +130,10 @@ class Database:
         except sa.exc.IntegrityError:
             raise  # what it means is known where it can happen
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+            if _says_full(error):
+                raise StorageFull(
+                    "the database's disk is full; free some space and run the same command again"
+                ) from error
             raise TransientError(self._what) from error
 
 
@@ -149,6 +165,39 @@ def append_only(table: str) -> dict[str, tuple[str, ...]]:
 def with_driver(url: str) -> str:
     """The address of a PostgreSQL, as SQLAlchemy wants it for psycopg 3."""
     return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def _on_postgres(connection: Any, _record: Any) -> None:
+    # Not by `options`: whoever set others there, or has a pooler that takes none, keeps that.
+    connection.autocommit = True
+    connection.execute(str(_limits(_LONGEST_STATEMENT_S, _BUSY_S, _LONGEST_PAUSE_S, for_good=True)))
+    connection.autocommit = False
+
+
+def _limits(statement_s: float, lock_s: float, pause_s: float, *, for_good: bool) -> sa.TextClause:
+    """Set how long things may take, 0 for ever: for the whole session, or this transaction."""
+    limits = {
+        "statement_timeout": statement_s,
+        "lock_timeout": lock_s,
+        "idle_in_transaction_session_timeout": pause_s,
+    }
+    local = str(not for_good).lower()
+    each = (f"set_config('{name}', '{s * 1000:.0f}', {local})" for name, s in limits.items())
+    return sa.text(f"SELECT {', '.join(each)}")
+
+
+def _says_full(error: sa.exc.SQLAlchemyError) -> bool:
+    said = getattr(error, "orig", None)
+    names = (getattr(said, name, None) for name in ("sqlite_errorname", "sqlstate"))
+    return any(name in _FULL for name in names)
+
+
+def _leave_a_standby(context: sa.engine.ExceptionContext) -> None:
+    """A primary that was demoted answers on: its connections would fail every write for ever."""
+    if getattr(context.original_exception, "sqlstate", None) == _NO_LONGER_PRIMARY:
+        context.is_disconnect = (
+            True  # the whole pool is left; the next connection finds the new one
+        )
 
 
 def _on_sqlite(connection: Any, _record: Any) -> None:

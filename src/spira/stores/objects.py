@@ -6,7 +6,7 @@ renames in a folder and never syncs, so that a power cut may leave a name withou
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,6 +17,7 @@ import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from spira.domain.errors import InputError, StorageFull, TransientError
+from spira.stores.files import sync_names, sync_path
 
 _REMEMBERED = 1000  # folders; one that was forgotten is synced once more
 
@@ -91,25 +92,61 @@ class Objects:
                 for item in page:
                     yield Item(item["path"], item["size"], item["last_modified"])
 
+    def list_between(self, prefix: str, first: str, end: str | None) -> Iterator[Item]:
+        """Objects in the folders below a prefix whose names, all of one length, lie from `first` on
+        and before `end`.
+
+        prefix    ends with a slash
+        end       None: to the last one
+        """
+        if self._folder is not None:
+            for name in self._names(prefix, first, end):
+                yield from self.list(f"{prefix}{name}/")
+            return
+        # Not after `first` itself: SeaweedFS leaves out all that is in a folder of that name.
+        after = f"{prefix}{first[:-1]}"
+        with translated(f"listing {prefix}", None):
+            for page in obstore.list(self._store, prefix=prefix, offset=after):
+                for item in page:
+                    if end is not None and item["path"] >= f"{prefix}{end}":
+                        return  # a server lists in the order of keys
+                    if item["path"] >= f"{prefix}{first}":
+                        yield Item(item["path"], item["size"], item["last_modified"])
+
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; one that is not there is deleted."""
         for key in keys:
             with translated(f"deleting {key}", self._folder), suppress(FileNotFoundError):
                 obstore.delete(self._store, key)
 
-    def tidy(self, before: datetime) -> int:
-        """Delete what kills left of puts that never ended; how many there were.
+    def tidy(self, prefix: str, before: datetime, first: str = "", end: str | None = None) -> int:
+        """Delete what kills left of puts that never ended, below the same names as `list_between`;
+        how many there were.
 
         In a folder they are files that no listing shows. A put takes seconds: give it an hour.
         """
-        torn = [] if self._folder is None else self._folder.rglob("*#*")
+        if self._folder is None:
+            return 0
         deleted = 0
-        for path in torn:
-            with translated(f"deleting {path.name}", self._folder), suppress(FileNotFoundError):
-                if path.is_file() and path.stat().st_mtime < before.timestamp():
-                    path.unlink()
-                    deleted += 1
+        for name in self._names(prefix, first, end):
+            place = self._folder / prefix / name
+            for path in (place, *place.rglob("*#*")):
+                with translated(f"deleting {path.name}", self._folder), suppress(FileNotFoundError):
+                    torn = "#" in path.name and path.is_file()
+                    if torn and path.stat().st_mtime < before.timestamp():
+                        path.unlink()
+                        deleted += 1
         return deleted
+
+    def _names(self, prefix: str, first: str, end: str | None) -> Sequence[str]:
+        """Names in a folder, from `first` on and before `end`."""
+        assert self._folder is not None
+        with translated(f"listing {prefix}", self._folder), suppress(FileNotFoundError):
+            found = os.scandir(self._folder / prefix)
+            return [
+                one.name for one in found if first <= one.name and (end is None or one.name < end)
+            ]
+        return []
 
     def _sync(self, key: str) -> None:
         """The bytes, then the name, then the names of the folders that it is in."""
@@ -185,22 +222,3 @@ def translated(doing: str, place: Path | None) -> Iterator[None]:
         raise TransientError(
             f"{doing}: the store failed ({type(error).__name__}); run again"
         ) from error
-
-
-def sync_names(folder: Path) -> None:
-    """Wait until the names of a folder, and of every folder that it is in, are on stable storage.
-
-    Whoever made one may have been killed before its name was; a power cut would take all with it.
-    """
-    for parent in folder.resolve().parents:
-        with suppress(PermissionError):  # it may only be passed through: we made nothing there
-            sync_path(parent)
-
-
-def sync_path(path: Path) -> None:
-    """Wait until a file's bytes, or the names in a folder, are on stable storage."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -29,6 +29,7 @@ from nats.js.api import ConsumerConfig, DiscardPolicy, Header, RetentionPolicy, 
 from nats.js.errors import APIError, NoStreamResponseError
 
 from spira.domain.errors import InputError, StorageFull, TransientError
+from spira.stores.files import write_whole
 from spira.stores.processes import Process, answers, free_or_wanted, stop_all
 
 LONGEST_FETCH_S = 2.0  # over a restart of the server a fetch sees nothing until it ends
@@ -307,7 +308,7 @@ class NatsServer:
         self._ports = folder / _PORTS
         self.token = folder / "token"
         if not self.token.exists():
-            _write(self.token, secrets.token_urlsafe(32))
+            write_whole(self.token, secrets.token_urlsafe(32).encode())
         ports = _noted_ports(self._folder)
         if ports is not None and not all(_is_free(port) for port in ports):
             self._ports.unlink()  # somebody else's by now: others are chosen
@@ -338,7 +339,7 @@ class NatsServer:
                 ports = [int(chosen[kind][0].rpartition(":")[2]) for kind in ("nats", "monitoring")]
             except (OSError, ValueError, KeyError, IndexError):
                 return False  # not written yet
-            _write(self._ports, json.dumps(ports))
+            write_whole(self._ports, json.dumps(ports).encode())
             self._configure()
         return answers(f"http://127.0.0.1:{ports[1]}/healthz")
 
@@ -346,8 +347,7 @@ class NatsServer:
         for old in self._folder.glob("*.ports"):
             old.unlink(missing_ok=True)
         client, monitor = _noted_ports(self._folder) or (-1, -1)
-        _write(
-            self._folder / "server.conf",
+        text = (
             f'listen: "127.0.0.1:{client}"\n'
             f'http: "127.0.0.1:{monitor}"\n'
             f"ports_file_dir: {json.dumps(str(self._folder))}\n"
@@ -356,8 +356,9 @@ class NatsServer:
             # on a disk that is nearly full there would be no stream at all.
             f"max_file_store: {len(STREAMS) * _STREAM_BYTES}, sync_interval: always }}\n"
             # The server of a busy machine may be slow to hear the secret.
-            f"authorization {{ token: {json.dumps(self.token.read_text())}, timeout: 10 }}\n",
+            f"authorization {{ token: {json.dumps(self.token.read_text())}, timeout: 10 }}\n"
         )
+        write_whole(self._folder / "server.conf", text.encode())
 
 
 def noted_url(folder: Path) -> str | None:
@@ -428,15 +429,3 @@ def _is_free(port: int) -> bool:
     except InputError:
         return False
     return True
-
-
-def _write(path: Path, text: str) -> None:
-    """A file for our eyes only, whole or not at all."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

@@ -181,6 +181,22 @@ def test_the_utterance_decides_which_findings_make_sense(checker: Checker) -> No
     assert room.findings == ()
 
 
+@pytest.mark.parametrize("utterance", ["ambient_before", "ambient_after"])
+def test_a_room_in_which_somebody_speaks_is_refused(checker: Checker, utterance: Utterance) -> None:
+    """Also from afar, with the noise of a ward over it; as a sentence the same is found."""
+    voice = decode(VOICE)
+    far = 0.05 * voice + 0.3 * np.std(0.05 * voice) * _noise(len(voice) / 16_000) / 0.1
+    data = _wav(far)
+
+    room = checker.check([data], _announced(data, len(far) / 16_000, utterance))
+    sentence = checker.check([data], _announced(data, len(far) / 16_000))
+
+    assert isinstance(room, Refused)
+    assert room.reason == "speech_in_ambient"
+    assert "s of speech in a recording of the room" in room.detail
+    assert isinstance(sentence, Found)
+
+
 # ---- what is refused
 
 

@@ -129,14 +129,16 @@ def wait_for_answer(database: Database) -> Callable[..., str]:
 
 @pytest.fixture
 def reply_to(make_bundle: Callable[..., Path]) -> Callable[..., Reply]:
-    """`reply_to(id, 2, 0.7)`: what a predictor says to attempt 2: this probability, `tried`, or
-    `failed`."""
+    """`reply_to(id, 2, 0.7)`: what a predictor says to attempt 2: this probability, `tried` (at
+    which delivery), or `failed`."""
     manifest, _ = load(make_bundle())
 
-    def reply(assessment: str, attempt: int = 1, says: float | str = 0.9) -> Reply:
+    def reply(
+        assessment: str, attempt: int = 1, says: float | str = 0.9, delivery: int = 2
+    ) -> Reply:
         about = {"assessment": assessment, "attempt": attempt, "model": "spira/1@tiny"}
         if says == "tried":
-            return Reply(kind="tried", **about)
+            return Reply(kind="tried", delivery=delivery, **about)
         if says == "failed":
             return Reply(kind="failed", reason="too_short", detail="0.1 s", **about)
         assert isinstance(says, float)

@@ -1,15 +1,20 @@
 """Assessments on real databases: what is asked next, what comes back, what is told of changes."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from spira.domain.errors import IntegrityError
 from spira.intake import audit
-from spira.serving.assessments import Assessments
+from spira.intake.keys import KeyRing
+from spira.serving.assessments import Assessments, record_keys
 from spira.serving.messages import Ask, Reply
 from spira.serving.results import Results
 from spira.stores.database import Database
@@ -265,15 +270,20 @@ def test_only_a_failure_is_redriven_and_only_once(
 def test_more_than_twenty_attempts_that_reached_the_model_end_it(
     assessments: Assessments, results: Results, wait_for_answer: Waits, reply_to: Replies
 ) -> None:
-    """Not one earlier, however often it was asked; a redrive counts from the beginning."""
+    """Not one earlier, however often it was asked, and however often each of them is told; a
+    redrive counts from the beginning."""
     one = wait_for_answer(1)
     for minute in range(40):
         assert ids(lease(assessments, now=NOW + minute * MINUTE)) == [one]
-    for _ in range(20):
-        assert results.write(reply_to(one, 40, "tried"))
+    reached = [(attempt, delivery) for attempt in (1, 7, 39, 40) for delivery in range(2, 7)]
+    for attempt, delivery in reached:
+        assert results.write(reply_to(one, attempt, "tried", delivery))
+        for _ in range(21):
+            assert not results.write(reply_to(one, attempt, "tried", delivery))
+    assert not results.write(reply_to(one, 7, "tried", 3))
     assert said(assessments, one) == ("queued", None)
 
-    assert results.write(reply_to(one, 40, "tried"))
+    assert results.write(reply_to(one, 40, "tried", 7))
 
     assert said(assessments, one) == ("failed", None)
     (letter,) = assessments.dead_letters()
@@ -325,6 +335,26 @@ def test_whoever_goes_on_from_the_last_change_misses_none(
     assert seen == {row.id: row.change for row in everything}
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # its plan does not depend on rows
+def test_what_a_site_asks_for_all_day_is_found_by_an_index(
+    database: Database, assessments: Assessments
+) -> None:
+    """Its changes since the last one, in order: nothing is sorted, and no other site's row read."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
+        asked.append((statement, values))
+
+    sa.event.listen(database._engine, "before_cursor_execute", note)
+    assessments.changed_after("ward", 3, 10)
+    ((statement, values),) = asked
+    with database.reading() as tables:
+        plan = tables.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+
+    (step,) = (row.detail for row in plan)
+    assert step.endswith("USING INDEX serving_assessments_by_change (site=? AND change>?)")
+
+
 def test_relays_at_once_note_one_model(assessments: Assessments) -> None:
     """The first one that there ever is, another one, and none."""
     for name in ("spira/1", "spira/2", None):
@@ -344,3 +374,21 @@ def test_relays_at_once_note_one_model(assessments: Assessments) -> None:
 
         assert len(noted) == 6
         assert assessments.model() == name
+
+
+def test_keys_of_an_old_backup_are_not_enough(
+    database: Database, wait_for_answer: Waits, tmp_path: Path
+) -> None:
+    """What was hashed after a rotation would be found no more, and nobody would notice."""
+    ring = KeyRing.open(tmp_path / "keys")
+    wait_for_answer(1, record=ring.hash_record("ward", "12345"))
+    shutil.copytree(tmp_path / "keys", tmp_path / "old")
+    ring.rotate("records", "ward")
+    for number in range(2, 8):
+        wait_for_answer(number, record=ring.hash_record("ward", str(number)))
+    wait_for_answer(8)
+
+    ring.require(record_keys(database))
+
+    with pytest.raises(IntegrityError, match="was used and is not here; restore the keys"):
+        KeyRing.open(tmp_path / "old").require(record_keys(database))

@@ -724,9 +724,8 @@ class Disk:
         self.dies_at = -1
         self.calls = 0
         self.synced: set[Path] = set()
-        for place, name in ((os, "open"), (os, "fsync"), (os, "rename"), (os, "mkdir")):
-            monkeypatch.setattr(place, name, self._counted(name, getattr(place, name)))
-        monkeypatch.setattr(os, "unlink", self._counted("unlink", os.unlink))
+        for name in ("open", "fsync", "rename", "replace", "mkdir", "unlink"):
+            monkeypatch.setattr(os, name, self._counted(name, getattr(os, name)))
 
     def _counted(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*args: Any, **how: Any) -> Any:
@@ -735,7 +734,7 @@ class Disk:
             self.calls += 1
             if name == "fsync":
                 self.synced.add(Path(f"/proc/self/fd/{args[0]}").readlink())
-            if name == "rename":
+            if name in ("rename", "replace"):
                 source = Path(args[0])
                 files = [source, *source.iterdir()] if source.is_dir() else [source]
                 assert set(files) <= self.synced, "a name is given to what is not on the disk"

@@ -3,10 +3,12 @@ and forbids."""
 
 import asyncio
 import hashlib
+import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,15 @@ from spira.domain.submissions import RecordingFile
 from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
 from spira.intake.settings import IntakeSettings
-from spira.intake.submissions import Intake, Standing
+from spira.intake.submissions import Intake, Owner, Standing
+from spira.serving import api
 from spira.serving.api import Parts, create_api
 from spira.serving.assessments import Assessments
-from spira.serving.service import ROOMS
 from spira.serving.settings import ServingSettings
 from spira.serving.tokens import Tokens
 from spira.stores.database import Database
 from spira.stores.objects import Objects
+from spira.wiring import ROOMS
 
 SEED = 5
 SOUND = b"recorded"
@@ -208,6 +211,47 @@ def test_whatever_is_asked_is_answered_as_the_document_says(
     assert answered["PATCH /v1/uploads/{upload}"] >= {400, 401, 404, 412}
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "key"),
+    [
+        ("PUT", f"/v1/assessments/{identity(1)}", '{"revision": 1, "revision": 2}', "revision"),
+        (
+            "PUT",
+            f"/v1/assessments/{identity(1)}",
+            json.dumps(manifest(1, 10)).replace('"age": 63', '"age": 63, "\\u0061ge": 36'),
+            "age",
+        ),
+        (
+            "POST",
+            "/v1/assessments/search",
+            '{"record_number":"1","record_number":"2"}',
+            "record_number",
+        ),
+        ("POST", f"/v1/assessments/{identity(1)}/void", '{"reason":"a","reason":""}', "reason"),
+    ],
+    ids=["manifest", "form", "search", "void"],
+)
+def test_what_says_a_thing_twice_is_refused_by_its_name(
+    parts: Parts, method: str, path: str, body: str, key: str
+) -> None:
+    """However the key is written: which of the two was meant nobody knows."""
+    headers = {
+        "Authorization": f"Bearer {parts.tokens.create('ward')}",
+        "Spira-Device-Secret": "A" * 43,
+    }
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(create_api(parts))
+        async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:
+            return await client.request(method, path, content=body, headers=headers)
+
+    answer = asyncio.run(ask())
+
+    assert answer.status_code == 400
+    twice = [one for one in answer.json()["places"] if "2 times" in one["what"]]
+    assert [one["where"] for one in twice] == [key]
+
+
 def test_two_devices_with_one_id_are_told_apart_while_one_is_being_committed(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,3 +289,56 @@ def test_two_devices_with_one_id_are_told_apart_while_one_is_being_committed(
     monkeypatch.setattr(parts.intake, "commit", held)
 
     assert sorted(asyncio.run(both())) == [200, 404]
+
+
+@pytest.fixture
+def held(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """The check of what the site `ward` sends lasts until this is set."""
+    commit, go = parts.intake.commit, threading.Event()
+
+    def slowly(submission: Any, owner: Owner, *what: Any, **how: Any) -> Standing:
+        if owner.site == "ward":
+            assert go.wait(60)
+        return commit(submission, owner, *what, **how)
+
+    monkeypatch.setattr(parts.intake, "commit", slowly)
+    yield go
+    go.set()
+
+
+def test_a_site_that_sends_everything_at_once_holds_no_other_up(
+    parts: Parts, held: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is answered at once; what is too much for a line is to come again, and does;
+    in the end every manifest is answered."""
+    monkeypatch.setattr(api, "_MOST_OF_A_SITE", 30)
+    soon = replace(parts, settings=ServingSettings(checking_answer_s=0.2))
+    app = create_api(soon)
+    tokens = {site: parts.tokens.create(site) for site in ("ward", "other")}
+    numbers = range(100, 180, 2)
+
+    async def ask(client: httpx.AsyncClient, site: str, number: int) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {tokens[site]}", "Spira-Device-Secret": "A" * 43}
+        path = f"/v1/assessments/{identity(number)}"
+        return await client.put(path, json=manifest(number, 10), headers=headers)
+
+    async def all_of_it() -> tuple[list[httpx.Response], httpx.Response, list[httpx.Response]]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:
+            burst = await asyncio.gather(*(ask(client, "ward", number) for number in numbers))
+            other = await ask(client, "other", 1)
+            repeated = await ask(client, "ward", numbers[0])
+            held.set()
+            while soon.checking:
+                await asyncio.sleep(0.01)
+            again = [await ask(client, "ward", number) for number in numbers]
+            return [*burst, repeated], other, again
+
+    answered, other, again = asyncio.run(all_of_it())
+
+    assert other.status_code == 200
+    assert Counter(one.status_code for one in answered) == {202: 31, 429: 10}
+    for one in answered:
+        assert one.headers["Retry-After"]
+        assert one.status_code == 202 or one.json()["sentence"]["pt"].startswith("Muitos envios")
+    assert {one.status_code for one in again} == {200}

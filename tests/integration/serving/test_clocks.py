@@ -68,7 +68,8 @@ class Service:
     def send(self, sent: Submission, device_time: datetime | None = None) -> str | None:
         """Send the manifest, and what is needed then; the receipt."""
         on_accept = taken(DEFAULT_VITAL_RULES, {"language": "pt-BR"}, None, "token 1")
-        standing = self.intake.commit(sent, OWNER, on_accept, device_time=device_time)
+        ahead = None if device_time is None else device_time - self.now
+        standing = self.intake.commit(sent, OWNER, on_accept, device_ahead=ahead)
         for one in standing.recordings:
             if one.state == "announced":
                 self.intake.uploads.append(one.upload, one.offset, SOUND[one.offset :])

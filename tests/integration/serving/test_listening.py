@@ -31,7 +31,7 @@ class Waits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """204, for requests."""
         if scope["type"] == "http":
-            while not self.let.is_set():
+            while not self.let.is_set() and scope["path"] != "/healthz":
                 await asyncio.sleep(0.01)
             try:
                 await send({"type": "http.response.start", "status": 204, "headers": []})
@@ -103,7 +103,8 @@ def test_who_is_slow_and_not_too_slow_is_answered(port: int) -> None:
 
 
 def test_more_than_are_taken_at_once_are_told_to_come_again(port: int, waits: Waits) -> None:
-    """In the words of every other refusal; then there is room again."""
+    """In the words of every other refusal; then there is room again. Whoever asks whether the
+    process lives is answered: it would be killed, with everything that it has in hand."""
     waits.let.clear()
     with ExitStack() as lines:
         held = [lines.enter_context(connected(port)) for _ in range(3)]
@@ -112,6 +113,9 @@ def test_more_than_are_taken_at_once_are_told_to_come_again(port: int, waits: Wa
         with connected(port) as fourth:
             fourth.sendall(WELL)
             said = fourth.recv(10_000)
+        with connected(port) as watch:
+            watch.sendall(WELL.replace(b"/", b"/healthz", 1))
+            well = watch.recv(1000)
         waits.let.set()
         answered = [line.recv(1000) for line in held]
     with connected(port) as after:
@@ -122,7 +126,7 @@ def test_more_than_are_taken_at_once_are_told_to_come_again(port: int, waits: Wa
     assert head.startswith(b"HTTP/1.1 503 ")
     assert b"retry-after: 2" in head
     assert json.loads(body)["sentence"]["pt"].startswith("Muitos envios ao mesmo tempo.")
-    assert all(b" 204 " in one for one in [*answered, last])
+    assert all(b" 204 " in one for one in [well, *answered, last])
 
 
 @pytest.mark.parametrize("said", [b"hello\r\n\r\n", WELL[:-2] + b"X: " + b"y" * 70_000])

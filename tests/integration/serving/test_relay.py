@@ -6,11 +6,12 @@ import json
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import nats.errors
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from spira.domain.errors import TransientError
 from spira.model.bundle import load
 from spira.model.scoring import Scorer
 from spira.serving import relay as relay_module
+from spira.serving import results as results_module
 from spira.serving.assessments import Assessments
 from spira.serving.messages import REPLIES, Reply, write_message
 from spira.serving.predictor import Model, Predictor
@@ -132,6 +134,16 @@ async def in_stream(queue: Queue, stream: str) -> int:
     return int(info.state.messages)
 
 
+async def until_in_stream(queue: Queue, stream: str, fit: Callable[[int], bool]) -> None:
+    """Wait until the number of messages in the queue fits, and for a server that is away."""
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(TransientError, nats.errors.Error):
+                if fit(await in_stream(queue, stream)):
+                    return
+            await asyncio.sleep(0.05)
+
+
 def open_ones(assessments: Assessments) -> list[str]:
     """What has no answer."""
     rows = assessments.changed_after("ward", 0, 1000)
@@ -165,9 +177,7 @@ def test_the_folder_of_the_queue_is_wiped_while_fifty_wait(
 
     async def scenario() -> None:
         async with working(local_queue, assessments, lease_s=2) as queue:
-            async with asyncio.timeout(60):
-                while await in_stream(queue, "asks") < 50:
-                    await asyncio.sleep(0.1)
+            await until_in_stream(queue, "asks", lambda n: n >= 50)
             local_queue.kill()
             shutil.rmtree(local_queue.folder / "jetstream")
             local_queue.up()
@@ -226,15 +236,52 @@ def test_what_nobody_fetches_leaves_the_queue_with_its_lease(
     async def scenario() -> None:
         async with working(local_queue, assessments, lease_s=2, in_flight=3) as queue:
             await until(lambda: sum(_attempts(assessments, [*numbers])) >= 4 * 3)
-            async with asyncio.timeout(5):
-                while await in_stream(queue, "asks") > 3:
-                    await asyncio.sleep(0.05)
+            await until_in_stream(queue, "asks", lambda n: n <= 3)
             async with predicting(queue, objects, model):
                 await until(lambda: not open_ones(assessments))
 
     asyncio.run(scenario())
 
     assert_right(assessments, model.scorer, numbers)
+
+
+@on_sqlite
+def test_a_recording_that_kills_predictors_ends_however_short_its_leases(
+    local_queue: Any,
+    assessments: Assessments,
+    objects: Objects,
+    model: Model,
+    recorded: Callable[[int], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No message of it ever comes a second time: each has left the queue by then."""
+    monkeypatch.setattr(queue_module, "ACKNOWLEDGE_WITHIN_S", 10.0)
+    monkeypatch.setattr(results_module, "_MOST_REACHED", 3)
+    one = recorded(1)
+
+    class Killed(Queue):
+        async def nak(self, message: Any, delay_s: float) -> None:
+            """Whoever is killed gives nothing back."""
+
+    class Deadly:
+        def score(self, waveform: Any) -> Any:
+            raise RuntimeError
+
+    deadly = Model(model.name, model.manifest, Deadly())  # type: ignore[arg-type]
+
+    async def scenario() -> None:
+        killed = await Killed.connect(local_queue.url, token=local_queue.server.token)
+        async with (
+            working(local_queue, assessments, lease_s=1),
+            predicting(killed, objects, deadly),
+        ):
+            await until(assessments.dead_letters)
+        await killed.close()
+
+    asyncio.run(scenario())
+
+    (letter,) = assessments.dead_letters()
+    assert (letter.assessment, letter.kind) == (one, "unknown")
 
 
 @on_sqlite
@@ -276,24 +323,23 @@ def test_what_cannot_be_published_is_free_at_once(
     """While the queue is away no lease of an hour is wasted: when it is back, all are asked."""
 
     async def soon(self: Queue, *words: Any, **more: Any) -> None:
-        await publish(self, *words, **more | {"within_s": 0.5})
+        await publish(self, *words, within_s=0.5 if away else 10.0, **more)
 
-    publish = Queue.publish
+    publish, away = Queue.publish, False
     monkeypatch.setattr(Queue, "publish", soon)
     waiting = [recorded(number) for number in range(8)]
 
     async def scenario() -> None:
+        nonlocal away
         async with working(local_queue, assessments, lease_s=3600) as queue:
-            async with asyncio.timeout(30):
-                while await in_stream(queue, "asks") < 8:
-                    await asyncio.sleep(0.1)
+            await until_in_stream(queue, "asks", lambda n: n >= 8)
+            away = True
             local_queue.kill()
             more = recorded(9)
             await until(lambda: _attempts(assessments, [more])[0] >= 2)  # tried, and given back
+            away = False
             local_queue.up()
-            async with asyncio.timeout(30):
-                while await in_stream(queue, "asks") < 9:
-                    await asyncio.sleep(0.1)
+            await until_in_stream(queue, "asks", lambda n: n >= 9)
 
     asyncio.run(scenario())
 
@@ -325,9 +371,7 @@ def test_a_strange_reply_holds_up_no_other(
             for number, body in enumerate([*strange, write_message(reply_to(other))]):
                 await queue.publish(REPLIES, f"reply {number}", body)
             await until(lambda: open_ones(assessments) == [one])
-            async with asyncio.timeout(20):
-                while await in_stream(queue, "replies"):
-                    await asyncio.sleep(0.05)
+            await until_in_stream(queue, "replies", lambda n: n == 0)
 
     asyncio.run(scenario())
 

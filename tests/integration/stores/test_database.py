@@ -1,20 +1,24 @@
 """Databases of both kinds: transactions, migrations, and what is told when one is away."""
 
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from spira.collection.tables import TABLES as COLLECTION
 from spira.domain.errors import TransientError
 from spira.intake.tables import TABLES as INTAKE
 from spira.labels.tables import TABLES as LABELS
 from spira.serving.tables import TABLES as SERVING
+from spira.stores import database
 from spira.stores.database import Database
-
-ROOMS = ("spira.intake", "spira.serving")
+from spira.wiring import ROOMS
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -31,12 +35,14 @@ def test_migrations_make_the_tables_that_the_code_knows(
 ) -> None:
     """Columns, keys and indexes alike; a second time changes nothing."""
     database = open_database()
-    database.migrate((*ROOMS, "spira.labels"))
-    database.migrate((*ROOMS, "spira.labels"))
+    database.migrate(ROOMS)
+    database.migrate(ROOMS)
 
     with database.reading() as tables:
         there = sa.inspect(tables)
-        for table in (*INTAKE.sorted_tables, *SERVING.sorted_tables, *LABELS.sorted_tables):
+        for table in (
+            t for room in (INTAKE, SERVING, COLLECTION, LABELS) for t in room.sorted_tables
+        ):
             columns = {
                 (column["name"], column["nullable"]) for column in there.get_columns(table.name)
             }
@@ -90,6 +96,96 @@ def test_a_transaction_that_fails_leaves_nothing(open_database: Callable[[], Dat
         fail(tables)
     with database.reading() as tables:
         assert not sa.inspect(tables).has_table("half")
+
+
+@pytest.fixture
+def swift(postgres: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A PostgreSQL whose limits are a fraction of a second, with a table of one row."""
+    for name in ("_LONGEST_STATEMENT_S", "_BUSY_S", "_LONGEST_PAUSE_S"):
+        monkeypatch.setattr(database, name, 0.4)
+    found = Database.open(postgres.empty(tmp_path.name), what="tables: ask again")
+    with found.writing() as tables:
+        tables.execute(sa.text("CREATE TABLE one AS SELECT 1 AS a"))
+    return found
+
+
+def test_a_query_that_hangs_is_ended(swift: Database) -> None:
+    """As one that is away; its connection can be used again."""
+    with pytest.raises(TransientError, match="ask again"), swift.reading() as tables:
+        tables.execute(sa.text("SELECT pg_sleep(60)"))
+
+    with swift.reading() as tables:
+        assert tables.execute(sa.text("SELECT a FROM one")).scalar() == 1
+
+
+def test_who_falls_asleep_in_a_transaction_holds_nobody_up(swift: Database) -> None:
+    """Others wait for its row only so long; it hears that its transaction is gone."""
+    change = sa.text("UPDATE one SET a = a + 1")
+    awake = threading.Event()
+
+    def sleep_inside() -> bool:
+        with suppress(TransientError), swift.writing() as tables:
+            tables.execute(change)
+            awake.set()
+            assert gone.wait(30)
+            return False
+        return True
+
+    gone = threading.Event()
+    with ThreadPoolExecutor(1) as sleeper:
+        asleep = sleeper.submit(sleep_inside)
+        assert awake.wait(30)
+        until = time.monotonic() + 30
+        while True:
+            try:
+                with swift.writing() as tables:
+                    tables.execute(change)
+                break
+            except TransientError:
+                assert time.monotonic() < until
+        gone.set()
+
+    assert asleep.result()
+    with swift.reading() as tables:
+        assert tables.execute(sa.text("SELECT a FROM one")).scalar() == 2
+
+
+def test_a_migration_may_take_as_long_as_it_takes(swift: Database) -> None:
+    """And who waits for it: no limit cuts it off."""
+    faults: list[Exception] = []
+
+    def migrate() -> None:
+        try:
+            swift.migrate(ROOMS)
+        except Exception as error:
+            faults.append(error)
+
+    holder = sa.create_engine(swift._engine.url).connect()
+    with holder as tables:
+        tables.execute(sa.text(f"SELECT pg_advisory_xact_lock({database._MIGRATING})"))
+        waits = threading.Thread(target=migrate)
+        waits.start()
+        waits.join(1.5)
+        assert waits.is_alive()
+    waits.join(30)
+
+    assert faults == []
+    with swift.reading() as tables:
+        assert tables.execute(sa.select(SERVING.tables["serving_changes"])).all() == [(0,)]
+        assert tables.execute(sa.text("SHOW statement_timeout")).scalar() == "400ms"
+
+
+def test_a_primary_that_was_demoted_is_left(swift: Database) -> None:
+    """After one write that fails there, the next goes over a new connection."""
+    with swift.writing() as tables:
+        # What a standby answers from now on, to this connection alone.
+        tables.execute(sa.text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+    change = sa.text("UPDATE one SET a = 7")
+
+    with pytest.raises(TransientError, match="ask again"), swift.writing() as tables:
+        tables.execute(change)
+    with swift.writing() as tables:
+        tables.execute(change)
 
 
 def test_a_database_that_is_away_is_told_with_what_to_do() -> None:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import tracemalloc
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,44 @@ def test_a_listing_has_sizes_and_only_what_is_below(objects: Objects) -> None:
     assert found == [("a/x/1", 4), ("a/x/2", 4)]
     objects.delete(["a/x/1", "a/x/1"])
     assert [item.key for item in objects.list("a/x/")] == ["a/x/2"]
+
+
+def test_a_listing_of_a_part_has_what_is_between_two_names(objects: Objects) -> None:
+    """The first of them is in it, the last is not; a part that nobody has is empty."""
+    keys = [f"a/{name}/{number}" for name in ("01", "02", "2a", "b0") for number in (1, 2)]
+    for key in [*keys, "aa/02/1"]:
+        objects.create(key, b"four")
+
+    def between(first: str, end: str | None) -> list[str]:
+        return sorted(item.key for item in objects.list_between("a/", first, end))
+
+    assert between("", None) == keys
+    assert between("", "02") == keys[:2]
+    assert between("02", "b0") == keys[2:6]
+    assert between("2a", None) == keys[4:]
+    assert between("03", "2a") == between("c0", None) == []
+    assert list(objects.list_between("b/", "", None)) == []
+
+
+def test_what_a_killed_put_has_left_is_deleted_when_it_is_old(tmp_path: Path) -> None:
+    """Below the names that are asked about; objects stay, and what may still be on its way."""
+    objects = Objects.open(str(tmp_path), setting="a test")
+    for key in ("a/1/x", "a/2/x", "a/y"):
+        objects.create(key, b"whole")
+    torn = [tmp_path / name for name in ("a/1/x#1", "a/1/z#2", "a/2/x#1", "a/y#1")]
+    for path in torn:
+        path.write_bytes(b"ha")
+        os.utime(path, (0, 0))
+    (tmp_path / "a/1/w#1").write_bytes(b"ha")
+    before = datetime(2020, 1, 1, tzinfo=UTC)
+
+    assert objects.tidy("a/", before, "1", "2") == 2
+    assert [path.exists() for path in torn] == [False, False, True, True]
+    assert objects.tidy("a/", before) == 2
+    assert objects.tidy("b/", before) == 0
+
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["a/1/w#1", "a/1/x", "a/2/x", "a/y"]
 
 
 def test_bytes_and_names_are_synced_before_it_returns(

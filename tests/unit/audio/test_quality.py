@@ -386,6 +386,26 @@ def test_who_could_not_finish_is_not_short(tmp_path: Path) -> None:
     assert set(finished.findings) - set(unfinished.findings) == {"short"}
 
 
+def test_who_could_not_finish_may_have_said_little() -> None:
+    """Half a second of speech is what there was breath for; none at all is still said."""
+
+    def found(speech_s: float, *, unfinished: bool) -> set[str]:
+        measured = Measurements(
+            duration_s=2.0,
+            peak=0.5,
+            level_dbfs=-25.0,
+            speech_level_dbfs=-20.0,
+            noise_floor_dbfs=-60.0,
+            clipped_fraction=0.0,
+            speech_s=speech_s,
+        )
+        return set(findings(measured, THRESHOLDS, unfinished=unfinished))
+
+    assert found(0.4, unfinished=False) == {"short", "little_speech"}
+    assert found(0.4, unfinished=True) == set()
+    assert found(0.0, unfinished=True) == {"little_speech"}
+
+
 def test_whoever_measures_can_hear_at_16_khz(tmp_path: Path) -> None:
     """One pass gives the measurements, and the samples that decoding at 16 kHz gives."""
     path = _write(tmp_path / "a.wav", _noise(3.0, 48_000), 48_000)

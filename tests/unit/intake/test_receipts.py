@@ -56,7 +56,7 @@ def written(ring: KeyRing, sent: Submission, **changes: Any) -> str:
 
 def test_a_receipt_names_all_that_was_taken_and_what_was_not(ring: KeyRing) -> None:
     """In canonical JSON, so that its bytes are the same wherever they are made."""
-    token = written(ring, submission(), dropped={IDS[2]})
+    token = written(ring, submission(), dropped={IDS[2]: "speech_in_ambient"})
 
     signed = base64.urlsafe_b64decode(token.split(".")[1] + "==")
     told = json.loads(signed)
@@ -73,9 +73,12 @@ def test_a_receipt_names_all_that_was_taken_and_what_was_not(ring: KeyRing) -> N
                 "id": IDS[number],
                 "sha256": hashlib.sha256(bytes([number])).hexdigest(),
                 "n_bytes": 1000 + number,
-                "what": what,
+                **what,
             }
-            for number, what in ((1, "taken"), (2, "dropped"))
+            for number, what in (
+                (1, {"what": "taken"}),
+                (2, {"what": "dropped", "reason": "speech_in_ambient"}),
+            )
         ],
     }
 

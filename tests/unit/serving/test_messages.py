@@ -33,7 +33,7 @@ def test_a_message_comes_back_as_it_was_sent() -> None:
         ASK,
         Reply(**SCORED),
         Reply(kind="failed", reason="not_finite", detail="…", **ABOUT),
-        Reply(kind="tried", **ABOUT),
+        Reply(kind="tried", delivery=3, **ABOUT),
     ):
         assert read_message(type(message), write_message(message)) == message
 

@@ -1,5 +1,6 @@
 """What the Client API says to people."""
 
+import inspect
 from datetime import UTC, datetime, timedelta, timezone
 from typing import get_args
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from spira.domain.errors import RefusalReason
 from spira.domain.recordings import FINDINGS, Finding
-from spira.serving import words
+from spira.serving import api, listening, words
 from spira.serving.words import FAILURES, PROBLEMS, REFUSALS, STATES, inconclusive, stale
 
 FORBIDDEN = ("diagnóstico", "diagnos", "normal", "saudável", "healthy", "✓", "✔", "%")
@@ -30,6 +31,13 @@ def test_every_state_and_reason_has_its_sentence() -> None:
     assert {*PROBLEMS} == {*get_args(words.Problem)}
     assert {*REFUSALS} > {*get_args(RefusalReason)}
     assert {*REFUSALS} >= {"wrong_digest", "wrong_length", "wrong_duration", "check_failed"}
+
+
+def test_no_problem_is_there_that_nobody_is_told() -> None:
+    """Each sentence of a problem stands for something that the API does answer."""
+    answering = inspect.getsource(api) + inspect.getsource(listening)
+
+    assert [name for name in PROBLEMS if f'"{name}"' not in answering] == []
 
 
 def test_no_sentence_claims_what_the_system_cannot_know() -> None:

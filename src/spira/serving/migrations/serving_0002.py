@@ -1,4 +1,7 @@
-"""After which attempt an assessment was redriven: replies to earlier ones no longer count."""
+"""Which replies count: those to attempts after a redrive, and of `tried` each delivery once.
+
+And an index for a site's changes.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,8 +13,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Nothing was redriven before."""
-    op.add_column(
-        "serving_assessments",
-        sa.Column("redriven_after", sa.Integer, nullable=False, server_default="0"),
-    )
+    """Nothing was redriven, and nothing counted, before."""
+    for name in ("redriven_after", "reached_attempt", "reached_delivery"):
+        op.add_column(
+            "serving_assessments",
+            sa.Column(name, sa.Integer, nullable=False, server_default="0"),
+        )
+    op.create_index("serving_assessments_by_change", "serving_assessments", ["site", "change"])
