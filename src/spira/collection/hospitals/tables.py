@@ -1,4 +1,4 @@
-"""Where pulling stands. The history of the tables is in `migrations`; times are ISO 8601 in UTC."""
+"""Where pulling stands: tables. Their history is in `collection.migrations`, times are in UTC."""
 
 import sqlalchemy as sa
 

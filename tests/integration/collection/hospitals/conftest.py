@@ -26,6 +26,7 @@ from spira.labels.tables import ENTRIES, SUBJECTS
 from spira.labels.worklist import Worklist
 from spira.stores.database import Database
 from spira.synthetic.records import Hospital, admit
+from spira.wiring import ROOMS
 
 NAME, CLIENT = "santa-casa", "spira"
 SEED = 7
@@ -195,9 +196,11 @@ def sqlite(tmp_path: Path) -> Database:
 
 def _open(url: str) -> Database:
     database = Database.open(url, what="the database of a test is away")
-    if database.on_sqlite:  # processes die here, power does not fail; syncing takes most of the time
+    if (
+        database.on_sqlite
+    ):  # processes die here, power does not fail; syncing takes most of the time
         sa.event.listen(database._engine, "connect", _without_sync)
-    database.migrate(["spira.labels", "spira.collection.hospitals"])
+    database.migrate(ROOMS)
     return database
 
 
