@@ -131,7 +131,9 @@ class Client:
         self._credentials = credentials
         self._sleep = sleep
         self._clock = clock
+        # That a new token came says nothing of what it is for.
         self._patience = _Patience(hospital, settings.patience_s, sleep, clock)
+        self._patience_for_tokens = _Patience(hospital, settings.patience_s, sleep, clock)
         self._token: str | None = None
         self._token_ends = 0.0
         self._configuration: _Configuration | None = None
@@ -300,7 +302,8 @@ class Client:
         renewed = False
         while True:
             sent = {"Accept": _JSON, **(headers or {}), "Authorization": f"Bearer {self._access()}"}
-            answer = self._once(method, url, headers=sent, params=params, data=data)
+            how = {"headers": sent, "params": params, "data": data}
+            answer = self._once(self._patience, method, url, **how)
             if answer.status in ok:
                 self._patience.heard()
                 return answer
@@ -311,7 +314,7 @@ class Client:
             else:
                 raise self._refused(method, url, answer.status)
 
-    def _once(self, method: str, url: str, **how: Any) -> _Answer:
+    def _once(self, patience: "_Patience", method: str, url: str, **how: Any) -> _Answer:
         """Any answer; until one comes whole."""
         while True:
             try:
@@ -325,7 +328,7 @@ class Client:
                             )
                     return _Answer(response.status_code, response.headers, bytes(body))
             except httpx.TransportError:
-                self._patience.failed("does not answer")
+                patience.failed("does not answer")
             except (httpx.DecodingError, httpx.InvalidURL) as error:
                 raise self._unusable("sends an answer, or an address, that is none") from error
 
@@ -390,9 +393,15 @@ class Client:
             )
         while True:
             for shown in tries:
-                answer = self._once("POST", url, headers={"Accept": "application/json"}, **shown())
+                answer = self._once(
+                    self._patience_for_tokens,
+                    "POST",
+                    url,
+                    headers={"Accept": "application/json"},
+                    **shown(),
+                )
                 if answer.status == 200:
-                    self._patience.heard()
+                    self._patience_for_tokens.heard()
                     return self._read(_Token, answer, "a token")
                 if answer.status in _PASSES:
                     break
@@ -403,7 +412,7 @@ class Client:
                     f"`spira hospital key {self._name}` prints"
                 )
             retry_after_s = _retry_after_s(answer.headers)
-            self._patience.failed(f"answers {answer.status} to a token", retry_after_s)
+            self._patience_for_tokens.failed(f"answers {answer.status} to a token", retry_after_s)
 
     def _assertion(self, key: ECKey | RSAKey, url: str) -> dict[str, str]:
         """Who we are, signed, for one use."""
@@ -431,14 +440,16 @@ class Client:
         if self._configuration is None:
             url = f"{self._settings.url}/.well-known/smart-configuration"
             while True:
-                answer = self._once("GET", url, headers={"Accept": "application/json"})
+                answer = self._once(
+                    self._patience_for_tokens, "GET", url, headers={"Accept": "application/json"}
+                )
                 if answer.status == 200:
                     break
                 if answer.status not in _PASSES:
                     raise self._refused("GET", url, answer.status)
                 retry_after_s = _retry_after_s(answer.headers)
-                self._patience.failed(f"answers {answer.status}", retry_after_s)
-            self._patience.heard()
+                self._patience_for_tokens.failed(f"answers {answer.status}", retry_after_s)
+            self._patience_for_tokens.heard()
             found = self._read(_Configuration, answer, "its smart-configuration")
             schemes = {"https", urlsplit(self._settings.url).scheme}
             if urlsplit(found.token_endpoint).scheme not in schemes:
