@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from spira.collection.studies import Studies
     from spira.domain.studies import Study
 
+_POLICY = "ri-v1"  # by which the balance is looked at
 _study = click.argument("study_id", metavar="STUDY")
 
 
@@ -183,10 +184,11 @@ def balance(app: Application, study_id: str, html: Path | None) -> None:
 
 def _weighed(app: Application, study_id: str) -> "tuple[Study, Balance]":
     from spira.collection.balance import weigh
-    from spira.collection.visits import visit_table
+    from spira.collection.visits import Visits, visit_table
 
     found = _studies(app).study(study_id)
-    return found, weigh(found, visit_table(app.database, study_id))
+    visits = Visits(app.database, app.keys.wrapped)
+    return found, weigh(found, visit_table(visits, app.labels, study_id, _POLICY))
 
 
 def _studies(app: Application) -> "Studies":

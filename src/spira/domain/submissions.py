@@ -83,6 +83,15 @@ class FormValues(Frozen):
     values: Mapping[str, Any]
 
 
+class Visit(Frozen):
+    """What a visit says beside its form: of which study, and of whom by pseudonym."""
+
+    study: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    study_version: int = Field(ge=1, le=1_000_000)  # whose protocol and words were used
+    participant: Id  # made by the device at the first visit
+    synthetic: bool = False  # the voices were made: nobody has to agree
+
+
 class Submission(Frozen):
     """One sitting: who cannot be seen here, the form's values and the recordings can."""
 
@@ -92,6 +101,7 @@ class Submission(Frozen):
     form: FormValues
     files: Files = Field(min_length=1, max_length=MOST_FILES)
     replaces: Id | None = None  # of an earlier one, for a re-recording after its receipt
+    visit: Visit | None = None
 
     def canonical(self) -> bytes:
         """The bytes that stand for it: equal submissions have equal bytes.

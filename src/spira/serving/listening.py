@@ -1,8 +1,7 @@
 """How the API listens, to clients that are slow, many, or do not speak HTTP.
 
 uvicorn alone waits for ever for the head of a request, and what it refuses it answers in plain
-text. The parser is h11, the same wherever this runs: it bounds a head (16 kB) and takes nothing
-odd.
+text. The parser is h11, the same wherever this runs: it bounds a head, and takes nothing odd.
 """
 
 import asyncio
@@ -20,6 +19,7 @@ from spira.intake.problems import problem
 from spira.serving.words import PROBLEMS
 
 _HEAD_S = 20.0  # that the head of a request may take
+_HEAD_BYTES = 16 << 10
 _MOST_AT_ONCE = 500  # requests in hand; a phone that is told so comes again
 _WATCHED = ("/healthz", "/metrics")  # busy is not dead: a supervisor would kill all in hand
 _OPEN_FILES = 4096  # a connection is one, and the usual 1024 are soon held by who says nothing
@@ -71,6 +71,12 @@ class Impatient(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Go on waiting, or no longer."""
+        if self.conn.their_state is h11.IDLE and len(data) > _HEAD_BYTES:
+            # h11 bounds what is not whole yet: a head that comes in one read would be of any size.
+            super().data_received(data[: _HEAD_BYTES + 1])
+            data = data[_HEAD_BYTES + 1 :]
+            if self.transport.is_closing():
+                return
         super().data_received(data)
         self._wait_for_head()
 
@@ -113,6 +119,7 @@ class Impatient(H11Protocol):
 
 OPTIONS: Mapping[str, Any] = {
     "http": Impatient,
+    "h11_max_incomplete_event_size": _HEAD_BYTES,
     "ws": "none",
     "log_level": "warning",
     "access_log": False,

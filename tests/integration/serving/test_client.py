@@ -389,10 +389,11 @@ def test_uploads_go_to_the_server_alone(server: Honest, device: Device) -> None:
         assert device.sync(server.url, TOKEN).stopped == "no network"
 
 
-def test_retry_after_is_honoured_up_to_a_limit(server: Honest, device: Device) -> None:
+@pytest.mark.parametrize("status", [503, 429])
+def test_retry_after_is_honoured_up_to_a_limit(server: Honest, device: Device, status: int) -> None:
     """A busy server is left alone as long as it asks for, and not for hours."""
     device.record({"n": 0}, recorded(0))
-    server.answers_first = [problem(503, {"Retry-After": "3600"})]
+    server.answers_first = [problem(status, {"Retry-After": "3600"})]
     began = time.monotonic()
 
     assert device.sync(server.url, TOKEN).complete

@@ -129,7 +129,14 @@ def test_more_than_are_taken_at_once_are_told_to_come_again(port: int, waits: Wa
     assert all(b" 204 " in one for one in [well, *answered, last])
 
 
-@pytest.mark.parametrize("said", [b"hello\r\n\r\n", WELL[:-2] + b"X: " + b"y" * 70_000])
+LONG = WELL[:-2] + b"X: " + b"y" * 20_000
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"hello\r\n\r\n", LONG, LONG + b"\r\n\r\n"],
+    ids=["no HTTP", "a head that is too long", "a whole head that is too long"],
+)
 def test_what_is_no_request_is_refused_as_everything_else(port: int, said: bytes) -> None:
     """With problem details, and a sentence."""
     with connected(port) as line:
@@ -139,6 +146,13 @@ def test_what_is_no_request_is_refused_as_everything_else(port: int, said: bytes
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"application/problem+json" in head
     assert json.loads(body)["sentence"]["pt"]
+
+
+def test_a_head_may_have_a_long_body_right_behind_it(port: int) -> None:
+    """Only what a head may have is counted."""
+    with connected(port) as line:
+        line.sendall(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n" + bytes(60_000))
+        assert b" 204 " in line.recv(1000)
 
 
 def test_a_body_that_turns_out_to_be_none_is_refused_once(

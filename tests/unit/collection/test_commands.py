@@ -102,7 +102,7 @@ def test_targets_and_balance_of_a_study_are_told(
     )
     spira("export-default", "mine.yaml")
     spira("apply", "mine.yaml")
-    monkeypatch.setattr(visits, "visit_table", lambda database, study_id: table)
+    monkeypatch.setattr(visits, "visit_table", lambda *_: table)
 
     targets = spira("targets", "spira")[1].splitlines()
     strata = json.loads(spira("targets", "spira", "--json")[1])
