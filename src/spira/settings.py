@@ -23,6 +23,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from spira.collection.settings import CollectionSettings
 from spira.datasets.settings import DatasetsSettings
 from spira.delivery.settings import DeliverySettings
 from spira.domain.errors import InputError
@@ -54,6 +55,7 @@ class Settings(BaseSettings):
     scheduling: SchedulingSettings = SchedulingSettings()
     serving: ServingSettings = ServingSettings()
     intake: IntakeSettings = IntakeSettings()
+    collection: CollectionSettings = CollectionSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -6,7 +6,6 @@ backup.
 """
 
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, JWKRegistry, KeyParameters, RSAKey
 
 from spira.domain.errors import InputError
-from spira.stores.objects import sync_names, sync_path
+from spira.stores.files import sync_names, write_whole
 
 Algorithm = Literal["ES384", "RS384"]
 
@@ -116,16 +115,9 @@ def _private_text(file: Path) -> str:
 def _write(file: Path, text: str) -> None:
     """A whole file or none, for the owner alone."""
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = file.with_name(f"{file.name}.new")
-        new.unlink(missing_ok=True)
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-            opened.write(text + "\n")
-            opened.flush()
-            os.fsync(opened.fileno())
-        new.replace(file)
-        sync_path(file.parent)
-        sync_names(file.parent)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sync_names(file)
+        write_whole(file, f"{text}\n".encode())
     except OSError as error:
         cause = str(error.strerror).lower()
         raise InputError(f"{file}: cannot be written ({cause})") from error

@@ -13,7 +13,7 @@ time of the visit, and what the hospital knew of them before is fetched then.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -35,6 +35,7 @@ from spira.collection.hospitals.tables import PATIENTS, PULLS
 from spira.collection.hospitals.taking import Broken, Came, Placed, Pulled, Taker, mappings
 from spira.domain.errors import TransientError
 from spira.domain.labels import Entry, Subject
+from spira.domain.progress import Progress, no_progress
 from spira.stores.database import iso
 
 _AT_ONCE = 200  # lines in a transaction
@@ -57,6 +58,13 @@ class Standing:
     digest: str = ""
     finished_at: str | None = None
 
+    @property
+    def stands(self) -> str:
+        """How far an export is, in words."""
+        if self.manifest is None:
+            return "asked for"
+        return f"file {self.file + 1}, line {self.line}"
+
 
 _NO_EXPORT: Mapping[str, Any] = {
     "status_url": None,
@@ -70,9 +78,10 @@ _NO_EXPORT: Mapping[str, Any] = {
 class Puller:
     """Pulls from one hospital, for one process at a time: a second one is told so."""
 
-    def __init__(self, taker: Taker, client: Client) -> None:
+    def __init__(self, taker: Taker, client: Client, progress: Progress = no_progress) -> None:
         self._taker = taker
         self._client = client
+        self._progress = progress
         self._hospital = taker.hospital
         self._settings = taker.settings
         self._database = taker.database
@@ -114,8 +123,8 @@ class Puller:
             self._taker.people.visits(self._taker.now() - timedelta(self._settings.look_back_days))
         )
         if self._settings.group is not None:
-            complete = self._complete({one for visit in visits for one in visit.subjects})
-            visits = [visit for visit in visits if complete.isdisjoint(visit.subjects)]
+            complete = self._complete()
+            visits = [visit for visit in visits if visit.subject not in complete]
         margin = timedelta(hours=self._settings.window_h)
         done: set[str] = set()
         for begin, end in _windows((visit.at for visit in visits), margin):
@@ -171,6 +180,7 @@ class Puller:
                 for batch in _batches(lines):
                     came = [(f"{what}, line {one.place.line}", _parsed(one)) for one in batch]
                     standing = take(self, came, manifest, standing, batch[-1].place)
+                    self._progress(f"{file.type} lines", standing.line, file.count or 0)
                 standing = self._move(standing, file=standing.file + 1, line=0, digest="")
             except Changed:
                 standing = self._move(standing, line=0, digest="")
@@ -322,13 +332,13 @@ class Puller:
 
         self._taker.add([], questions, write)
 
-    def _complete(self, subjects: Collection[Subject]) -> set[Subject]:
-        """Those of them of whom everything is here."""
+    def _complete(self) -> set[Subject]:
+        """The participants of whom everything is here, under the newest key."""
         query = sa.select(PATIENTS.c.subject).where(
             PATIENTS.c.hospital == self._hospital, PATIENTS.c.complete
         )
         with self._database.reading() as tables:
-            return set(subjects).intersection(tables.scalars(query))
+            return set(map(self._taker.newest, tables.scalars(query)))
 
     # Where it stands
 

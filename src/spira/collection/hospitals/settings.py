@@ -15,7 +15,7 @@ class HospitalSettings(Frozen):
     url: str  # the FHIR base: what `Patient/…` is below
     client_id: str = Field(min_length=1)  # by which the hospital knows us
     # The private key that we show, a JWK Set (`spira hospital key` makes it); None: in the keys
-    # folder, `hospitals/NAME.json`. The variable SPIRA_HOSPITAL_KEY_NAME goes before it.
+    # folder, `hospital-NAME.jwks`. The variable SPIRA_HOSPITAL_KEY_NAME goes before it.
     key: Path | None = None
     # The file of a plain secret, for a hospital that takes no keys. The variable
     # SPIRA_HOSPITAL_SECRET_NAME goes before it.

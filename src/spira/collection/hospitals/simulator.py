@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import parse_qs, parse_qsl
 
 import uvicorn
@@ -49,6 +49,7 @@ from spira.collection.hospitals.truth import (
     patient_to_fhir,
     to_fhir,
 )
+from spira.domain.draws import draws
 
 Trouble = Literal["away", "unavailable", "busy", "cut", "token", "files"]
 
@@ -73,6 +74,16 @@ class Outage:
     at: int
     what: Trouble
     lasts: int = 1  # requests
+
+
+def draw_outages(seed: int, n: int) -> tuple[Outage, ...]:
+    """So many, of every kind, between requests 5 and 20 * n of a pull."""
+    rng = draws(seed, "outages")
+    kinds = get_args(Trouble)
+    return tuple(
+        Outage(5 + int(rng.integers(20 * n)), kinds[number % len(kinds)], int(rng.integers(1, 5)))
+        for number in range(n)
+    )
 
 
 @dataclass

@@ -34,7 +34,7 @@ HashOf = Callable[[str, str], Sequence[Subject]]
 class Visit(NamedTuple):
     """When somebody was recorded."""
 
-    subjects: tuple[Subject, ...]  # every one that is this person, at this hospital
+    subject: Subject  # under the hospital's newest key
     at: datetime
 
 
@@ -46,7 +46,7 @@ class People(Protocol):
         ...
 
     def visits(self, since: datetime) -> Iterable[Visit]:
-        """Visits at this hospital's sites from a moment on."""
+        """The visits of this hospital that have arrived from a moment on."""
         ...
 
 
@@ -120,13 +120,20 @@ class Taker:
         labels: Labels,
         people: People,
         hash_of: HashOf,
+        newest: Callable[[Subject], Subject],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """What it says of whom.
+
+        newest    a subject as it is under the hospital's newest key
+        now       our clock
+        """
         self.hospital = hospital
         self.settings = settings
         self.database = database
         self.labels = labels
         self.people = people
+        self.newest = newest
         self.now = now
         self.reader = Reader(hospital, zone=ZoneInfo(settings.zone), diagnoses=settings.diagnoses)
         self.pulled = Pulled()
@@ -220,9 +227,9 @@ class Taker:
                     found += self._hash_of(kind, number)
         return found
 
-    def hashes(self, id: str) -> Sequence[Subject]:
-        """Of the server's own id, in which every letter counts; in a record number they do not."""
-        return self._hash_of(PATIENT_ID, hashlib.sha256(id.encode()).hexdigest())
+    def hashes(self, id: str, kind: str = PATIENT_ID) -> Sequence[Subject]:
+        """Of an id in which every letter counts; in a record number they do not."""
+        return self._hash_of(kind, hashlib.sha256(id.encode()).hexdigest())
 
     def placed(self, ids: Collection[str]) -> dict[str, Placed]:
         """Those of the server's ids that are participants."""

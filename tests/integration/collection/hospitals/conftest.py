@@ -68,10 +68,11 @@ class Ward:
     batches: int = 0
 
     def __post_init__(self) -> None:
-        self.labels = Labels(self.database, self._newest)
+        self.labels = Labels(self.database, self.newest)
         self.simulator.clock = lambda: self.now
 
-    def _newest(self, subject: Subject) -> Subject:
+    def newest(self, subject: Subject) -> Subject:
+        """Under the newest key."""
         return f"record:{self.ring.wrapped(subject.removeprefix('record:'))}"
 
     def hash_of(self, kind: str, number: str) -> Sequence[Subject]:
@@ -85,10 +86,10 @@ class Ward:
     def register(self, *patients: Patient, visited: bool = False) -> None:
         """Let them take part; with their visit, as somebody who came after the last export."""
         for patient in patients:
-            subjects = tuple(self.hash_of("record-number", patient.record_number))
-            self.people.subjects.update(subjects)
+            subject = self.subject(patient)
+            self.people.subjects.add(subject)
             if visited:
-                self.people.visited.append(Visit(subjects, patient.participant.visited_at))
+                self.people.visited.append(Visit(subject, patient.participant.visited_at))
 
     def taker(self) -> Taker:
         """What takes, which may die where `dies` says."""
@@ -99,6 +100,7 @@ class Ward:
             labels=_Dying(Store(self.labels), self),
             people=self.people,
             hash_of=self.hash_of,
+            newest=self.newest,
             now=lambda: self.now,
         )
 

@@ -338,7 +338,7 @@ def test_keys_that_were_rotated_find_everybody_again(sqlite: Database, open_ward
     ward.puller().pull()
 
     # What the hospital sent anew of those who were known before is found by their old hash.
-    newest = {name: (ward._newest(whom), said) for name, (whom, said) in ward.in_force().items()}
+    newest = {name: (ward.newest(whom), said) for name, (whom, said) in ward.in_force().items()}
     expected = {
         name: one
         for name, one in ward.expected(ward.now).items()

@@ -207,7 +207,11 @@ def test_keys_and_secrets_of_the_environment_go_before_files(tmp_path: Path) -> 
         ("{}", 0o644, "others may read it, and it is a secret; chmod 600 it"),
         ("no json", 0o600, "is not a JWK Set of private RSA or P-384 keys"),
         ("[]", 0o600, "is not a JWK Set of private RSA or P-384 keys"),
-        ('{"keys": [{"kty": "oct", "k": "YWJjYWJjYWJjYWJjYWJjYWJjYWJjYWJj"}]}', 0o600, "is not a JWK Set of private RSA"),
+        (
+            '{"keys": [{"kty": "oct", "k": "YWJjYWJjYWJjYWJjYWJjYWJjYWJjYWJj"}]}',
+            0o600,
+            "is not a JWK Set of private RSA",
+        ),
     ],
     ids=["none", "open", "text", "list", "symmetric"],
 )
