@@ -273,7 +273,12 @@ class Client:
             if url in seen:
                 raise self._unusable("sends a search round in a circle")
             seen.add(url)
-            answer = self._ask("GET", url, ok=(200,))
+            answer = self._ask("GET", url, ok=(200, 404, 410))
+            if answer.status != 200:
+                raise TransientError(
+                    f"hospital {self._name}: a page of a search has expired; the next "
+                    "`spira hospital pull` searches again"
+                )
 
     def patients_with(self, system: str, number: str) -> list[Mapping[str, Any]]:
         """The patients of an identifier, by POST: the number is in no address.

@@ -6,6 +6,7 @@ backup.
 """
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ def make_key(file: Path, algorithm: Algorithm, *, rotate: bool) -> dict[str, Any
 
 def variable(what: Literal["KEY", "SECRET"], hospital: str) -> str:
     """The variable of the environment that has it."""
-    name = "".join(letter if letter.isalnum() else "_" for letter in hospital.upper())
+    name = re.sub(r"[^A-Z0-9]+", "_", hospital.upper())
     return f"SPIRA_HOSPITAL_{what}_{name}"
 
 

@@ -14,11 +14,10 @@ from spira.labels.tables import ENTRIES, SUBJECTS
 from spira.labels.worklist import Item, Proposal, Reason, Worklist
 
 # The worklist has few reasons, by what a person does next; ours stands in the detail.
-_REASONS: Mapping[Why, Reason] = {
+REASONS: Mapping[Why, Reason] = {
     "no_subject": "unmatched",
     "about_another": "ambiguous",
     "another_person": "ambiguous",
-    "contradictory": "ambiguous",
     "in_the_future": "future",
     "code_system": "code",
     "not_cid10": "code",
@@ -84,7 +83,7 @@ class Store:
 def _item(question: Question, received_at: datetime) -> Item:
     said = {name: value for name, value in question.said.items() if value is not None}
     return Item(
-        reason=_REASONS.get(question.reason, "unreadable"),
+        reason=REASONS.get(question.reason, "unreadable"),
         proposal=Proposal(
             source="hospital",
             origin=question.origin,

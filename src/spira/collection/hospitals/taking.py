@@ -171,11 +171,15 @@ class Taker:
         names = [name for _, document in others if (name := name_of(document)) is not None]
         held = dict(self.labels.held(self.hospital, [n for one in names for n in names_of(one)]))
         subjects = self.subjects([document for _, document in others])
+        taking_part = self._taking_part({one for one in subjects if one is not None})
         now = self.now()
         entries: list[Entry] = []
         for (where, document), subject in zip(others, subjects, strict=True):
             name, read = name_of(document), Read()
             before = {one: held[one] for one in names_of(name or "") if one in held}
+            if subject is not None and subject not in taking_part:
+                self.pulled.dropped += 1  # has withdrawn, or was registered by mistake
+                continue
             if subject is not None:
                 read = self.reader.read(document, subject, now)
             elif not document.get("subject") and self.reader.concerns(document):
@@ -215,6 +219,12 @@ class Taker:
             else next((one for one in candidates if one in known), None)
             for id, candidates in zip(ids, identified, strict=True)
         ]
+
+    def _taking_part(self, subjects: Collection[Subject]) -> set[Subject]:
+        """Those of them that are participants still, under the key that they have or the newest."""
+        newest = {one: self.newest(one) for one in subjects}
+        known = self.people.known({*newest, *newest.values()})
+        return {one for one in subjects if one in known or newest[one] in known}
 
     def candidates(self, identifiers: Any) -> list[Subject]:
         """What somebody may be known as, by the numbers that we know the systems of."""

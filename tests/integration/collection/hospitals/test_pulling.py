@@ -120,9 +120,13 @@ def test_what_was_deleted_or_entered_in_error_no_longer_counts(
     assert ward.in_force() == ward.expected(ward.now)
 
 
-@pytest.mark.parametrize("what", ["away", "unavailable", "busy", "cut", "token", "files"])
+@pytest.mark.parametrize(
+    "whats",
+    [("away", "unavailable", "busy"), ("cut",), ("token",), ("files",)],
+    ids=["silent", "cut", "token", "files"],
+)
 def test_an_outage_at_any_request_changes_nothing(
-    what: Any, sqlite: Database, open_ward: Open, small_batches: None
+    whats: tuple[Any, ...], sqlite: Database, open_ward: Open, small_batches: None
 ) -> None:
     """Whatever it is, and at whichever request of a pull it begins."""
     ward = open_ward(sqlite, patients=6)
@@ -135,6 +139,7 @@ def test_an_outage_at_any_request_changes_nothing(
             for table in ("labels_entries", "hospital_pulls", "hospital_patients"):
                 tables.exec_driver_sql(f"DROP TRIGGER IF EXISTS {table}_no_delete")
                 tables.exec_driver_sql(f"DELETE FROM {table}")
+        what = whats[number % len(whats)]
         ward.simulator.outages = [Outage(len(ward.simulator.asked) + number, what, 2)]
         ward.puller().pull()
 
@@ -345,6 +350,25 @@ def test_keys_that_were_rotated_find_everybody_again(sqlite: Database, open_ward
         if one[0] in {ward.subject(patient) for patient in ward.truth.patients[:15]}
     }
     assert {name: newest[name] for name in expected} == expected
+
+
+def test_of_whoever_has_withdrawn_nothing_more_is_taken(sqlite: Database, open_ward: Open) -> None:
+    """Though the hospital's patient is known; what came before is for the erasing to find."""
+    ward = open_ward(sqlite, patients=30, troubles=True)
+    ward.register(*ward.truth.patients)
+    ward.now -= 100 * DAY
+    ward.puller().pull()
+    gone = [one for one in ward.truth.patients if one.participant.visited_at < ward.now][:5]
+    before = [row for row in ward.rows() if row["whom"] in set(map(ward.subject, gone))]
+
+    ward.people.subjects.difference_update(map(ward.subject, gone))
+    ward.now += 100 * DAY
+    ward.puller().pull()
+
+    after = [row for row in ward.rows() if row["whom"] in set(map(ward.subject, gone))]
+    assert len(before) >= 5
+    assert after == before
+    assert ward.expected(ward.now).items() <= ward.in_force().items()
 
 
 def test_a_patient_who_gets_another_number_is_asked_about(

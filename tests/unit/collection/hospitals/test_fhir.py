@@ -467,6 +467,15 @@ def test_a_search_follows_its_pages_on_the_same_server(credentials: Credentials)
     assert all(request.url.scheme == "https" for request in server.requests)
 
 
+def test_a_page_that_has_expired_is_searched_for_again(credentials: Credentials) -> None:
+    """By the next pull: what was taken of the earlier pages does no harm."""
+    pages = {"/r4/Observation": found(following="page/2"), "/r4/page/2": httpx.Response(410)}
+    server = Server(lambda request: pages[request.url.path])
+
+    with pytest.raises(TransientError, match="a page of a search has expired"):
+        list(server.client(credentials).search("Observation", []))
+
+
 @pytest.mark.parametrize(
     ("answer", "says"),
     [

@@ -486,7 +486,7 @@ FULL = saturation(component=[component("3151-8", quantity(2, "L/min"))])
 
 
 @given(document=_altered(FULL) | _altered(diagnosis(abatementDateTime="2024-03-09")))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_whatever_comes_is_read_or_asked_about(document: dict[str, Any]) -> None:
     """Nothing in the place of anything ends a pull; what counts is in the bounds of its kind."""
     found = read(document)
