@@ -94,6 +94,7 @@ _STATUSES: Mapping[str, Status] = {
     "amended": "amended",
     "corrected": "corrected",
 }
+_UNCONFIRMED = ("unconfirmed", "provisional", "differential")
 _PER_MINUTE = {"/min": Decimal(1), "1/min": Decimal(1)}
 # UCUM defines m[Hg] as 133.3220 kPa, exactly.
 _PRESSURE = {"mm[Hg]": Decimal(1), "kPa": 1 / Decimal("0.1333220")}
@@ -125,7 +126,7 @@ class Question(Frozen):
     version: str
     status: Status = "final"
     subject: Subject | None = None  # None: nobody knows whom it is about
-    issued: datetime | None = None  # None: nobody knows when the hospital knew
+    issued: datetime | None = None  # None: nobody can say when the hospital knew
     reason: Reason
     detail: str  # what is wrong, and where; never a value
     observation: Observation | None = None  # as far as it can be read
@@ -156,7 +157,6 @@ class _Doubt(Exception):
         self.reason = reason
         self.detail = detail
         self.value = value
-        self.code = code
         said = {"value": value, "code": _shown(code), "unit": _shown(unit)}
         self.said = {name: given for name, given in said.items() if given is not None}
 
@@ -241,9 +241,11 @@ class Reader:
                    back, with whom they are about (see `names_of`)
         """
         yield from read.entries
+        if _status_of(document) == "preliminary":
+            return  # it waits, and replaces nothing
         said = {entry.name for entry in read.entries}
         version, issued = _version(document, _digest(document)), issued_of(document)
-        if issued is None or issued > now:
+        if issued is None or issued > now + _SKEW:
             version, issued = f"{version}.{now:%Y%m%d%H%M%S}", now
         for name, subject in held.items():
             if name not in said:
@@ -283,7 +285,7 @@ class Reader:
         verified = _code_of(resource.verificationStatus)
         if verified in ("entered-in-error", "refuted"):
             return about.taken_back(issued)
-        if verified not in (None, "confirmed", "unconfirmed", "provisional", "differential"):
+        if verified not in (None, "confirmed", *_UNCONFIRMED):
             raise _Doubt("status", "its verification is none that says whether it counts")
         onset, abated = resource.onsetPeriod, resource.abatementPeriod
         begin = resource.onsetDateTime or (onset and onset.start) or resource.recordedDate
@@ -381,13 +383,7 @@ class _About:
         self._subject = subject
         self._issued = issued
         self._digest = _digest(document)
-        # A diagnosis that is not confirmed waits, as a measurement that is preliminary does.
-        unconfirmed = ("unconfirmed", "provisional", "differential")
-        waits = _raw_code(document.get("verificationStatus")) in unconfirmed
-        status = "preliminary" if waits else document.get("status")
-        self._status: Status = (
-            _STATUSES.get(status, "final") if isinstance(status, str) else "final"
-        )
+        self._status = _status_of(document)
 
     def require_issued(self) -> datetime:
         """When the hospital knew."""
@@ -459,21 +455,23 @@ class _About:
     ) -> Read:
         """The question, and what was said before is no longer in force."""
         version = _version(self.document, self._digest)
+        issued = self._issued
+        if issued is not None and issued > self.now + _SKEW:
+            issued = None
         question = Question(
             origin=self._origin,
             name=name or f"content/{self._digest[:32]}",
             version=version,
             status=self._status,
             subject=self._subject,
-            issued=self._issued,
+            issued=issued,
             reason=doubt.reason,
             detail=doubt.detail,
             observation=observation,
             said=doubt.said,
             evidence=self._digest,
         )
-        known = self._issued is not None and self._issued <= self.now
-        if name is None or self._issued is None or not known or self._status == "preliminary":
+        if name is None or issued is None or self._status == "preliminary":
             return Read(questions=(question,))
         # Its version is its own: what a person makes of the question has that of the resource.
         taken_back = _withdrawn(self._origin, name, self._subject, f"{version}.asked", self._issued)
@@ -689,6 +687,15 @@ def _refuse_modifiers(document: Mapping[str, Any]) -> None:
 def _code_of(concept: Any) -> str | None:
     codes = [one.code for one in (concept.coding or ())] if concept is not None else []
     return codes[0] if codes else None
+
+
+def _status_of(document: Mapping[str, Any]) -> Status:
+    """Whether it counts. A diagnosis that is not confirmed waits, as a measurement that is
+    preliminary does."""
+    given = document.get("status")
+    if _raw_code(document.get("verificationStatus")) in _UNCONFIRMED:
+        given = "preliminary"
+    return _STATUSES.get(given, "final") if isinstance(given, str) else "final"
 
 
 def _raw_code(concept: Any) -> Any:

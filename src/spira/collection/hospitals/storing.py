@@ -90,7 +90,7 @@ def _item(question: Question, received_at: datetime) -> Item:
             name=question.name,
             version=question.version,
             status=question.status,
-            issued=min(question.issued or received_at, received_at),
+            issued=question.issued or received_at,
             subject=question.subject,
             observation=question.observation,
             evidence=question.evidence,

@@ -193,9 +193,10 @@ class Taker:
                     self.pulled.fault(f"{where}: {question.detail}")
             for entry in self.reader.settled(document, read, before, now):
                 entries.append(entry)
-                held[entry.name] = entry.subject
                 if entry.observation is None:
-                    del held[entry.name]
+                    held.pop(entry.name, None)
+                elif entry.status != "preliminary":
+                    held[entry.name] = entry.subject
         return entries
 
     # Whose a resource is

@@ -324,6 +324,29 @@ def test_a_resource_that_says_less_takes_the_rest_back() -> None:
     assert {entry.issued for entry in settled} == {datetime(2024, 3, 9, 13, 5, tzinfo=UTC)}
 
 
+@pytest.mark.parametrize("value", [93, 0.93], ids=["clear", "doubtful"])
+def test_what_is_preliminary_replaces_nothing(value: float) -> None:
+    """Whether it can be read or not: what was final before stays in force until this one is."""
+    document = saturation(status="preliminary", valueQuantity=quantity(value))
+    held = dict.fromkeys(("Observation/o-1", "Observation/o-1/heart_rate"), WHOM)
+
+    settled = list(READER.settled(document, read(document), held, NOW))
+
+    assert all(entry.status == "preliminary" for entry in settled)
+    assert all(one.status == "preliminary" for one in read(document).questions)
+
+
+def test_clocks_may_differ_a_little() -> None:
+    """What the hospital issued in our next minute counts, and takes back, as issued then."""
+    ahead = (NOW + timedelta(minutes=1)).isoformat()
+    document = saturation(issued=ahead, meta=None, valueQuantity=quantity(0.93))
+
+    (question,) = read(document).questions
+    (taken_back,) = read(document).entries
+
+    assert question.issued == taken_back.issued == NOW + timedelta(minutes=1)
+
+
 def test_the_same_said_in_another_form_is_the_same_version() -> None:
     """Another zone, another order of keys; and another meaning is another version."""
     document = saturation()
