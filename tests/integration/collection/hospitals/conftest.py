@@ -65,7 +65,7 @@ class Ward:
     people: People = field(default_factory=People)
     now: datetime = LAST_DAY  # the hospital's time, and ours
     slept: list[float] = field(default_factory=list)
-    dies: Callable[[int], bool] = lambda _: False  # at which batch, counted from 1
+    dies: Callable[[int], str | None] = lambda _: None  # "before" or "after" batch 1, 2, …
     batches: int = 0
 
     def __post_init__(self) -> None:
@@ -156,11 +156,11 @@ class _Dying:
     def add(self, entries: Any, questions: Any, received_at: datetime, *, also: Any) -> int:
         self.ward.batches += 1
         dies = self.ward.dies(self.ward.batches)
-        if dies and self.ward.batches % 2:
-            raise KeyboardInterrupt  # before it is committed
+        if dies == "before":
+            raise KeyboardInterrupt
         added = self.store.add(entries, questions, received_at, also=also)
-        if dies:
-            raise KeyboardInterrupt  # after it
+        if dies == "after":
+            raise KeyboardInterrupt
         return added
 
     def held(self, origin: str, names: Any) -> Mapping[str, Subject]:

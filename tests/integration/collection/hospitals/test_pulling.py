@@ -18,6 +18,7 @@ from spira.collection.hospitals.simulator import Outage
 from spira.collection.hospitals.tables import PATIENTS, PULLS
 from spira.collection.hospitals.truth import SYSTEM, patient_to_fhir, to_fhir
 from spira.domain.errors import InputError, TransientError
+from spira.labels.worklist import Worklist
 from spira.stores.database import Database
 
 Open = Callable[..., Any]
@@ -158,8 +159,8 @@ def test_a_kill_at_any_batch_loses_nothing_and_doubles_nothing(
     died = 0
 
     while True:
-        at = ward.batches + 2
-        ward.dies = lambda number, at=at: number == at
+        at, how = ward.batches + 2, ("before", "after")[died % 2]
+        ward.dies = lambda number, at=at, how=how: how if number == at else None
         try:
             ward.puller().pull()
         except KeyboardInterrupt:
@@ -316,10 +317,9 @@ def test_two_that_pull_at_once_do_no_harm(
     ward = open_ward(sqlite)
     ward.register(*ward.truth.patients)
 
-    def other_one(number: int) -> bool:
+    def other_one(number: int) -> None:
         if number == 25:
             ward.puller().pull()
-        return False
 
     ward.dies = other_one
     with pytest.raises(TransientError, match="another process is pulling"):
@@ -356,19 +356,75 @@ def test_of_whoever_has_withdrawn_nothing_more_is_taken(sqlite: Database, open_w
     """Though the hospital's patient is known; what came before is for the erasing to find."""
     ward = open_ward(sqlite, patients=30, troubles=True)
     ward.register(*ward.truth.patients)
-    ward.now -= 100 * DAY
-    ward.puller().pull()
-    gone = [one for one in ward.truth.patients if one.participant.visited_at < ward.now][:5]
-    before = [row for row in ward.rows() if row["whom"] in set(map(ward.subject, gone))]
+    corrected = [
+        thing.versions
+        for thing in ward.truth.things
+        if [one.status for one in thing.versions] == ["final", "corrected"]
+    ]
+    assert len(corrected) >= 2
+    for first, second in corrected:
+        ward.now = first.known_at
+        ward.puller().pull()
+        gone = ward.subject(first.patient)
+        before = [row for row in ward.rows() if row["whom"] == gone]
 
-    ward.people.subjects.difference_update(map(ward.subject, gone))
-    ward.now += 100 * DAY
+        ward.people.subjects.discard(gone)
+        ward.now = second.known_at
+        ward.puller().pull()
+
+        assert before
+        assert [row for row in ward.rows() if row["whom"] == gone] == before
+
+
+def test_what_moves_to_somebody_who_takes_no_part_no_longer_counts(
+    sqlite: Database, open_ward: Open
+) -> None:
+    """It was of another patient all along; of whom it is now, nothing stays."""
+    ward = open_ward(sqlite, patients=4)
+    one, other = ward.truth.patients[:2]
+    ward.register(one)
+    thing = next(thing for thing in ward.truth.things if thing.versions[0].patient == one)
+    first = thing.versions[0]
+    moment = ward.now - DAY
+    moved = replace(
+        first, number=2, status="corrected", known_at=moment, issued=moment, patient=other
+    )
+    ward.truth = ward.simulator.truth = replace(
+        ward.truth,
+        things=(replace(thing, versions=(first, moved)), *ward.truth.things[1:]),
+    )
+    ward.now = moment - DAY
+    ward.puller().pull()
+    assert thing.name in ward.in_force()
+
+    ward.now = moment + DAY
     ward.puller().pull()
 
-    after = [row for row in ward.rows() if row["whom"] in set(map(ward.subject, gone))]
-    assert len(before) >= 5
-    assert after == before
-    assert ward.expected(ward.now).items() <= ward.in_force().items()
+    assert thing.name not in ward.in_force()
+    assert ward.in_force() == ward.expected(ward.now)
+    assert {row["whom"] for row in ward.rows()} == {ward.subject(one)}
+
+
+def test_of_a_patient_who_is_known_by_a_change_what_was_before_is_fetched(
+    sqlite: Database, open_ward: Open
+) -> None:
+    """An export of what changed has the patient, and nothing of what was measured earlier."""
+    ward = open_ward(sqlite, patients=6)
+    late = min(ward.truth.patients, key=lambda one: one.participant.visited_at)
+    ward.register(*(one for one in ward.truth.patients if one != late))
+    ward.puller().pull()
+
+    ward.register(late)
+    changed = replace(late, participant=replace(late.participant, visited_at=ward.now + 3 * DAY))
+    ward.simulator.truth = replace(
+        ward.truth,
+        patients=(changed, *(one for one in ward.truth.patients if one != late)),
+    )
+    ward.now += DAY
+    pulled = ward.puller().pull()
+
+    assert pulled.found == 1
+    assert ward.in_force() == ward.expected(ward.now)
 
 
 def test_a_patient_who_gets_another_number_is_asked_about(
@@ -495,6 +551,27 @@ def test_questions_are_asked_once_and_end_with_what_the_hospital_says_next(
         assert {(name.partition("/p")[0], why) for name, why in ward.questions()} == unclear
         ward.now += days * DAY
     assert unclear
+
+
+def test_what_a_person_decides_counts(sqlite: Database, open_ward: Open) -> None:
+    """In the place of what could not be read, until the hospital says something else."""
+    probe = open_ward(sqlite)
+    thing = next(one for one in probe.truth.things if "" in one.versions[0].says)
+    document = to_fhir(thing, thing.versions[0])
+    document["id"] = "q-1"
+    document["valueQuantity"] = {**document["valueQuantity"], "value": 0.93}
+    ward = open_ward(sqlite, litter=[json.dumps(document).encode()])
+    ward.register(*ward.truth.patients)
+    ward.puller().pull()
+
+    worklist = Worklist(ward.labels)
+    (listed,) = worklist.list()
+    decided = {"who": "ana", "why": "seen in the chart", "at": ward.now}
+    worklist.resolve(listed.number, value=93.0, also=lambda _: None, **decided)
+    ward.puller().pull()
+
+    assert ward.in_force()["Observation/q-1"][1].value == 93
+    assert worklist.list() == ()
 
 
 def test_a_number_that_was_reassigned_is_not_taken_for_its_old_owner(
@@ -629,7 +706,7 @@ def prove(ward: Any, n_stops: int, kills: set[int]) -> None:
     ward.register(*ward.truth.patients[: len(ward.truth.patients) * 9 // 10])
     last = ward.now
     stops = [last - days * DAY * 200 / n_stops for days in reversed(range(n_stops))]
-    ward.dies = kills.__contains__
+    ward.dies = lambda number: ("before", "after")[number % 2] if number in kills else None
 
     died = 0
     for stop in stops:
