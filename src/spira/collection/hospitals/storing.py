@@ -26,6 +26,7 @@ REASONS: Mapping[Why, Reason] = {
     "impossible": "impossible",
 }
 _LONGEST = 100  # characters of a detail
+_AT_ONCE = 2000  # names in a query
 
 
 class Store:
@@ -61,23 +62,25 @@ class Store:
         latest = sa.func.row_number().over(
             partition_by=ENTRIES.c.name, order_by=(ENTRIES.c.issued.desc(), ENTRIES.c.number.desc())
         )
-        versions = (
-            sa.select(ENTRIES.c.name, SUBJECTS.c.subject, ENTRIES.c.kind, latest.label("n"))
-            .join(SUBJECTS, SUBJECTS.c.number == ENTRIES.c.subject)
-            .where(
-                ENTRIES.c.origin == origin,
-                ENTRIES.c.name.in_(names),
-                ENTRIES.c.status != "preliminary",
-            )
-            .subquery()
-        )
-        query = sa.select(versions.c.name, versions.c.subject).where(
-            versions.c.n == 1, versions.c.kind.is_not(None)
-        )
-        if not names:
-            return {}
+        found: dict[str, Subject] = {}
+        wanted = list(names)
         with self._labels.database.reading() as tables:
-            return {row.name: row.subject for row in tables.execute(query)}
+            for begin in range(0, len(wanted), _AT_ONCE):
+                versions = (
+                    sa.select(ENTRIES.c.name, SUBJECTS.c.subject, ENTRIES.c.kind, latest.label("n"))
+                    .join(SUBJECTS, SUBJECTS.c.number == ENTRIES.c.subject)
+                    .where(
+                        ENTRIES.c.origin == origin,
+                        ENTRIES.c.name.in_(wanted[begin : begin + _AT_ONCE]),
+                        ENTRIES.c.status != "preliminary",
+                    )
+                    .subquery()
+                )
+                query = sa.select(versions.c.name, versions.c.subject).where(
+                    versions.c.n == 1, versions.c.kind.is_not(None)
+                )
+                found |= {row.name: row.subject for row in tables.execute(query)}
+        return found
 
 
 def _item(question: Question, received_at: datetime) -> Item:
