@@ -66,7 +66,7 @@ class Ward:
     now: datetime = LAST_DAY  # the hospital's time, and ours
     slept: list[float] = field(default_factory=list)
     dies: Callable[[int], str | None] = lambda _: None  # "before" or "after" batch 1, 2, …
-    batches: int = 0
+    batches: int = 0  # that had entries
 
     def __post_init__(self) -> None:
         self.labels = Labels(self.database, self.newest)
@@ -154,8 +154,8 @@ class _Dying:
     ward: Ward
 
     def add(self, entries: Any, questions: Any, received_at: datetime, *, also: Any) -> int:
-        self.ward.batches += 1
-        dies = self.ward.dies(self.ward.batches)
+        self.ward.batches += bool(entries)
+        dies = self.ward.dies(self.ward.batches) if entries else None
         if dies == "before":
             raise KeyboardInterrupt
         added = self.store.add(entries, questions, received_at, also=also)

@@ -174,7 +174,7 @@ def test_a_kill_at_any_batch_loses_nothing_and_doubles_nothing(
     assert set(versions.values()) == {1}
     assert len([one for one in ward.simulator.asked if "$export" in one]) == 1
     lines = len(ward.truth.patients) + 1.1 * len(ward.truth.things)
-    assert ward.batches < 2 * lines / 10 + died + 20  # what was taken was not taken again
+    assert ward.batches < lines / 10 + died + 5  # what was taken was not taken again
 
 
 def test_a_hospital_that_stays_away_is_told_and_the_next_pull_goes_on(
@@ -318,7 +318,7 @@ def test_two_that_pull_at_once_do_no_harm(
     ward.register(*ward.truth.patients)
 
     def other_one(number: int) -> None:
-        if number == 25:
+        if number == 5:
             ward.puller().pull()
 
     ward.dies = other_one
@@ -554,24 +554,48 @@ def test_questions_are_asked_once_and_end_with_what_the_hospital_says_next(
 
 
 def test_what_a_person_decides_counts(sqlite: Database, open_ward: Open) -> None:
-    """In the place of what could not be read, until the hospital says something else."""
+    """Whether a value was corrected, or what could be read is right as it is."""
     probe = open_ward(sqlite)
-    thing = next(one for one in probe.truth.things if "" in one.versions[0].says)
-    document = to_fhir(thing, thing.versions[0])
-    document["id"] = "q-1"
-    document["valueQuantity"] = {**document["valueQuantity"], "value": 0.93}
-    ward = open_ward(sqlite, litter=[json.dumps(document).encode()])
+    thing = next(
+        one
+        for one in probe.truth.things
+        if "" in one.versions[0].says and one.versions[0].says[""].kind == "spo2"
+    )
+    good = to_fhir(thing, thing.versions[0])
+    quantity, (oxygen,) = good["valueQuantity"], good["component"]
+    corrected = {**good, "id": "q-1", "valueQuantity": {**quantity, "value": 0.93}}
+    unclear = {**oxygen, "valueQuantity": {**oxygen["valueQuantity"], "value": 0.21}}
+    assigned = {**good, "id": "q-2", "component": [unclear]}
+    litter = [json.dumps(one).encode() for one in (corrected, assigned)]
+    ward = open_ward(sqlite, litter=litter)
     ward.register(*ward.truth.patients)
     ward.puller().pull()
 
     worklist = Worklist(ward.labels)
-    (listed,) = worklist.list()
-    decided = {"who": "ana", "why": "seen in the chart", "at": ward.now}
-    worklist.resolve(listed.number, value=93.0, also=lambda _: None, **decided)
+    decided = {"who": "ana", "why": "seen in the chart", "at": ward.now, "also": lambda _: None}
+    for listed in worklist.list():
+        if listed.item.proposal.name == "Observation/q-1":
+            worklist.resolve(listed.number, value=93.0, **decided)
+        else:
+            worklist.resolve(listed.number, subject=listed.item.proposal.subject, **decided)
     ward.puller().pull()
 
-    assert ward.in_force()["Observation/q-1"][1].value == 93
+    said = ward.in_force()
+    assert said["Observation/q-1"][1].value == 93
+    assert said["Observation/q-2"][1].value == quantity["value"]
+    assert said["Observation/q-2"][1].breathing is None
     assert worklist.list() == ()
+
+
+def test_two_ids_that_differ_in_any_letter_are_two_patients(
+    sqlite: Database, open_ward: Open
+) -> None:
+    """Case and hyphens mean nothing in a record number, and all in an id of the server."""
+    taker = open_ward(sqlite, patients=1).taker()
+
+    ids = ("a-1", "a1", "A1", "a.1")
+
+    assert len({taker.hashes(id)[0] for id in ids}) == len(ids)
 
 
 def test_a_number_that_was_reassigned_is_not_taken_for_its_old_owner(
@@ -723,7 +747,7 @@ def test_what_is_here_equals_the_hospitals_truth_at_every_instant(
     """With outages, kills, duplicates, corrections and retractions; a tenth takes no part."""
     ward = open_ward(database, patients=100, troubles=True, outages=OUTAGES)
 
-    prove(ward, 4, {4, 31, 77, 120})
+    prove(ward, 4, {4, 15, 26, 37})
 
 
 @pytest.mark.slow
@@ -733,4 +757,4 @@ def test_ten_thousand_patients_equal_the_hospitals_truth_at_every_instant(
     """The same, as large as the issue has it."""
     ward = open_ward(database, patients=10_000, troubles=True, outages=OUTAGES)
 
-    prove(ward, 6, {3, 60, 151, 260})
+    prove(ward, 6, {4, 61, 150, 231})
