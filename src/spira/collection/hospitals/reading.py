@@ -473,8 +473,7 @@ class _About:
         )
         if name is None or issued is None or self._status == "preliminary":
             return Read(questions=(question,))
-        # Its version is its own: what a person makes of the question has that of the resource.
-        taken_back = _withdrawn(self._origin, name, self._subject, f"{version}.asked", issued)
+        taken_back = _withdrawn(self._origin, name, self._subject, version, issued)
         return Read(entries=(taken_back,), questions=(question,))
 
 

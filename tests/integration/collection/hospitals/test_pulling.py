@@ -159,7 +159,7 @@ def test_a_kill_at_any_batch_loses_nothing_and_doubles_nothing(
     died = 0
 
     while True:
-        at, how = ward.batches + 2, ("before", "after")[died % 2]
+        at, how = ward.batches + 1, ("before", "after")[died % 2]
         ward.dies = lambda number, at=at, how=how: how if number == at else None
         try:
             ward.puller().pull()
