@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
 # Whose tables the database has. They are brought up to date together: Alembic refuses a database
 # in which it finds a migration of a room that it was not told of.
-ROOMS = ("spira.intake", "spira.labels", "spira.serving", "spira.collection")
+ROOMS = (
+    "spira.intake",
+    "spira.labels",
+    "spira.serving",
+    "spira.collection",
+    "spira.collection.hospitals",
+)
 
 
 class Application:

@@ -25,6 +25,10 @@ from pydantic.fields import FieldInfo
 from spira import cli
 from spira.collection.balance import FEWEST, LIMIT
 from spira.collection.balance import Verdict as BalanceVerdict
+from spira.collection.hospitals.reading import Reason
+from spira.collection.hospitals.settings import HospitalSettings
+from spira.collection.hospitals.storing import REASONS as REASONS_OF_THE_WORKLIST
+from spira.collection.hospitals.table import Mapped, read_mapped
 from spira.datasets import cells, versions
 from spira.datasets.summary import Collected
 from spira.datasets.tables import ColumnMapping, read_mapping
@@ -168,6 +172,7 @@ def test_the_page_says_which_commands_speak_json() -> None:
 
     served = {f"spira serve{part}" for part in ("", " api", " relay", " predictor")}
     others = {"spira demo", "spira schedule up", "spira schedule endpoint", "spira audit export"}
+    others.add("spira hospital simulate")
     assert silent == others | served | {"spira study export-default"}
     (sentence,) = re.findall(r"after every command but (.*)\.", section("Commands"))
     assert set(re.findall(r"`([^`]+)`", sentence)) == silent
@@ -186,6 +191,21 @@ def test_everything_of_labels_is_listed() -> None:
     for kind, (_, possible) in kinds.items():
         low, high = POSSIBLE.get(kind, (None, None))
         assert possible == ("" if low is None else f"{low:g} to {high:g}")
+
+
+def test_everything_of_hospitals_is_listed() -> None:
+    """What a hospital is set up with, and what is asked about, with where that is listed."""
+    rows = table("A hospital")
+    assert set(rows) == set(HospitalSettings.model_fields)
+    for name, (default, _) in rows.items():
+        field = copy(HospitalSettings.model_fields[name])
+        if field.default_factory is not None:
+            field.default, field.default_factory = field.default_factory(), None  # type: ignore[call-arg]
+        assert default == shown(field), name
+    asked = table("What hospitals are asked about")
+    assert set(asked) == set(get_args(Reason))
+    for why, (listed, _) in asked.items():
+        assert listed == REASONS_OF_THE_WORKLIST.get(why, "unreadable"), why
 
 
 def leaves(
@@ -309,6 +329,7 @@ def nested(model: type[BaseModel]) -> set[str]:
         ("Policy keys", Policy, 14),
         ("Study keys", Study, 35),
         ("Fields of a form", Field, 25),
+        ("A hospital's table", Mapped, 16),
     ],
 )
 def test_every_key_of_files_written_by_hand_is_listed(
@@ -632,6 +653,8 @@ def test_every_file_shown_in_a_page_is_valid(name: str, tmp_path: Path) -> None:
                 parse_experiment(text, where=name)
             case ("yaml", "mapping"):
                 read_mapping(file)
+            case ("yaml", "table"):
+                read_mapped(file)
             case ("yaml", "policy"):
                 load_policy(str(file))
             case ("toml", "settings"):

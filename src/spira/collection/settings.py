@@ -2,11 +2,12 @@
 
 from pydantic import Field
 
+from spira.collection.hospitals.settings import HospitalSettings
 from spira.domain.frozen import Frozen
 
 
 class CollectionSettings(Frozen):
-    """How visits are taken in."""
+    """How visits are taken in, and where their labels come from."""
 
     host: str = "127.0.0.1"  # where the API listens
     port: int = Field(default=8610, ge=0, le=65535)  # 0: any free one
@@ -18,3 +19,5 @@ class CollectionSettings(Frozen):
     # Spoken consents hold a name: in a bucket of their own, s3://bucket/prefix …, that only who
     # takes them in and reads them back may open. None: a folder in the data folder.
     consents: str | None = None
+    # The hospitals that labels are pulled from, by name: a study's site names its own.
+    hospitals: dict[str, HospitalSettings] = Field(default={})
