@@ -26,6 +26,8 @@ import structlog
 from found import found
 
 from spira.console import Console
+from spira.device import outbox
+from spira.device.line import Pace
 from spira.domain.forms import check
 from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.domain.vitals import DEFAULT_VITAL_RULES
@@ -34,11 +36,9 @@ from spira.intake.checking import Found, Refused
 from spira.intake.submissions import Intake, Owner
 from spira.intake.sweeping import sweep
 from spira.intake.tokens import Tokens
-from spira.serving import client
 from spira.serving.assessments import Assessments
 from spira.serving.client import Device, Recorded
 from spira.serving.forms import ASSESSMENT_1
-from spira.serving.line import Pace
 from spira.serving.taking import taken
 from spira.settings import Settings
 from spira.stores import database, objects
@@ -224,7 +224,7 @@ def leave_out(what: str) -> None:
         keys.sync_path = lambda _: None  # type: ignore[attr-defined]
         keys.write_whole = write_half  # type: ignore[attr-defined]
     elif what == "syncs of the phone's folders":
-        client.sync_path = lambda _: None  # type: ignore[attr-defined]
+        outbox.sync_path = lambda _: None  # type: ignore[attr-defined]
     elif what == "syncs of commits":
         as_it_is = database._on_sqlite
 

@@ -32,10 +32,10 @@ from spira.serving.forms import ASSESSMENT_1
 from spira.serving.messages import Reply
 from spira.serving.redriving import redrive
 from spira.serving.results import Results
-from spira.serving.service import ROOMS
 from spira.serving.taking import taken
 from spira.stores.database import Database
 from spira.stores.objects import Objects
+from spira.wiring import ROOMS
 
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(hours=2)  # for the sweeper: whatever nobody names is old enough

@@ -3,10 +3,7 @@
 import asyncio
 import hashlib
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,11 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from found import found
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from listening import listening
+from starlette.types import Message, Receive, Scope, Send
 
 from spira.audio.quality import QualityThresholds
+from spira.device.line import Pace
 from spira.domain.submissions import RecordingFile
 from spira.intake import audit
 from spira.intake.checking import Found, Refused
@@ -29,7 +27,6 @@ from spira.intake.tokens import Tokens
 from spira.serving.api import Parts, create_api
 from spira.serving.assessments import Assessments
 from spira.serving.client import Device, Recorded
-from spira.serving.line import Pace
 from spira.serving.messages import Reply
 from spira.serving.results import Results
 from spira.serving.settings import ServingSettings
@@ -153,22 +150,6 @@ def parts(database: Database, tmp_path: Path) -> Parts:
 def ward(parts: Parts) -> Ward:
     """Of the site `ward`."""
     return Ward(parts, "ward")
-
-
-@contextmanager
-def listening(app: ASGIApp) -> Iterator[str]:
-    """It listens, on a port of its own; where."""
-    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=running.run, daemon=True)
-    thread.start()
-    while not running.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        running.force_exit = running.should_exit = True
-        thread.join(30)
 
 
 @on_sqlite
