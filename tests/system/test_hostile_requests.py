@@ -467,9 +467,9 @@ def test_a_search_for_no_number_is_refused(api: Api, body: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        (b"{}", "Falta o motivo da anulação."),
-        (b'{"reason": ""}', "Falta o motivo da anulação."),
-        (b'{"reason": " \\n "}', "Falta o motivo da anulação."),
+        (b"{}", "Falta o motivo."),
+        (b'{"reason": ""}', "Falta o motivo."),
+        (b'{"reason": " \\n "}', "Falta o motivo."),
         (b"", "Envio com dados inválidos."),
         (b'{"reason": 7}', "Envio com dados inválidos."),
         (b'{"reason": "' + b"x" * 501 + b'"}', "Envio com dados inválidos."),

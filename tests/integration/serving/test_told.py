@@ -226,7 +226,7 @@ def test_what_changed_while_it_was_sent_is_not_a_server_that_is_away(
     answer = ward.put(1)
 
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
-    assert answer.json()["sentence"]["pt"].startswith("A avaliação mudou durante o envio.")
+    assert answer.json()["sentence"]["pt"].startswith("Mudou durante o envio.")
 
 
 @on_sqlite
