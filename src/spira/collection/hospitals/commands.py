@@ -30,7 +30,8 @@ def hospital() -> None:
 
     if find_spec("httpx") is None or find_spec("fhir") is None:
         raise InputError(
-            "spira hospital: its packages are missing; `pip install 'spira[serve]'` brings them"
+            "spira hospital: its packages are missing; "
+            "`pip install 'spira[serve,collect]'` brings them"
         )
 
 
