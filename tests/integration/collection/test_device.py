@@ -84,7 +84,7 @@ def parts(tmp_path: Path, study: Study) -> Parts:
     studies = Studies(database)
     studies.apply(study, by="a test")
     return Parts(
-        intake=Intake(database, objects, Takes(), keys, IntakeSettings()),
+        intake=Intake(database, objects, Takes(), keys, IntakeSettings(), consents=objects),
         studies=studies,
         visits=Visits(database, keys.wrapped),
         labels=Labels(database, lambda subject: subject),
