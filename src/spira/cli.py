@@ -37,7 +37,11 @@ _COMMANDS = {
     "audit": ("spira.intake.commands:audit", "Verify and export what was done, and by whom."),
     "about": ("spira.delivery.commands:about", "Intended use, version, warnings."),
     "settings": ("spira.training.commands:settings", "Print every setting and its value."),
-    "demo": ("spira.demo:demo", "Run the main job on a synthetic hospital."),
+    "demo": ("spira.demo.main_job:demo", "Run the main job on a synthetic hospital."),
+    "demo-hospital": (
+        "spira.demo.hospital:demo_hospital",
+        "From a simulated hospital to answers for its wards.",
+    ),
 }
 # Commands of a higher room in the group of a lower one, which does not know them.
 _MOUNTED = {"dataset": {"snapshot": "spira.collection.commands:snapshot"}}

@@ -172,7 +172,7 @@ def test_the_page_says_which_commands_speak_json() -> None:
 
     served = {f"spira serve{part}" for part in ("", " api", " relay", " predictor")}
     others = {"spira demo", "spira schedule up", "spira schedule endpoint", "spira audit export"}
-    others |= {"spira collect", "spira hospital simulate"}
+    others |= {"spira collect", "spira demo-hospital", "spira hospital simulate"}
     assert silent == others | served | {"spira study export-default"}
     (sentence,) = re.findall(r"after every command but (.*)\.", section("Commands"))
     assert set(re.findall(r"`([^`]+)`", sentence)) == silent
