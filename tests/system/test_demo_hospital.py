@@ -126,7 +126,7 @@ def test_under_a_policy_that_allows_it_it_goes_on_to_answers(
     assert first.returncode == 0, first.stdout + first.stderr
     assert "sending visits" not in first.stderr
     assert not re.search(r"\$ spira (collect|hospital|dataset)", first.stdout)
-    assert demo.aliases == [("challenger", "champion")]
+    assert demo.aliases == [("champion",)]
     asked = first.stdout.partition("as their wards read them:")[2]
     assert asked.count("the hospital planted RI present") == 2
     assert asked.count("the hospital planted RI absent") == 2
