@@ -5,52 +5,49 @@
                                               (10,000) assessments, in folder F; run again after a
                                               kill it goes on where it was
 
-Services are real processes on a folder of their own. The client is one thread a connection, on
-http.client, the same for both ways: a client library would cost more than what it asks for.
+Services are real processes on a folder of their own.
 """
 
 import asyncio
 import hashlib
-import http.client
-import io
-import json
 import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.clients import (
+    COMMITS_AT_ONCE,
+    REPEATS,
+    SPOKEN_S,
+    Client,
+    Row,
+    check,
+    each,
+    rates,
+    submission,
+    voice,
+)
 from spira.domain.draws import draws
 from spira.stores.processes import Process, answers, free_or_wanted, stop_all
 
-Row = tuple[str, str, str, str]
-
-_TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(_TESTS), str(_TESTS / "system")]
-
-_REPEATS = 3
 _RATE_HZ = 16_000
 _LENGTHS_S = (1, 4, 7, 15)  # of recordings, for the latency
 _ANSWERS = 60  # of each length, in each way
 _AT_ONCE = 8  # connections
 _UPLOADS, _UPLOAD_BYTES = 400, 200_000
-_COMMITS, _COMMITS_AT_ONCE = 80, 4
-_SPOKEN_S = 6.0
+_COMMITS = 80
 _WINDOW_S = 4.0  # shorter recordings are answered without a model
 _STAND_IN_S = 0.05  # that the stand-in model takes
 _COUNTED_S = 6.0
-_TUS = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
 
 
 def measured() -> Iterator[Row]:
@@ -154,7 +151,7 @@ def _starting() -> Row:
         served = Served(Path(place).resolve() / "home")
         publish_champion(served.home, Path(place) / "bundle")
         served.make_token()
-        for _ in range(_REPEATS):
+        for _ in range(REPEATS):
             began = time.perf_counter()
             served.start()
             taken.append(time.perf_counter() - began)
@@ -170,15 +167,9 @@ def _starting() -> Row:
 # ---- taking in
 
 
-class _Api(NamedTuple):
-    """The Client API alone, with one child that checks."""
-
-    address: str
-    token: str
-
-
 @contextmanager
-def _api() -> Iterator[_Api]:
+def _api() -> Iterator[Client]:
+    """Of the Client API alone, with one child that checks."""
     from served import Served
 
     with tempfile.TemporaryDirectory() as place:
@@ -187,7 +178,7 @@ def _api() -> Iterator[_Api]:
         port = free_or_wanted("", 0)
         words = [sys.executable, "-m", "spira.cli", "serve", "api", "--port", str(port)]
         with _running(words, port, served.home / "log", served.environment) as address:
-            yield _Api(address, token)
+            yield Client(address, token)
 
 
 @contextmanager
@@ -207,179 +198,63 @@ def _running(
         stop_all([process])
 
 
-class _Client:
-    """Connections that are kept, one a thread."""
-
-    def __init__(self, api: _Api) -> None:
-        self._host = api.address.removeprefix("http://")
-        self._token = api.token
-        self._of_thread = threading.local()
-
-    def ask(
-        self, method: str, path: str, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[int, bytes]:
-        """Status and body of an answer."""
-        connection = getattr(self._of_thread, "connection", None)
-        if connection is None:
-            connection = self._of_thread.connection = http.client.HTTPConnection(self._host)
-        connection.request(
-            method, path, body, {"Authorization": f"Bearer {self._token}", **headers}
-        )
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-
-    def put(self, one: Any) -> dict[str, Any]:
-        """Send the manifest of an assessment; how it stands."""
-        headers = {
-            "Content-Type": "application/json",
-            "Spira-Device-Secret": one.secret,
-            "Spira-Device-Time": datetime.now(UTC).isoformat(),
-        }
-        path, manifest = f"/v1/assessments/{one.id}", json.dumps(one.manifest).encode()
-        status, body = self.ask("PUT", path, manifest, headers)
-        assert status in (200, 202), body
-        found: dict[str, Any] = json.loads(body)
-        return found
-
-    def announce(self, one: Any) -> str:
-        """Where the bytes of its one recording go."""
-        return str(self.put(one)["recordings"][0]["upload_url"])
-
-    def patch(self, upload_url: str, data: bytes) -> None:
-        """Send all bytes of a recording."""
-        status, body = self.ask("PATCH", upload_url, data, _TUS | {"Upload-Offset": "0"})
-        assert status == 204, body
-
-    def commit(self, one: Any) -> None:
-        """Ask until there is a receipt."""
-        while (found := self.put(one))["state"] != "accepted":
-            assert found["state"] == "checking", found
-            time.sleep(0.1)
-
-
-def _uploading(api: _Api) -> Row:
+def _uploading(client: Client) -> Row:
     """Uploads, against PUTs to an app that does nothing but write and sync."""
     ours, other = [], []
     data = [draws(number, "bench").bytes(_UPLOAD_BYTES) for number in range(8)]
-    client = _Client(api)
     with tempfile.TemporaryDirectory() as place:
         folder, port = Path(place).resolve(), free_or_wanted("", 0)
         words = [sys.executable, "-m", "benchmarks.serving", "bare", str(folder), str(port)]
         with _running(words, port, folder / "log", os.environ) as address:
-            bare = _Client(_Api(address, ""))
+            bare = Client(address, "")
 
             def put(number: int) -> None:
                 status, _ = bare.ask("PUT", f"/{number}", data[number % len(data)], {})
                 assert status == 201
 
-            for repeat in range(_REPEATS):
+            for repeat in range(REPEATS):
                 numbers = range(repeat * _UPLOADS, (repeat + 1) * _UPLOADS)
                 sounds = [data[number % len(data)] for number in numbers]
-                sent = [_assessment(sound, _SPOKEN_S) for sound in sounds]
-                _, urls = _each(client.announce, sent)
-                seconds, _ = _each(
-                    lambda one: client.patch(*one), [*zip(urls, sounds, strict=True)]
-                )
+                sent = [_assessment(sound) for sound in sounds]
+                _, announced = each(client.announce, sent, _AT_ONCE)
+                uploads = [upload for (upload,) in announced]
+                seconds, _ = each(lambda one: client.patch(*one), uploads, _AT_ONCE)
                 ours.append(_UPLOADS / seconds)
-                seconds, _ = _each(put, numbers)
+                seconds, _ = each(put, numbers, _AT_ONCE)
                 other.append(_UPLOADS / seconds)
     return (
         f"uploads without commit, {_UPLOAD_BYTES // 1000} kB, {_AT_ONCE} at once: against bare "
         "PUTs that write and sync too",
-        *_rates(ours, other, "files"),
+        *rates(ours, other, "files"),
     )
 
 
-def _committing(api: _Api) -> Row:
+def _committing(client: Client) -> Row:
     """From the last manifest to the receipt, against one process that decodes and checks."""
     ours, other = [], []
-    client = _Client(api)
-    sounds = [_as_a_phone_sends(number) for number in range(8)] * (_COMMITS // 8)
-    for _ in range(_REPEATS):
-        sent = [(_assessment(sound, _SPOKEN_S), sound) for sound in sounds]
-        _each(lambda one: client.patch(client.announce(one[0]), one[1]), sent)
-        seconds, _ = _each(lambda one: client.commit(one[0]), sent, at_once=_COMMITS_AT_ONCE)
+    sounds = [voice(number) for number in range(8)] * (_COMMITS // 8)
+    for _ in range(REPEATS):
+        sent = [_assessment(sound) for sound in sounds]
+        each(client.upload, sent, _AT_ONCE)
+        seconds, _ = each(client.commit, sent, COMMITS_AT_ONCE)
         ours.append(_COMMITS / seconds)
         began = time.perf_counter()
         for sound in sounds:
-            _check(sound)
+            check(sound)
         other.append(_COMMITS / (time.perf_counter() - began))
     return (
-        f"commits, webm/opus of {_SPOKEN_S:g} s, one child that checks, {_COMMITS_AT_ONCE} at "
+        f"commits, webm/opus of {SPOKEN_S:g} s, one child that checks, {COMMITS_AT_ONCE} at "
         "once: to the receipt, against one process that decodes and checks alone",
-        *_rates(ours, other, "commits"),
+        *rates(ours, other, "commits"),
     )
 
 
-def _check(sound: bytes) -> None:
-    """What the child does with a recording: its digest, one decoding, every measurement, and its
-    samples at 16 kHz."""
-    from spira.audio.decode import opened
-    from spira.audio.quality import QualityThresholds, findings, measure
+def _assessment(sound: bytes, duration_s: float = SPOKEN_S) -> Any:
+    """Of one recording."""
+    from served import FORM
 
-    audio = io.BytesIO()
-
-    def hear(block: NDArray[np.float32]) -> None:
-        audio.write(block.tobytes())
-
-    hashlib.sha256(sound).hexdigest()
-    with opened(io.BytesIO(sound)) as native:
-        found = measure(native.blocks, native.format.rate_hz, hearing=hear)
-    findings(found, QualityThresholds(), "sentence")
-
-
-def _as_a_phone_sends(number: int) -> bytes:
-    """Somebody speaking, as webm/opus."""
-    import soundfile
-    import soxr
-    from encoding import CASES, encode  # type: ignore[import-not-found]
-    from served import voice
-
-    sound, rate_hz = soundfile.read(io.BytesIO(voice(number, _SPOKEN_S)), dtype="float32")
-    spoken = np.resize(soxr.resample(sound, rate_hz, 48_000), round(48_000 * _SPOKEN_S))
-    found: bytes = encode(spoken, **CASES["webm-live"])
-    return found
-
-
-def _assessment(sound: bytes, duration_s: float) -> Any:
-    """One recording, announced."""
-    from served import FORM, Assessment
-    from uuid_utils import uuid7
-
-    return Assessment(
-        (),
-        manifest={
-            "revision": 1,
-            "form": {"id": "assessment", "version": 1, "values": dict(FORM)},
-            "recordings": [
-                {
-                    "id": str(uuid7()),
-                    "utterance": "sentence",
-                    "sha256": hashlib.sha256(sound).hexdigest(),
-                    "n_bytes": len(sound),
-                    "duration_s": duration_s,
-                    "recorded_at": datetime.now(UTC).isoformat(),
-                    "capture": {"device": "a phone", "rate_hz": 48_000},
-                }
-            ],
-        },
-    )
-
-
-def _each(
-    work: Callable[[Any], Any], items: Sequence[Any], at_once: int = _AT_ONCE
-) -> tuple[float, list[Any]]:
-    """Seconds that the work on all items takes, so many at once, and what it gives."""
-    with ThreadPoolExecutor(at_once) as pool:
-        began = time.perf_counter()
-        found = [*pool.map(work, items)]
-        return time.perf_counter() - began, found
-
-
-def _rates(ours: Sequence[float], other: Sequence[float], unit: str) -> tuple[str, str, str]:
-    """Medians of repeats that alternated."""
-    one, two = statistics.median(ours), statistics.median(other)
-    return f"{one:.0f} {unit}/s", f"{two:.0f} {unit}/s", f"{one / two:.2f}"
+    form = {"id": "assessment", "version": 1, "values": dict(FORM)}
+    return submission([sound], form, duration_s=duration_s)
 
 
 def _bare(folder: Path, port: int) -> None:
@@ -415,12 +290,12 @@ def _bare(folder: Path, port: int) -> None:
 def _predictors() -> Row:
     """Eight processes against one, with a model that waits, on a real queue."""
     ours, other = [], []
-    for _ in range(_REPEATS):
+    for _ in range(REPEATS):
         ours.append(asyncio.run(_answers_a_second(8)))
         other.append(asyncio.run(_answers_a_second(1)))
     return (
         f"predictors, a model that waits {1000 * _STAND_IN_S:.0f} ms: eight, against one",
-        *_rates(ours, other, "answers"),
+        *rates(ours, other, "answers"),
     )
 
 
@@ -548,18 +423,18 @@ def memory(folder: Path, n: int = 10_000, every: int = 1000) -> None:
             return int(tables.execute(query).scalar_one())
 
     try:
-        client = _Client(_Api(served.address, served.token))
+        client = Client(served.address, served.token)
         sound = voice(1, _WINDOW_S)
 
         def send(_: int) -> None:
             one = _assessment(sound, _WINDOW_S)
-            client.patch(client.announce(one), sound)
+            client.upload(one)
             client.commit(one)
 
         done = answered()
         print(f"{done} answered before: {_sizes(served)}", flush=True)
         while done < n:
-            seconds, _ = _each(send, range(every))
+            seconds, _ = each(send, range(every), _AT_ONCE)
             done += every
             while answered() < done:
                 time.sleep(0.2)

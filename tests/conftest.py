@@ -186,6 +186,15 @@ class Postgres:
             self.process.wait()
             self.process = None
 
+    def signal(self, how: signal.Signals) -> None:
+        """Send it to every process of it; each is of a group of its own."""
+        assert self.process is not None
+        for place in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+                if self.process.pid in (parent, int(place.name)):
+                    os.kill(int(place.name), how)
+
     def empty(self, name: str) -> str:
         """A new database of this name; its URL."""
         with psycopg.connect(self.url, autocommit=True) as connection:

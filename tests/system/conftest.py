@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import Stores
 from services import TINY_SPIRA, Service
 
 from spira.domain.fingerprint import canonical_json
@@ -215,3 +219,36 @@ def stage_bytes(home: Path) -> dict[str, dict[str, str]]:
             {f"{path.stem[:8]}/{name}": entry[0] for name, entry in manifest["files"].items()}
         )
     return digests
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Stores:
+    """SQLite and folders, of the data folder `home`."""
+    home = tmp_path / "home"
+    home.mkdir()
+    return Stores({}, f"sqlite:///{home / 'spira.db'}", str(home))
+
+
+@pytest.fixture
+def servers(postgres: Any, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Stores:
+    """A real PostgreSQL, which may die too, and a real S3 server."""
+    url, place = postgres.empty(uuid.uuid4().hex), f"s3://spira/{uuid.uuid4().hex}"
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+
+    def crash() -> None:
+        postgres.kill()
+        time.sleep(1.0)
+        postgres.start()
+
+    def suspend() -> None:
+        postgres.signal(signal.SIGSTOP)
+        time.sleep(3.0)
+        postgres.signal(signal.SIGCONT)
+
+    settings = {
+        "SPIRA_SERVING__DATABASE": url,
+        "SPIRA_SERVING__OBJECTS": f"{place}/recordings",
+        "SPIRA_COLLECTION__OBJECTS": f"{place}/collected",
+    }
+    return Stores(settings, url, place, {"database": crash, "database suspended": suspend})

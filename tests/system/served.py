@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
@@ -88,6 +88,13 @@ def voice(number: int, seconds: float = 5.5) -> bytes:
 class Served:
     """`spira serve`, and everything it starts."""
 
+    marks: ClassVar[Mapping[str, str]] = {  # of its parts' words
+        "api": "serve api",
+        "relay": "serve relay",
+        "predictor": "serve predictor",
+        "queue": "nats-server",
+        "checker": "spawn_main",
+    }
     home: Path
     settings: dict[str, str] = field(default_factory=dict)
     token: str = ""
@@ -219,14 +226,9 @@ class Served:
 
     def kill(self, what: str, how: signal.Signals = signal.SIGKILL) -> bool:
         """End one part, or "everything" as a power cut does; False when it was not there."""
-        marks = {
-            "api": "serve api",
-            "relay": "serve relay",
-            "predictor": "serve predictor",
-            "queue": "nats-server",
-            "checker": "spawn_main",
-        }
-        found = [pid for pid, words in self.alive() if what == "everything" or marks[what] in words]
+        found = [
+            pid for pid, words in self.alive() if what == "everything" or self.marks[what] in words
+        ]
         for pid in found:
             with suppress(ProcessLookupError):
                 os.kill(pid, how)
@@ -235,6 +237,12 @@ class Served:
             self.process = None
             wait_for(lambda: not list(self.alive()), 30, "everything is dead")
         return bool(found)
+
+    def crash(self, what: str) -> None:
+        """Kill it; it runs again, as whoever starts it does."""
+        self.kill(what)
+        if what == "everything":
+            self.start(wait=False)
 
     def stop(self) -> str:
         """SIGTERM; what it said last."""
