@@ -56,6 +56,7 @@ FORMS = sa.Table(
     sa.Column("kept", sa.Text, nullable=False),  # JSON: everything that was filled in
     sa.Column("used", sa.Text, nullable=False),  # JSON: what of it can be true
     sa.Column("record", sa.Text),
+    sa.Column("doubt", sa.Text),  # as it was when this version came
     sa.Column("at", sa.Text, nullable=False),
     sa.Column("by", sa.Text, nullable=False),
     sa.Column("why", sa.Text),  # it was amended

@@ -5,8 +5,10 @@ form and recordings. Its form may be amended afterwards, by another version besi
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
 from typing import Any
 
 import polars as pl
@@ -41,6 +43,21 @@ _AT_ONCE = 1000  # visits in one query
 
 class Withdrawn(SpiraError):
     """The participant has withdrawn: nothing of theirs is taken, and the device erases it."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """The visits of a study that were known at a moment, and whose they are.
+
+    A visit that may be of another person links nobody.
+    """
+
+    visits: Mapping[str, str]  # those that count -> person
+    withdrawn: tuple[str, ...]  # those of whoever has withdrawn by now, under every pseudonym
+    doubts: tuple[str, ...]  # those that may be of another person than they name
+    real: bool  # whether any that counts is of a person, and not of a voice that was made
+    pseudonyms: Mapping[str, tuple[str, ...]]  # person -> those of the visits
+    subjects: Mapping[str, tuple[Subject, ...]]  # person -> every name that labels may know
 
 
 class Visits:
@@ -90,6 +107,7 @@ class Visits:
             times = {one.id: _corrected(one.recorded_at, accepted) for one in submission.files}
             scored = [one.id for one in submission.files if one.utterance == SCORED]
             recorded_at = max(times[id] for id in scored or times)
+            doubt = _doubt(tables, visit.study, visit.participant, records)
             tables.execute(
                 VISITS.insert().values(
                     id=submission.id,
@@ -103,12 +121,11 @@ class Visits:
                     uncertainty_s=_uncertainty_s(recorded_at, accepted),
                     accepted_at=iso(accepted.accepted_at),
                     synthetic=visit.synthetic,
-                    doubt=_doubt(tables, visit.study, visit.participant, records),
+                    doubt=doubt,
                 )
             )
-            _write_form(
-                tables, submission.id, 1, submission.form, filled, records, accepted.accepted_at, by
-            )
+            at = accepted.accepted_at
+            _write_form(tables, submission.id, 1, submission.form, filled, records, doubt, at, by)
             for one in accepted.recordings:
                 tables.execute(RECORDINGS.insert().values(**_row(submission.id, one, times)))
             audit.note(
@@ -147,8 +164,8 @@ class Visits:
             _require_present(tables, row.study, row.participant, records)
             last = sa.select(sa.func.max(FORMS.c.version)).where(FORMS.c.visit == visit)
             version = int(tables.execute(last).scalar_one()) + 1
-            _write_form(tables, visit, version, form, filled, records, now, by, why)
             doubt = _doubt(tables, row.study, row.participant, records, besides=visit)
+            _write_form(tables, visit, version, form, filled, records, doubt, now, by, why)
             record = records[0] if records else None
             tables.execute(VISITS.update().where(this).values(record=record, doubt=doubt))
             audit.note(
@@ -209,87 +226,110 @@ class Visits:
                 "recordings": [dict(one._mapping) for one in tables.execute(recordings)],
             }
 
+    def known(self, study: str, until: datetime | None = None) -> Known:
+        """Which visits were known, who they are of, and which of them do not count.
+
+        until     as they were known then: what was accepted and amended later is left out. Who has
+                  withdrawn since is left out all the same
+        """
+        at = iso(until or datetime.now(UTC))
+        with self._database.reading() as tables:
+            linked = self._persons(tables, study)
+            gone = sa.select(PARTICIPANTS.c.id).where(
+                PARTICIPANTS.c.study == study, PARTICIPANTS.c.withdrawn_at.is_not(None)
+            )
+            withdrawn = {linked.get(one, one) for one in tables.execute(gone).scalars()}
+            rows = tables.execute(
+                sa.select(
+                    VISITS.c.id,
+                    VISITS.c.participant,
+                    VISITS.c.synthetic,
+                    FORMS.c.record,
+                    FORMS.c.doubt,
+                )
+                .select_from(_as_known(at))
+                .where(VISITS.c.study == study)
+                .order_by(VISITS.c.id)
+            ).all()
+        sure = {(row.participant, None if row.doubt else row.record) for row in rows}
+        people = self._linked(sure)
+        pseudonyms: dict[str, set[str]] = {}
+        subjects: dict[str, set[Subject]] = {}
+        for participant, record in sure:
+            person = people[participant]
+            pseudonyms.setdefault(person, set()).add(participant)
+            names = {f"participant:{study}/{participant}"} | (
+                set() if record is None else {f"record:{record}"}
+            )
+            subjects.setdefault(person, set()).update(names)
+        left = {row.id for row in rows if linked[row.participant] in withdrawn}
+        count = [row for row in rows if row.id not in left and row.doubt is None]
+        return Known(
+            visits={row.id: people[row.participant] for row in count},
+            withdrawn=tuple(sorted(left)),
+            doubts=tuple(row.id for row in rows if row.doubt and row.id not in left),
+            real=not all(row.synthetic for row in count),
+            pseudonyms={person: tuple(sorted(names)) for person, names in pseudonyms.items()},
+            subjects={person: tuple(sorted(names)) for person, names in subjects.items()},
+        )
+
+    def read(
+        self, visits: Mapping[str, str], until: datetime | None = None
+    ) -> Iterator[Sequence[Mapping[str, Any]]]:
+        """Visits, a thousand at a time, each with its person, the values of its form (`values`),
+        and whether it may be used (`research_consent`).
+
+        visits    id -> person, as in `Known`
+        until     as they were known then
+        """
+        at = iso(until or datetime.now(UTC))
+        columns = [one for one in VISITS.c if one.key not in ("record", "doubt")]  # those of now
+        for wanted in _at_once(visits):
+            query = sa.select(*columns, FORMS.c.used).select_from(_as_known(at))
+            with self._database.reading() as tables:
+                rows = tables.execute(
+                    query.where(VISITS.c.id.in_(wanted)).order_by(VISITS.c.id)
+                ).all()
+            yield [_with_form(row, visits[row.id]) for row in rows]
+
     def of_study(self, study: str, until: datetime | None = None) -> Sequence[Mapping[str, Any]]:
-        """The visits of a study that count, in the order of their times, each with its person, the
-        values of its form (`values`), and whether it may be used (`research_consent`).
+        """The visits of a study that count, as `read` gives them, in the order of their times.
 
         Those of whoever has withdrawn are left out, under every pseudonym, and those that may be
         of another person (`doubt`).
         until     as they were known then: what was accepted and amended later is left out
         """
-        at = iso(until or datetime.now(UTC))
-        with self._database.reading() as tables:
-            people = self._persons(tables, study)
-            gone = sa.select(PARTICIPANTS.c.id).where(
-                PARTICIPANTS.c.study == study, PARTICIPANTS.c.withdrawn_at.is_not(None)
-            )
-            withdrawn = {people.get(one, one) for one in tables.execute(gone).scalars()}
-            newer = FORMS.alias()
-            newest = (
-                sa.select(FORMS)
-                .where(
-                    FORMS.c.at <= at,
-                    ~sa.exists().where(
-                        newer.c.visit == FORMS.c.visit,
-                        newer.c.version > FORMS.c.version,
-                        newer.c.at <= at,
-                    ),
-                )
-                .subquery()
-            )
-            rows = tables.execute(
-                sa.select(VISITS, newest.c.used)
-                .join(newest, newest.c.visit == VISITS.c.id)
-                .where(
-                    VISITS.c.study == study, VISITS.c.doubt.is_(None), VISITS.c.accepted_at <= at
-                )
-            ).all()
-        visits: list[Mapping[str, Any]] = []
-        for row in rows:
-            person = people[row.participant]
-            if person not in withdrawn:
-                values = json.loads(row.used)
-                visits.append(
-                    {
-                        **row._mapping,
-                        "person": person,
-                        "values": values,
-                        "research_consent": values.get("research_consent") is True,
-                    }
-                )
+        known = self.known(study, until)
+        visits = chain.from_iterable(self.read(known.visits, until))
         return sorted(visits, key=lambda one: datetime.fromisoformat(one["recorded_at"]))
 
     def recordings(self, visits: Iterable[str]) -> dict[str, list[Mapping[str, Any]]]:
         """The recordings of visits, by visit."""
         found: dict[str, list[Mapping[str, Any]]] = {one: [] for one in visits}
-        wanted = list(found)
         with self._database.reading() as tables:
-            for begin in range(0, len(wanted), _AT_ONCE):
-                part = wanted[begin : begin + _AT_ONCE]
+            for part in _at_once(found):
                 query = sa.select(RECORDINGS).where(RECORDINGS.c.visit.in_(part))
                 for row in tables.execute(query.order_by(RECORDINGS.c.id)):
                     found[row.visit].append(dict(row._mapping))
         return found
 
-    def subjects(self, study: str) -> dict[str, tuple[Subject, ...]]:
+    def subjects(
+        self, study: str, until: datetime | None = None
+    ) -> Mapping[str, tuple[Subject, ...]]:
         """By person: every name that labels may know them by."""
-        with self._database.reading() as tables:
-            people = self._persons(tables, study)
-            query = sa.select(VISITS.c.participant, VISITS.c.record).where(VISITS.c.study == study)
-            seen = tables.execute(query.distinct()).all()
-        names: dict[str, set[Subject]] = {}
-        for row in seen:
-            mine = names.setdefault(people[row.participant], set())
-            mine.add(f"participant:{study}/{row.participant}")
-            if row.record is not None:
-                mine.add(f"record:{row.record}")
-        return {person: tuple(sorted(mine)) for person, mine in names.items()}
+        return self.known(study, until).subjects
 
     def _persons(self, tables: sa.Connection, study: str) -> dict[str, str]:
+        """By pseudonym, as everything that is known now links them, what is in doubt too."""
         query = sa.select(VISITS.c.participant, VISITS.c.record).where(VISITS.c.study == study)
+        return self._linked(
+            (one.participant, one.record) for one in tables.execute(query.distinct())
+        )
+
+    def _linked(self, seen: Iterable[tuple[str, str | None]]) -> dict[str, str]:
         return persons(
-            (row.participant, None if row.record is None else self._newest(row.record))
-            for row in tables.execute(query.distinct())
+            (participant, None if record is None else self._newest(record))
+            for participant, record in seen
         )
 
 
@@ -338,6 +378,30 @@ def asked_about(visit: Mapping[str, Any], subjects: Sequence[Subject]) -> Asked:
     )
 
 
+def _as_known(at: str) -> sa.Join:
+    """Visits, each with the newest version of its form that was there at a moment."""
+    newer = FORMS.alias()
+    later = (newer.c.visit == FORMS.c.visit) & (newer.c.version > FORMS.c.version)
+    newest = (FORMS.c.at <= at) & ~sa.exists().where(later, newer.c.at <= at)
+    return VISITS.join(FORMS, (FORMS.c.visit == VISITS.c.id) & newest)
+
+
+def _with_form(row: sa.Row[Any], person: str) -> Mapping[str, Any]:
+    values = json.loads(row.used)
+    return {
+        **row._mapping,
+        "person": person,
+        "values": values,
+        "research_consent": values.get("research_consent") is True,
+    }
+
+
+def _at_once(visits: Iterable[str]) -> Iterator[list[str]]:
+    each = iter(visits)
+    while some := list(islice(each, _AT_ONCE)):
+        yield some
+
+
 def _require_present(
     tables: sa.Connection, study: str, participant: str, records: Sequence[str]
 ) -> None:
@@ -381,6 +445,7 @@ def _write_form(
     form: FormValues,
     filled: Filled,
     records: Sequence[str],
+    doubt: str | None,
     at: datetime,
     by: str,
     why: str | None = None,
@@ -394,6 +459,7 @@ def _write_form(
             kept=canonical_json(dict(filled.kept)).decode(),
             used=canonical_json(dict(filled.values)).decode(),
             record=records[0] if records else None,
+            doubt=doubt,
             at=iso(at),
             by=by,
             why=why,

@@ -50,6 +50,7 @@ def upgrade() -> None:
         sa.Column("kept", sa.Text, nullable=False),
         sa.Column("used", sa.Text, nullable=False),
         sa.Column("record", sa.Text),
+        sa.Column("doubt", sa.Text),
         sa.Column("at", sa.Text, nullable=False),
         sa.Column("by", sa.Text, nullable=False),
         sa.Column("why", sa.Text),
