@@ -6,14 +6,26 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from spira.domain.errors import SpiraError
-
 if TYPE_CHECKING:
     from spira.wiring import Application
 
 _DRAINED_WITHIN_S = 20  # requests in hand when it is told to end
 
 _log = structlog.get_logger()
+
+
+def check_keys(app: "Application") -> None:
+    """Make keys where there are none yet.
+
+    raises    IntegrityError where the keys are not those of the database: nobody would be found
+              again, not even who has withdrawn
+    """
+    from spira.collection.visits import record_keys
+    from spira.intake.keys import signed_with
+    from spira.intake.submissions import newest_receipts
+
+    app.keys.require(record_keys(app.database))
+    app.keys.require(map(signed_with, newest_receipts(app.database)))
 
 
 def run_api(app: "Application", port: int) -> None:
@@ -28,6 +40,7 @@ def run_api(app: "Application", port: int) -> None:
 
     settings = app.settings
     app.prepare()
+    check_keys(app)
     checker = Checker(settings.intake.checking)
     stop = threading.Event()
     sweeper = threading.Thread(target=_sweep, args=(app, stop), name="sweeper", daemon=True)
@@ -60,6 +73,6 @@ def _sweep(app: "Application", stop: threading.Event) -> None:
             cleared = sweep(app.database, app.collected, datetime.now(UTC), kind="visit")
             if cleared:
                 _log.info("swept", cleared=cleared)
-        except SpiraError as error:
-            _log.warning("the sweeper waits", error=str(error))
+        except Exception as error:  # a defect too must not end it: disks would fill, unseen
+            _log.warning("the sweeper waits", error=f"{type(error).__name__}: {error}")
         stop.wait(app.settings.collection.sweep_every_s)
