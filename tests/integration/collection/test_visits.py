@@ -235,17 +235,18 @@ def test_numbers_of_two_hospitals_are_no_contradiction(ward: Ward) -> None:
 
 def test_a_key_that_is_rotated_while_a_visit_is_checked_changes_nobody(ward: Ward) -> None:
     """Hashes of before and after are one number: no doubt, and who has withdrawn is found."""
-    records = ward.hashes("123")
+    records, others = ward.hashes("123"), ward.hashes("7")
     ward.keys.rotate("records", HOSPITAL)
     first = ward.visit(ONE, "123")
+    ward.visit(THREE, "7")
 
     with ward.database.writing() as tables:
         second = ward.accept(tables, ONE, records)
 
     assert ward.doubts(first, second) == [(), ()]
-    ward.visits.withdraw(STUDY, ONE, why="w", by="x", role="site")
+    ward.visits.withdraw(STUDY, THREE, why="w", by="x", role="site")
     with ward.database.writing() as tables, pytest.raises(Withdrawn):
-        ward.accept(tables, TWO, records)
+        ward.accept(tables, TWO, others)
     assert set(record_keys(ward.database)) == {one.id for one in ward.keys.list_keys()[1:]}
 
 
