@@ -4,11 +4,12 @@ ENV := .venv
 BIN := $(ENV)/bin
 READY := $(ENV)/.ready
 DEMO_HOME ?= .demo
+HOSPITAL_HOME ?= .demo-hospital
 WORKERS ?= 2
 
-.PHONY: help env demo test test-slow bench check fix ci-packages clean
+.PHONY: help env demo demo-hospital test test-slow bench check fix ci-packages clean
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml requirements/constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed; set PYTHON=/path/to/python3.11"; exit 2; }
@@ -16,13 +17,16 @@ $(READY): pyproject.toml requirements/constraints.txt
 	@[ ! -e $(ENV)/.begun ] || rm -rf $(ENV)
 	$(PYTHON) -m venv $(ENV)
 	@touch $(ENV)/.begun
-	$(BIN)/pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[train,synthetic,schedule,serve,kubernetes,dev]'
+	$(BIN)/pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[train,synthetic,schedule,serve,collect,kubernetes,dev]'
 	@rm $(ENV)/.begun
 	@touch $@
 
 env: $(READY) ## the virtual environment
 demo: $(READY) ## the main job on a synthetic hospital, below $(DEMO_HOME)
 	@$(BIN)/spira --home $(DEMO_HOME) demo
+
+demo-hospital: $(READY) ## from a simulated hospital to answers for its wards, below $(HOSPITAL_HOME)
+	@$(BIN)/spira --home $(HOSPITAL_HOME) demo-hospital
 
 test: $(READY) ## the test suite
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m 'not slow'

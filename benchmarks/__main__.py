@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks import codecs, labels, scheduling, serving, training
+from benchmarks import codecs, labels, scheduling, serving, snapshots, training
 from spira.audio.features import Mfcc, extract, extract_single
 from spira.audio.noise import SnrNoise, mix
 from spira.audio.windows import Windows, cut
@@ -202,7 +202,7 @@ def main() -> None:
             f"| {pair.work / other:.0f} {pair.unit}/s | {other / ours:.2f} |",
             flush=True,
         )
-    for part in (training, labels, scheduling, serving):
+    for part in (training, labels, snapshots, scheduling, serving):
         for row in part.measured():
             print(f"| {' | '.join(row)} |", flush=True)
     print()

@@ -26,6 +26,10 @@ _COMMANDS = {
     "serve": ("spira.serving.commands:serve", "Take assessments in and answer them."),
     "collect": ("spira.collection.commands:collect", "Take visits in."),
     "study": ("spira.collection.commands:study", "Apply studies; see targets and balance."),
+    "hospital": (
+        "spira.collection.hospitals.commands:hospital",
+        "Pull labels from hospitals; simulate one.",
+    ),
     "predict": ("spira.model.commands:predict", "Ask a model about recordings."),
     "model": ("spira.delivery.commands:model", "List, show, promote and roll back models."),
     "labels": ("spira.labels.commands:labels", "Add, import and show what labels rest on."),
@@ -33,8 +37,14 @@ _COMMANDS = {
     "audit": ("spira.intake.commands:audit", "Verify and export what was done, and by whom."),
     "about": ("spira.delivery.commands:about", "Intended use, version, warnings."),
     "settings": ("spira.training.commands:settings", "Print every setting and its value."),
-    "demo": ("spira.demo:demo", "Run the main job on a synthetic hospital."),
+    "demo": ("spira.demo.main_job:demo", "Run the main job on a synthetic hospital."),
+    "demo-hospital": (
+        "spira.demo.hospital:demo_hospital",
+        "From a simulated hospital to answers for its wards.",
+    ),
 }
+# Commands of a higher room in the group of a lower one, which does not know them.
+_MOUNTED = {"dataset": {"snapshot": "spira.collection.commands:snapshot"}}
 _HELP = "spira.cli.help"  # in a context's meta: whether help is asked for, of whatever command
 
 
@@ -70,11 +80,19 @@ class _Lazy(click.Group):
 
 def find_command(name: str, *inner: str) -> click.Command:
     """The command `spira NAME INNER…`; its room is imported now."""
-    module, _, attribute = _COMMANDS[name][0].partition(":")
-    command: click.Command = getattr(importlib.import_module(module), attribute)
+    command = _imported(_COMMANDS[name][0])
+    for mounted, where in _MOUNTED.get(name, {}).items():
+        assert isinstance(command, click.Group)
+        command.add_command(_imported(where), mounted)
     for part in inner:
         assert isinstance(command, click.Group)
         command = command.commands[part]
+    return command
+
+
+def _imported(where: str) -> click.Command:
+    module, _, attribute = where.partition(":")
+    command: click.Command = getattr(importlib.import_module(module), attribute)
     return command
 
 

@@ -54,8 +54,8 @@ class Settings(BaseSettings):
     delivery: DeliverySettings = DeliverySettings()
     scheduling: SchedulingSettings = SchedulingSettings()
     serving: ServingSettings = ServingSettings()
-    intake: IntakeSettings = IntakeSettings()
     collection: CollectionSettings = CollectionSettings()
+    intake: IntakeSettings = IntakeSettings()
 
     @classmethod
     def settings_customise_sources(

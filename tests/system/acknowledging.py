@@ -26,6 +26,8 @@ import structlog
 from found import found
 
 from spira.console import Console
+from spira.device import outbox
+from spira.device.line import Pace
 from spira.domain.forms import check
 from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.domain.vitals import DEFAULT_VITAL_RULES
@@ -34,12 +36,9 @@ from spira.intake.checking import Found, Refused
 from spira.intake.submissions import Intake, Owner
 from spira.intake.sweeping import sweep
 from spira.intake.tokens import Tokens
-from spira.serving import client
 from spira.serving.assessments import Assessments
 from spira.serving.client import Device, Recorded
 from spira.serving.forms import ASSESSMENT_1
-from spira.serving.line import Pace
-from spira.serving.service import check_keys
 from spira.serving.taking import taken
 from spira.settings import Settings
 from spira.stores import database, objects
@@ -144,7 +143,7 @@ def serve(home: Path) -> None:
     """Assessments in, answers out; keys made and rotated, a checkpoint, a sweep."""
     app = opened(home)
     app.prepare()
-    check_keys(app)
+    app.check_keys()
     assessments = Assessments(app.database)
     for number in range(N_ASSESSMENTS):
         take(app, number)
@@ -225,7 +224,7 @@ def leave_out(what: str) -> None:
         keys.sync_path = lambda _: None  # type: ignore[attr-defined]
         keys.write_whole = write_half  # type: ignore[attr-defined]
     elif what == "syncs of the phone's folders":
-        client.sync_path = lambda _: None  # type: ignore[attr-defined]
+        outbox.sync_path = lambda _: None  # type: ignore[attr-defined]
     elif what == "syncs of commits":
         as_it_is = database._on_sqlite
 

@@ -217,11 +217,12 @@ def test_the_reference_lists_every_file_of_every_artifact(after_how_to: tuple[Pa
     }
 
     assert len(committed) >= 30
+    of_a_study = {("dataset", "snapshot.json"), ("split", "linked.json")}
     stored_only_without_noise = {
         ("features-shard", "windows.npy"),
         ("features", "windows-NNNN.npy"),
     }
-    assert listed == committed | stored_only_without_noise
+    assert listed == committed | stored_only_without_noise | of_a_study
 
 
 def test_the_reference_lists_every_column_of_the_predictions(

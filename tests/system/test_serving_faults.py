@@ -26,9 +26,10 @@ from served import FORM, Served, publish_champion, voice
 from services import wait_for
 
 from spira.audio.decode import decode
+from spira.device.line import Pace
 from spira.intake.sweeping import sweep
 from spira.model.bundle import load
-from spira.serving.client import Device, Pace
+from spira.serving.client import Device
 from spira.stores.database import Database
 from spira.stores.objects import Objects
 from spira.stores.processes import free_or_wanted

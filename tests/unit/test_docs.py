@@ -26,10 +26,15 @@ from spira import cli
 from spira.collection import api as collection
 from spira.collection.balance import FEWEST, LIMIT
 from spira.collection.balance import Verdict as BalanceVerdict
+from spira.collection.hospitals.reading import Reason
+from spira.collection.hospitals.settings import HospitalSettings
+from spira.collection.hospitals.storing import REASONS as REASONS_OF_THE_WORKLIST
+from spira.collection.hospitals.table import Mapped, read_mapped
 from spira.collection.settings import CollectionSettings
 from spira.collection.studies import default_study
 from spira.collection.visits import DOUBTS
 from spira.datasets import cells, versions
+from spira.datasets.summary import Collected
 from spira.datasets.tables import ColumnMapping, read_mapping
 from spira.delivery.promotion import Policy, load_policy
 from spira.documents import parse_document
@@ -173,7 +178,8 @@ def test_the_page_says_which_commands_speak_json() -> None:
 
     served = {f"spira serve{part}" for part in ("", " api", " relay", " predictor")}
     others = {"spira demo", "spira schedule up", "spira schedule endpoint", "spira audit export"}
-    assert silent == others | served | {"spira study export-default", "spira collect"}
+    others |= {"spira collect", "spira demo-hospital", "spira hospital simulate"}
+    assert silent == others | served | {"spira study export-default"}
     (sentence,) = re.findall(r"after every command but (.*)\.", section("Commands"))
     assert set(re.findall(r"`([^`]+)`", sentence)) == silent
 
@@ -191,6 +197,21 @@ def test_everything_of_labels_is_listed() -> None:
     for kind, (_, possible) in kinds.items():
         low, high = POSSIBLE.get(kind, (None, None))
         assert possible == ("" if low is None else f"{low:g} to {high:g}")
+
+
+def test_everything_of_hospitals_is_listed() -> None:
+    """What a hospital is set up with, and what is asked about, with where that is listed."""
+    rows = table("A hospital")
+    assert set(rows) == set(HospitalSettings.model_fields)
+    for name, (default, _) in rows.items():
+        field = copy(HospitalSettings.model_fields[name])
+        if field.default_factory is not None:
+            field.default, field.default_factory = field.default_factory(), None  # type: ignore[call-arg]
+        assert default == shown(field), name
+    asked = table("What hospitals are asked about")
+    assert set(asked) == set(get_args(Reason))
+    for why, (listed, _) in asked.items():
+        assert listed == REASONS_OF_THE_WORKLIST.get(why, "unreadable"), why
 
 
 def leaves(
@@ -314,6 +335,7 @@ def nested(model: type[BaseModel]) -> set[str]:
         ("Policy keys", Policy, 14),
         ("Study keys", Study, 35),
         ("Fields of a form", Field, 25),
+        ("A hospital's table", Mapped, 16),
     ],
 )
 def test_every_key_of_files_written_by_hand_is_listed(
@@ -373,7 +395,7 @@ def test_every_finding_is_listed_with_its_words() -> None:
 
 @pytest.mark.parametrize(
     ("title", "columns", "least"),
-    [("recordings.parquet", versions.RECORDINGS, 26), ("noise.parquet", versions.NOISE, 11)],
+    [("recordings.parquet", versions.RECORDINGS, 27), ("noise.parquet", versions.NOISE, 12)],
 )
 def test_every_column_of_a_dataset_is_listed(
     title: str, columns: Mapping[str, Any], least: int
@@ -381,6 +403,11 @@ def test_every_column_of_a_dataset_is_listed(
     """In the order of the table."""
     assert len(columns) >= least
     assert list(table(title)) == list(columns)
+
+
+def test_everything_that_a_snapshot_says_is_listed() -> None:
+    """In the order of the code."""
+    assert list(table("A snapshot of the stores")) == list(Collected.model_fields)
 
 
 def test_every_key_of_a_models_manifest_is_listed() -> None:
@@ -661,6 +688,8 @@ def test_every_file_shown_in_a_page_is_valid(name: str, tmp_path: Path) -> None:
                 parse_experiment(text, where=name)
             case ("yaml", "mapping"):
                 read_mapping(file)
+            case ("yaml", "table"):
+                read_mapped(file)
             case ("yaml", "policy"):
                 load_policy(str(file))
             case ("toml", "settings"):

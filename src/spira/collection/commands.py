@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spira.console import account, json_option
+from spira.datasets.commands import jobs_option, rejected_option
 from spira.wiring import Application
 
 if TYPE_CHECKING:
@@ -202,6 +203,123 @@ def balance(app: Application, study_id: str, html: Path | None) -> None:
         app.say(f"Collectors at {site.name} read: {said.en if said else 'nobody is missing here'}")
     if html is not None:
         app.say(f"Page: {html}")
+
+
+@study.command()
+@click.argument("visit")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A new file, for its owner alone.",
+)
+@click.option("--reason", required=True, help="Why; it is audited.")
+@click.option("--recording", metavar="ID", help="Which one, where a visit has several.")
+@click.option("--by", metavar="NAME", help="Who; the account's name where not given.")
+@json_option
+@click.pass_obj
+def consent(
+    app: Application, visit: str, out: Path, reason: str, recording: str | None, by: str | None
+) -> None:
+    """Write the spoken consent of a VISIT to a file; audited. For the study's lead.
+
+    It holds a name. Delete the file when you have heard it.
+    """
+    from spira.collection.consents import read_consent
+    from spira.domain.errors import InputError
+    from spira.intake.keys import KeyRing
+    from spira.stores.files import write_new
+
+    if out.exists() or not out.parent.is_dir():
+        raise InputError(f"{out}: name a new file, in a folder that is there")
+    app.prepare()
+    data = read_consent(
+        app.database,
+        app.consents,
+        KeyRing(app.keys_folder),
+        visit,
+        recording=recording,
+        by=by or account(),
+        why=reason,
+    )
+    write_new(out, data)
+    app.emit({"visit": visit, "file": str(out), "n_bytes": len(data)})
+    app.say(f"{out}: the spoken consent of visit {visit}. It holds a name: delete it afterwards.")
+
+
+@click.command()
+@click.option("--study", "study_id", required=True, metavar="ID", help="Of which study.")
+@click.option(
+    "--label-policy", "policy", required=True, metavar="NAME", help="See `spira labels policies`."
+)
+@click.option("--as-of", required=True, metavar="TIME", help="As it was known then.")
+@click.option("--name", metavar="NAME", help="What to call it; else as the study.")
+@rejected_option
+@jobs_option
+@json_option
+@click.pass_obj
+def snapshot(
+    app: Application,
+    study_id: str,
+    policy: str,
+    as_of: str,
+    name: str | None,
+    rejected: Path | None,
+    jobs: int | None,
+) -> None:
+    """Make a dataset version of what was collected in a study, as it was known at a moment.
+
+    Labels are those that the policy gives by what was known then. The same study, policy and moment
+    are the same version, whatever was collected or corrected since; only who has withdrawn by now
+    is left out always. TIME is ISO 8601 with its offset.
+    """
+    from dataclasses import replace
+
+    from spira.collection.snapshots import read_snapshot
+    from spira.collection.visits import Visits
+    from spira.datasets.commands import document, import_source, require_place, say_collected
+    from spira.datasets.names import check_name
+    from spira.domain.errors import InputError
+    from spira.labels.reading import moment
+
+    check_name(name or study_id)
+    require_place(rejected)
+    faults: list[str] = []
+    at = moment(as_of, "--as-of", faults.append)
+    if at is None:
+        raise InputError(*(f"dataset snapshot: {fault}" for fault in faults))
+    studies = _studies(app)
+    with app.writing():
+        source, still = read_snapshot(
+            studies,
+            Visits(app.database, app.keys.wrapped),
+            app.labels,
+            study_id,
+            policy,
+            at,
+            now=datetime.now(UTC),
+            progress=app.progress,
+        )
+        assert source.collected is not None
+        say_collected(app, source.collected)
+        keys = [row.file for row in source.recordings]
+        with app.collected.files(keys, app.home / "work", progress=app.progress) as root:
+            found = replace(source, root=root)
+            report, refused = import_source(
+                app, found, name or study_id, rejected, jobs, still=still
+            )
+    lost = sum(
+        one.recordings.total
+        for one in report.summary.refusals
+        if one.name in ("missing", "damaged")
+    )
+    if lost:
+        app.say(
+            f"{lost} recordings are not in the audio store as they were received: restore them, "
+            "and run this again"
+        )
+    told = source.collected.model_dump(mode="json")
+    app.emit({**document(report, refused), "snapshot": told})
 
 
 def _weighed(app: Application, study_id: str) -> "tuple[Study, Balance]":

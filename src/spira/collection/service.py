@@ -14,20 +14,6 @@ _DRAINED_WITHIN_S = 20  # requests in hand when it is told to end
 _log = structlog.get_logger()
 
 
-def check_keys(app: "Application") -> None:
-    """Make keys where there are none yet.
-
-    raises    IntegrityError where the keys are not those of the database: nobody would be found
-              again, not even who has withdrawn
-    """
-    from spira.collection.visits import record_keys
-    from spira.intake.keys import signed_with
-    from spira.intake.submissions import newest_receipts
-
-    app.keys.require(record_keys(app.database))
-    app.keys.require(map(signed_with, newest_receipts(app.database)))
-
-
 def run_api(app: "Application", port: int) -> None:
     """The Data Collection API and its sweeper, until SIGTERM; requests in hand are finished."""
     from spira.collection.api import Parts, create_api
@@ -40,13 +26,20 @@ def run_api(app: "Application", port: int) -> None:
 
     settings = app.settings
     app.prepare()
-    check_keys(app)
+    app.check_keys()
     checker = Checker(settings.intake.checking)
     stop = threading.Event()
     sweeper = threading.Thread(target=_sweep, args=(app, stop), name="sweeper", daemon=True)
     try:
         parts = Parts(
-            intake=Intake(app.database, app.collected, checker, app.keys, settings.intake),
+            intake=Intake(
+                app.database,
+                app.collected,
+                checker,
+                app.keys,
+                settings.intake,
+                consents=app.consents,
+            ),
             studies=Studies(app.database),
             visits=Visits(app.database, app.keys.wrapped),
             labels=app.labels,
@@ -70,7 +63,13 @@ def _sweep(app: "Application", stop: threading.Event) -> None:
 
     while not stop.is_set():
         try:
-            cleared = sweep(app.database, app.collected, datetime.now(UTC), kind="visit")
+            cleared = sweep(
+                app.database,
+                app.collected,
+                datetime.now(UTC),
+                kind="visit",
+                consents=app.consents,
+            )
             if cleared:
                 _log.info("swept", cleared=cleared)
         except Exception as error:  # a defect too must not end it: disks would fill, unseen

@@ -15,6 +15,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from spira.collection.balance import VISITS as COLUMNS
+from spira.collection.consents import CONSENT
 from spira.collection.tables import FORMS, PARTICIPANTS, RECORDINGS, VISITS
 from spira.domain.answers import Sentence
 from spira.domain.capture import mismatches
@@ -418,11 +419,14 @@ class Visits:
         return _by_time(self.read(self.known(study, until).visits, until))
 
     def recordings(self, visits: Iterable[str]) -> dict[str, list[Mapping[str, Any]]]:
-        """The recordings of visits, by visit."""
+        """The recordings of visits, by visit, without spoken consents: those hold a name, and are
+        in no dataset, export or review."""
         found: dict[str, list[Mapping[str, Any]]] = {one: [] for one in visits}
         with self._database.reading() as tables:
             for part in _at_once(found):
-                query = sa.select(RECORDINGS).where(RECORDINGS.c.visit.in_(part))
+                query = sa.select(RECORDINGS).where(
+                    RECORDINGS.c.visit.in_(part), RECORDINGS.c.utterance != CONSENT
+                )
                 for row in tables.execute(query.order_by(RECORDINGS.c.id)):
                     found[row.visit].append(dict(row._mapping))
         return found
@@ -554,6 +558,14 @@ def asked_about(visit: Mapping[str, Any], subjects: Sequence[Subject]) -> Asked:
     )
 
 
+def record_keys(database: Database) -> Sequence[str]:
+    """Ids of the keys that record numbers were hashed with."""
+    key = sa.func.substr(VISITS.c.record, 1, RECORDS_KEY_LENGTH)
+    query = sa.select(key).where(VISITS.c.record.is_not(None)).distinct()
+    with database.reading() as tables:
+        return tables.execute(query).scalars().all()
+
+
 def _as_known(at: str) -> sa.Join:
     """Visits, each with the newest version of its form that was there at a moment."""
     newer = FORMS.alias()
@@ -581,14 +593,6 @@ def _at_once(visits: Iterable[str]) -> Iterator[list[str]]:
     each = iter(visits)
     while some := list(islice(each, _AT_ONCE)):
         yield some
-
-
-def record_keys(database: Database) -> Sequence[str]:
-    """Ids of the keys that record numbers were hashed with."""
-    key = sa.func.substr(VISITS.c.record, 1, RECORDS_KEY_LENGTH)
-    query = sa.select(key).where(VISITS.c.record.is_not(None)).distinct()
-    with database.reading() as tables:
-        return tables.execute(query).scalars().all()
 
 
 def _add_participant(tables: sa.Connection, study: str, id: str, at: datetime) -> None:

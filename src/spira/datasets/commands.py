@@ -1,11 +1,11 @@
-"""`spira dataset import|synthesize|show|list|verify`."""
+"""`spira dataset import|synthesize|show|list|verify`; `snapshot` is of Collection."""
 
 import errno
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,18 @@ from spira.console import json_option
 if TYPE_CHECKING:
     from spira.datasets.importing import ImportReport
     from spira.datasets.sources import Source
-    from spira.datasets.summary import DatasetSummary, Quality, Spread
+    from spira.datasets.summary import Collected, DatasetSummary, Quality, Spread
     from spira.domain.recordings import LabelCounts
     from spira.synthetic.hospital import Hospital
     from spira.wiring import Application
 
 
-_jobs = click.option("--jobs", type=click.IntRange(1, 256), help="Processes; else as the settings.")
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(1, 256), help="Processes; else as the settings."
+)
 _reference = click.argument("reference", metavar="DATASET")
 _file = click.Path(path_type=Path, dir_okay=False)
-_rejected = click.option(
+rejected_option = click.option(
     "--rejected",
     type=_file,
     metavar="FILE",
@@ -64,8 +66,8 @@ def dataset() -> None:
 @click.option("--present", multiple=True, metavar="FOLDER", help="folder: a class with RI.")
 @click.option("--absent", multiple=True, metavar="FOLDER", help="folder: a class without RI.")
 @click.option("--language", metavar="TAG", help="folder: what is spoken, pt-BR unless told.")
-@_rejected
-@_jobs
+@rejected_option
+@jobs_option
 @json_option
 @click.pass_obj
 def import_(
@@ -92,15 +94,15 @@ def import_(
     if (present or absent or language) and layout != "folder":
         raise click.UsageError("--present, --absent and --language are for --format folder")
     name = _checked_name(_name_from(path) if name is None else name)
-    _require_place(rejected)
+    require_place(rejected)
     if layout == "acl2021":
         source = read_acl2021(path)
     elif layout == "folder":
         source = read_folder(path, present=present, absent=absent, language=language or "pt-BR")
     else:
         source = read_csv(path, mapping_path=mapping)
-    report, refused = _import(app, source, name, rejected, jobs)
-    app.emit(_document(report, refused))
+    report, refused = import_source(app, source, name, rejected, jobs)
+    app.emit(document(report, refused))
 
 
 @dataset.command()
@@ -128,8 +130,8 @@ def import_(
     help="Where the files go; else below the data folder.",
 )
 @click.option("--name", metavar="NAME", default="hospital", help="What to call it (hospital).")
-@_rejected
-@_jobs
+@rejected_option
+@jobs_option
 @json_option
 @click.pass_obj
 def synthesize(
@@ -152,17 +154,17 @@ def synthesize(
 
     config = _hospital(options)
     _checked_name(name)
-    _require_place(rejected)
+    require_place(rejected)
     folder = output or app.home / "hospitals" / fingerprint(config.model_dump(mode="json"))[:16]
     with app.writing():
         write_hospital(
             folder, config, jobs=jobs or app.settings.datasets.jobs, progress=app.progress
         )
     source = read_csv(folder / "recordings.csv")
-    report, refused = _import(app, source, name, rejected, jobs)
+    report, refused = import_source(app, source, name, rejected, jobs)
     app.say(f"Files: {folder}")
     app.say(f"Truth: {folder / 'truth'}")
-    app.emit({**_document(report, refused), "folder": str(folder), "truth": str(folder / "truth")})
+    app.emit({**document(report, refused), "folder": str(folder), "truth": str(folder / "truth")})
 
 
 @dataset.command("list")
@@ -222,10 +224,10 @@ def show(app: "Application", reference: str, html: Path | None, rejected: Path |
     from spira.datasets.pages import rejected_rows, render_page
     from spira.datasets.versions import load
 
-    _require_place(html)
-    _require_place(rejected)
+    require_place(html)
+    require_place(rejected)
     version = load(app.artifacts, reference)
-    summary, about = version.summary, version.artifact.about
+    summary, about, collected = version.summary, version.artifact.about, version.collected
     names = next(
         (line.names for line in list_versions(app.artifacts) if line.digest == version.digest), ()
     )
@@ -242,6 +244,7 @@ def show(app: "Application", reference: str, html: Path | None, rejected: Path |
             "names": names,
             "about": dict(about),
             "summary": summary.model_dump(mode="json"),
+            "snapshot": collected and collected.model_dump(mode="json"),
             "rejected": refused,
             "rejected_file": None if rejected is None else str(rejected),
             "html": None if html is None else str(html),
@@ -250,6 +253,9 @@ def show(app: "Application", reference: str, html: Path | None, rejected: Path |
     app.say(f"Dataset {', '.join(names) or about['name']}  {version.digest}")
     app.say(f"{about['origin']}, {about['language']}, imported {_when(about)}")
     _say_counts(app, summary, about["participants"])
+    if collected is not None:
+        app.say()
+        say_collected(app, collected)
     app.say()
     _say_balance(app, summary)
     app.say()
@@ -292,8 +298,14 @@ def verify(app: "Application", reference: str) -> None:
 # Importing
 
 
-def _import(
-    app: "Application", source: "Source", name: str, rejected: Path | None, jobs: int | None
+def import_source(
+    app: "Application",
+    source: "Source",
+    name: str,
+    rejected: Path | None,
+    jobs: int | None,
+    *,
+    still: "Callable[[], None]" = lambda: None,
 ) -> "tuple[ImportReport, Path | None]":
     """Import, and tell; returns the report, and where what was refused is listed."""
     from spira.datasets.importing import import_dataset
@@ -306,6 +318,7 @@ def _import(
             thresholds=app.settings.datasets.quality,
             jobs=jobs or app.settings.datasets.jobs,
             progress=app.progress,
+            still=still,
         )
         if rejected is None and report.artifact.about["refused"]:
             rejected = app.home / "rejected" / f"{report.digest[:12]}.csv"
@@ -319,7 +332,7 @@ def _import(
     _say_counts(app, report.summary, source.participants)
     if source.unread:
         app.say(f"Columns that were not read: {', '.join(source.unread)}")
-    if not source.noise:
+    if not report.summary.noise:
         app.say("No noise recordings: experiments that mix in ward noise cannot use this dataset.")
     _say_quality(app, report.summary)
     if rejected is not None:
@@ -335,7 +348,8 @@ def _reasons(summary: "DatasetSummary") -> str:
     return f" ({told})" if told else ""
 
 
-def _document(report: "ImportReport", rejected: Path | None) -> dict[str, Any]:
+def document(report: "ImportReport", rejected: Path | None) -> dict[str, Any]:
+    """What a program is told of an import."""
     return {
         "digest": report.digest,
         "name": report.name,
@@ -395,7 +409,7 @@ def _hospital(options: dict[str, Any]) -> "Hospital":
     return config
 
 
-def _require_place(path: Path | None) -> None:
+def require_place(path: Path | None) -> None:
     """See, before the work, that a file can be written there."""
     from spira.domain.errors import InputError
 
@@ -443,6 +457,39 @@ def _say_counts(app: "Application", summary: "DatasetSummary", participants: str
         app.say(
             "The source does not say who was recorded: each file counts as its own participant, "
             "and that nobody is in two splits is not proven."
+        )
+
+
+def say_collected(app: "Application", collected: "Collected") -> None:
+    """What a snapshot of the stores says beside its counts."""
+    agreed = collected.agreement
+    app.say(f"{collected.where}, labelled by {collected.label_policy}: {collected.visits} visits")
+    app.say(f"withdrawn: {collected.withdrawn} recordings")
+    for what, count in (
+        ("left out, visits without consent to research", collected.without_consent),
+        ("left out, visits that may be of another person (--json)", len(collected.doubts)),
+        ("left out, visits of made voices beside those of people", collected.synthetic),
+        ("people known under several pseudonyms", len(collected.linked)),
+        ("people of whom two sexes were said, so that none is", len(collected.two_sexes)),
+    ):
+        if count:
+            app.say(f"{what}: {count}")
+    app.say(
+        f"{agreed.first} and {agreed.second} differ about {agreed.differing} of {agreed.total} "
+        "visits"
+    )
+    if collected.unknown:
+        app.table(
+            ("without a label", "visits"),
+            [(reason, str(count)) for reason, count in sorted(collected.unknown.items())],
+        )
+    if collected.mismatches:
+        app.table(
+            ("not as the device said", "present", "absent", "unknown"),
+            [
+                (name, *map(str, (counts.present, counts.absent, counts.unknown)))
+                for name, counts in collected.mismatches.items()
+            ],
         )
 
 

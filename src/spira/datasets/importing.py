@@ -10,14 +10,14 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import polars as pl
 
-from spira.audio.quality import Checked, QualityThresholds
+from spira.audio.quality import Checked, QualityThresholds, findings
 from spira.datasets.cells import printable
 from spira.datasets.examining import Outcome, Refusal, examine
 from spira.datasets.names import STAGE, check_name, give_name
@@ -55,12 +55,15 @@ def import_dataset(
     thresholds: QualityThresholds,
     jobs: int,
     progress: Progress = no_progress,
+    still: Callable[[], None] = lambda: None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> ImportReport:
     """Check every file of a source and commit what can be used as a dataset version.
 
     name      what the version is called from now on, beside its digest
     jobs      processes that decode; the result does not depend on their number
+    still     asked when everything is checked and nothing is stored: raises where the source is
+              not what it was
     raises    InputError when nothing, or one class only, can be used; TransientError on a full
               disk or when files change or go away meanwhile; nothing is then half-written
     """
@@ -70,12 +73,16 @@ def import_dataset(
     files += [(source.root / noise_row.file, room) for noise_row in source.noise]
     outcomes = examine(files, thresholds=thresholds, jobs=jobs, progress=progress)
     if not source.root.is_dir():
-        raise TransientError(f"{source.root}: went away during the import; run it again")
+        raise TransientError(f"{source.where}: went away during the import; run it again")
     split = len(source.recordings)
+    for number, row in enumerate(source.recordings):
+        outcomes[number] = _of_row(row, outcomes[number], thresholds)
     spoken = _sorted_out(source.recordings, outcomes[:split], _identity)
     noise = _sorted_out(source.noise, outcomes[split:], lambda row, checked: None)
     noise = _unspoken(noise, {checked.audio_sha256 for checked in _checked(outcomes[:split])})
+    noise.accepted.extend(_rooms(spoken))
     _require_both_classes(source, spoken)
+    still()
 
     digest = fingerprint(_contents(source, spoken, noise, thresholds))
     existing = store.find(STAGE, digest)
@@ -106,6 +113,17 @@ class _Sorted(Generic[Row]):
 
     accepted: list[tuple[Row, Checked]]
     refused: list[tuple[Row, Refusal]]
+
+
+def _of_row(row: Listed, outcome: Outcome, thresholds: QualityThresholds) -> Outcome:
+    """What was found of a file, by what its source says of it."""
+    if row.sha256 is not None and outcome.sha256 not in (row.sha256, None):
+        message = "not the bytes that were received; restore them"
+        return Refusal("damaged", message, outcome.sha256)
+    if not row.unfinished or isinstance(outcome, Refusal):
+        return outcome
+    odd = findings(outcome.measurements, thresholds, row.utterance, unfinished=True)
+    return replace(outcome, findings=odd)
 
 
 def _sorted_out(
@@ -159,6 +177,13 @@ def _unspoken(noise: _Sorted[ListedNoise], spoken: set[str]) -> _Sorted[ListedNo
     return _Sorted(kept, [*noise.refused, *taken])
 
 
+def _rooms(spoken: _Sorted[Listed]) -> Iterator[tuple[ListedNoise, Checked]]:
+    """The rooms of visits that are noise recordings too."""
+    for row, checked in spoken.accepted:
+        if row.noise:
+            yield ListedNoise(row.file, row.site, pseudonyms=row.pseudonyms), checked
+
+
 def _checked(outcomes: Iterable[Outcome]) -> Iterator[Checked]:
     return (outcome for outcome in outcomes if isinstance(outcome, Checked))
 
@@ -172,7 +197,7 @@ def _require_both_classes(source: Source, spoken: _Sorted[Listed]) -> None:
     reasons = Counter(refusal.reason for _, refusal in spoken.refused)
     examples = {refusal.reason: (row, refusal) for row, refusal in reversed(spoken.refused)}
     raise InputError(
-        f"{source.root}: {what}; {len(spoken.refused)} of {len(source.recordings)} were refused",
+        f"{source.where}: {what}; {len(spoken.refused)} of {len(source.recordings)} were refused",
         *(
             f"{reason}: {count}, such as {printable(examples[reason][0].file)}: "
             f"{examples[reason][1].message}"
@@ -192,12 +217,18 @@ def _contents(
     Only of a file that could not be read there are no bytes: it is named as it was listed.
     """
 
-    def said(row: Listed) -> dict[str, Any]:
+    def said(row: Listed | ListedNoise) -> dict[str, Any]:
         values = asdict(row)
         del values["file"]
+        values.pop("sha256", None)  # told of what was read
+        for name in _ADDED:
+            if not values.get(name):
+                values.pop(name, None)
         return values
 
+    collected = source.collected
     return {
+        **({} if collected is None else {key: getattr(collected, key) for key in _LINEAGE}),
         "version": VERSION,
         "origin": source.origin,
         "language": source.language,
@@ -207,14 +238,18 @@ def _contents(
             {**said(row), "sha256": checked.sha256} for row, checked in spoken.accepted
         ),
         "noise": _in_order(
-            {"site": row.site, "side": row.side, "sha256": checked.sha256}
-            for row, checked in noise.accepted
+            {**said(row), "sha256": checked.sha256} for row, checked in noise.accepted
         ),
         "refused": _in_order(
             {**said(row), **_refused(row, refusal)} for row, refusal in spoken.refused
         ),
         "refused noise": _in_order(_refused(row, refusal) for row, refusal in noise.refused),
     }
+
+
+# What a source may say since versions are named: where it does not, the name is as it was.
+_ADDED = ("pseudonyms", "unfinished", "noise")
+_LINEAGE = ("study", "label_policy")
 
 
 def _refused(row: Listed | ListedNoise, refusal: Refusal) -> dict[str, Any]:
@@ -240,12 +275,16 @@ def _committed(
     at: datetime,
     progress: Progress,
 ) -> Artifact:
-    recordings = pl.DataFrame(
-        [_recording(row, checked) for row, checked in spoken.accepted], schema=RECORDINGS
-    ).sort("participant_id", "utterance", "sha256")
-    noises = pl.DataFrame(
-        [_noise(row, checked) for row, checked in noise.accepted], schema=NOISE
-    ).sort("sha256")
+    recordings = _as_said(
+        pl.DataFrame(
+            [_recording(row, checked) for row, checked in spoken.accepted], schema=RECORDINGS
+        ).sort("participant_id", "utterance", "sha256")
+    )
+    noises = _as_said(
+        pl.DataFrame([_noise(row, checked) for row, checked in noise.accepted], schema=NOISE).sort(
+            "sha256"
+        )
+    )
     refused = pl.DataFrame(
         [
             (row.label, row.sex, row.age, row.spo2_percent, refusal.reason)
@@ -261,6 +300,9 @@ def _committed(
         "rejected.csv": rejected,
         "summary.json": canonical_json(summary.model_dump(mode="json")),
     }
+    collected = source.collected
+    if collected is not None:
+        files["snapshot.json"] = canonical_json(collected.model_dump(mode="json"))
     for row, checked in spoken.accepted:
         files[f"audio/{checked.sha256}"] = source.root / row.file
     for noise_row, checked in noise.accepted:
@@ -277,7 +319,10 @@ def _committed(
         "noise": noises.height,
         "refused": refused.height + len(noise.refused),
     }
-    changed = TransientError(f"{source.root}: a file changed during the import; run it again")
+    if collected is not None:
+        told = ("study", "label_policy", "as_of", "withdrawn")
+        about |= collected.model_dump(mode="json", include=set(told))
+    changed = TransientError(f"{source.where}: a file changed during the import; run it again")
     progress("storing files", 0, len(files))
     try:
         artifact = store.commit(STAGE, digest, files, about)
@@ -309,6 +354,7 @@ def _recording(row: Listed, checked: Checked) -> dict[str, Any]:
         **checked.format.model_dump(),
         **checked.measurements.model_dump(),
         "findings": list(checked.findings),
+        "pseudonyms": list(row.pseudonyms) or None,
     }
 
 
@@ -322,7 +368,14 @@ def _noise(row: ListedNoise, checked: Checked) -> dict[str, Any]:
         **checked.format.model_dump(),
         "duration_s": checked.measurements.duration_s,
         "level_dbfs": checked.measurements.level_dbfs,
+        "pseudonyms": list(row.pseudonyms) or None,
     }
+
+
+def _as_said(table: pl.DataFrame) -> pl.DataFrame:
+    """Without the column that only snapshots fill: what is imported has the bytes it always had."""
+    unsaid = table["pseudonyms"].null_count() == table.height
+    return table.drop("pseudonyms") if unsaid else table
 
 
 def _rejected(spoken: _Sorted[Listed], noise: _Sorted[ListedNoise]) -> bytes:

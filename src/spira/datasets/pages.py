@@ -73,6 +73,7 @@ _WORDS = {  # Portuguese and English of what the tables hold
     "noisy": ("muito barulho", "noisy"),
     "little_speech": ("pouca fala", "little speech"),
     "missing": ("arquivo ausente", "file missing"),
+    "damaged": ("bytes danificados", "bytes damaged"),
     "not_audio": ("não é áudio", "not audio"),
     "undecodable": ("não decodifica", "cannot be decoded"),
     "truncated": ("arquivo cortado", "truncated"),

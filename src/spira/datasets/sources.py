@@ -14,6 +14,7 @@ from typing import Any, Literal
 from spira.audio.decode import sniff
 from spira.datasets import cells
 from spira.datasets.cells import Note, printable, shown, word
+from spira.datasets.summary import Collected
 from spira.datasets.tables import ColumnMapping, Columns, Faults, Table, read_mapping, read_table
 from spira.domain.errors import InputError
 from spira.domain.recordings import LABELS, Label, Sex, Side, Utterance
@@ -38,6 +39,10 @@ class Listed:
     age: int | None = None  # years
     spo2_percent: float | None = None
     recorded_at: str | None = None  # ISO 8601
+    pseudonyms: tuple[str, ...] = ()  # every one of the participant, where a person has several
+    sha256: str | None = None  # of the file, where the source knows it
+    unfinished: bool = False  # the participant could not finish: it is not `short`
+    noise: bool = False  # of the empty room: a noise recording too, on its participant's side
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class ListedNoise:
     file: str
     site: str | None = None
     side: Side | None = None
+    pseudonyms: tuple[str, ...] = ()  # of the participant whose room it is
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,18 @@ class Source:
     origin: Origin = "import"
     language: str = "pt-BR"
     unread: tuple[str, ...] = ()  # columns of the table that were not used
+    collected: Collected | None = None  # it is a snapshot of the stores
 
     @property
     def participants(self) -> Literal["given", "per-file"]:
         """Whether the source says who was recorded."""
         known = any(row.participant is not None for row in self.recordings)
         return "given" if known else "per-file"
+
+    @property
+    def where(self) -> str:
+        """What it is, for messages."""
+        return str(self.root) if self.collected is None else self.collected.where
 
 
 def read_acl2021(root: Path) -> Source:

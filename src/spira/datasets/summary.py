@@ -1,11 +1,13 @@
 """What a dataset version holds, counted: balance, quality, durations and levels, by label."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import polars as pl
+from pydantic import AwareDatetime
 
 from spira.domain.frozen import Frozen
+from spira.domain.label_policies import Agreement
 from spira.domain.recordings import (
     AGE_BANDS,
     FINDINGS,
@@ -98,6 +100,29 @@ class DatasetSummary(Frozen):
     refusals: tuple[Quality, ...]
     refusals_of_noise: dict[str, int]
     measured: tuple[Measured, ...]
+
+
+class Collected(Frozen):
+    """What a snapshot of the stores says beside its counts. Visits and people are pseudonyms."""
+
+    study: str
+    label_policy: str
+    as_of: AwareDatetime
+    visits: int  # that are in it
+    withdrawn: int  # recordings of people who have withdrawn by now
+    without_consent: int  # visits; to research
+    synthetic: int  # visits of voices that were made, left out because others are of people
+    doubts: tuple[str, ...]  # visits that may be of another person than they name
+    linked: Mapping[str, tuple[str, ...]]  # person -> pseudonyms, of whoever has several
+    two_sexes: tuple[str, ...]  # people of whom two were said: theirs is not available
+    unknown: Mapping[str, int]  # reason -> visits without a label
+    agreement: Agreement  # about these visits, whichever of the policies labels them
+    mismatches: Mapping[str, LabelCounts]  # what the audio shows otherwise than its device said
+
+    @property
+    def where(self) -> str:
+        """What it is of, for messages."""
+        return f"study {self.study} as of {self.as_of.isoformat()}"
 
 
 def summarise(

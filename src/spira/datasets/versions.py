@@ -6,6 +6,7 @@ A version is an artifact of stage `dataset`:
     noise.parquet        one row a noise recording: NOISE below
     rejected.csv         what was refused, and why: file,participant,label,sex,reason,message
     summary.json         DatasetSummary
+    snapshot.json        Collected, of a snapshot of the stores
     audio/SHA256         the bytes of a recording, as they were imported
     noise/SHA256         the bytes of a noise recording
 """
@@ -19,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from spira.datasets.names import STAGE, damaged_manifest, resolve
-from spira.datasets.summary import DatasetSummary
+from spira.datasets.summary import Collected, DatasetSummary
 from spira.domain.errors import IntegrityError
 from spira.domain.progress import Progress, no_progress
 from spira.stores.artifacts import Artifact, ArtifactStore
@@ -54,6 +55,7 @@ RECORDINGS: dict[str, Any] = {
     "clipped_fraction": pl.Float64,
     "speech_s": pl.Float64,
     "findings": pl.List(pl.Utf8),
+    "pseudonyms": pl.List(pl.Utf8),  # of the participant; no column where no source said it
 }
 NOISE: dict[str, Any] = {
     "noise_id": pl.Utf8,
@@ -61,6 +63,7 @@ NOISE: dict[str, Any] = {
     "side": pl.Utf8,
     **_FORMAT,
     "level_dbfs": pl.Float64,
+    "pseudonyms": pl.List(pl.Utf8),  # of whose visit it is from, and on whose side; as above
 }
 
 
@@ -89,6 +92,13 @@ class DatasetVersion:
     def summary(self) -> DatasetSummary:
         """How many of what."""
         return DatasetSummary.model_validate(self.artifact.read_json("summary.json"))
+
+    @cached_property
+    def collected(self) -> Collected | None:
+        """What a snapshot of the stores says beside its counts; None for an import."""
+        if "snapshot.json" not in self.artifact.files:
+            return None
+        return Collected.model_validate(self.artifact.read_json("snapshot.json"))
 
 
 def load(store: ArtifactStore, reference: str) -> DatasetVersion:

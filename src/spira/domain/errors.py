@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 
 RefusalReason = Literal[
     "missing",
+    "damaged",
     "not_audio",
     "undecodable",
     "truncated",

@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import model_validator
 
@@ -39,13 +39,28 @@ def side_of(identity: str, *, key: str, fractions: Fractions) -> Side:
     return "validation" if position < fractions.train + fractions.validation else "test"
 
 
+def side_of_person(pseudonyms: Iterable[str], *, key: str, fractions: Fractions) -> Side:
+    """The side of a person known under several pseudonyms: that of all of them, else training.
+
+    Whoever was found to be one person on two sides may have been trained on under one of the two,
+    and so leaves the test. Nothing has to be remembered for that: each pseudonym's side is fixed.
+    """
+    sides = {side_of(one, key=key, fractions=fractions) for one in pseudonyms}
+    return sides.pop() if len(sides) == 1 else "train"
+
+
 def assign_sides(
-    people: Mapping[str, Iterable[Side | None]], *, key: str, fractions: Fractions
+    people: Mapping[str, Iterable[Side | None]],
+    *,
+    key: str,
+    fractions: Fractions,
+    pseudonyms: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Side]:
     """The side of every person: the published one where the dataset gives it, else by hash.
 
-    people    person -> the sides its recordings were published with (None where not given)
-    raises    InputError naming every person published on two sides
+    people      person -> the sides its recordings were published with (None where not given)
+    pseudonyms  of those people who may have several; without an entry a person is its pseudonym
+    raises      InputError naming every person published on two sides
     """
     sides: dict[str, Side] = {}
     straddling = []
@@ -56,7 +71,9 @@ def assign_sides(
                 f"participant {person}: published in {' and '.join(given)}; "
                 "a person belongs to one side, correct the split column"
             )
-        sides[person] = given[0] if given else side_of(person, key=key, fractions=fractions)
+        names = (pseudonyms or {}).get(person, (person,))
+        hashed = side_of_person(names, key=key, fractions=fractions)
+        sides[person] = given[0] if given else hashed
     if straddling:
         raise InputError(*straddling)
     return sides

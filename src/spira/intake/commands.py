@@ -1,4 +1,4 @@
-"""`spira keys`: the keys that sign receipts and hide record numbers. No secret is ever printed."""
+"""`spira keys`: the keys that sign, hide and seal. No secret is ever printed."""
 
 import os
 from pathlib import Path
@@ -20,10 +20,10 @@ _file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 @click.group()
 def keys() -> None:
-    """List, rotate, back up and restore the keys that sign receipts and hide record numbers.
+    """List, rotate, back up and restore the keys that sign, hide and seal.
 
-    They are made when they are first needed. Without them old receipts cannot be verified and no
-    patient is found again: keep a backup away from this machine.
+    They are made when they are first needed. Without them old receipts cannot be verified, no
+    patient is found again and no spoken consent opened: keep a backup away from this machine.
     """
     from importlib.util import find_spec
 
@@ -50,7 +50,7 @@ def list_keys(app: Application) -> None:
 @json_option
 @click.pass_obj
 def create(app: Application, site: str) -> None:
-    """Make the keys that SITE needs, before its first assessment; audited.
+    """Make the keys that SITE needs, before its first assessment or visit; audited.
 
     For services that have a copy of the keys and make none. A key that is there stays.
     """
@@ -60,18 +60,19 @@ def create(app: Application, site: str) -> None:
     there = {key.id for key in KeyRing(app.keys_folder).list_keys()}
     ring = KeyRing.open(app.keys_folder)
     ring.make_for(site)
+    ring.make_for_consents()
     found = ring.list_keys()
     _note(app, "key made", *(key.id for key in found if key.id not in there))
     _show(app, found)
 
 
 @keys.command()
-@click.argument("use", metavar="USE", type=click.Choice(["receipts", "records"]))
+@click.argument("use", metavar="USE", type=click.Choice(["receipts", "records", "consents"]))
 @click.option("--site", metavar="SITE", help="For records: whose.")
 @json_option
 @click.pass_obj
 def rotate(app: Application, use: "Use", site: str | None) -> None:
-    """Make the next key for USE; the old ones stay, for what they signed or hid; audited.
+    """Make the next key for USE; the old ones stay, for what they signed, hid or sealed; audited.
 
     A service that runs takes it at once. Make a backup afterwards.
     """
@@ -79,7 +80,7 @@ def rotate(app: Application, use: "Use", site: str | None) -> None:
     from spira.intake.keys import KeyRing
 
     if (use == "records") != (site is not None):
-        raise InputError("keys rotate: --site SITE says whose records; receipts have no site")
+        raise InputError("keys rotate: --site SITE says whose records; only records have a site")
     app.prepare()  # as above
     key = KeyRing(app.keys_folder).rotate(use, site)
     _note(app, "key rotated", key.id)

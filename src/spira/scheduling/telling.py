@@ -118,7 +118,7 @@ def _told(artifact: Artifact, app: "Application") -> dict[str, Any]:
         case "snapshot":
             return _snapshot(artifact, app)
         case "split":
-            return {"balance": _balance(artifact.about["balance"])}
+            return _split(artifact)
         case "features":
             return _features(artifact)
         case "train":
@@ -155,6 +155,17 @@ def _summary_of_dataset(artifact: Artifact, app: "Application") -> dict[str, Any
     """What was counted when the dataset was imported; None where it is not there any more."""
     dataset = app.artifacts.find("dataset", artifact.about["dataset"])
     return None if dataset is None else dict(dataset.read_json("summary.json"))
+
+
+def _split(artifact: Artifact) -> dict[str, Any]:
+    told: dict[str, Any] = {"balance": _balance(artifact.about["balance"])}
+    if "linked.json" in artifact.files:
+        rows = [
+            (person, ", ".join(f"{name} ({side})" for name, side in sides.items()))
+            for person, sides in artifact.read_json("linked.json").items()
+        ]
+        told["in training, pseudonyms on two sides"] = table(("person", "pseudonyms"), rows)
+    return told
 
 
 def _balance(balance: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dg.TableMetadataValue:

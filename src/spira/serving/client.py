@@ -1,76 +1,31 @@
-"""What the Client App (5) does, as a library: record without a network, send when there is one.
+"""What the Client App (5) does, as a library: assessments of a clinician's device.
 
-A `Device` is an outbox in a folder. `record` puts an assessment there, whole, on stable storage;
-`sync` sends everything, until the server's receipt for each one is stored here too. It may be
-killed at any moment, and be called again as often as anybody likes. Nothing is deleted here that
-the server has not signed for, and nothing gets another id unless the server knows that one as
-something else.
+A `Device` is an outbox in a folder (spira.device.outbox) with, beside what is there,
 
-    lock
-    assessments/ID/assessment.json    how it is sent; another revision replaces it whole
-    assessments/ID/RECORDING          the bytes, until they are in a receipt
-    assessments/ID/receipt            the server's, checked; while it is not there, we send
-    voids/ID.json                     what is to be struck through, until a server has done it
-    keys/SERVER.json                  the public keys that receipts of this server verify with
-    form.json                         the form that the last sync brought
-    making/                           what a kill left half-made; deleted at the next start
-    reserve                           space for a receipt on a device that is full: it frees more
-
-Whoever can read the folder can read what was recorded: it belongs on an encrypted disk.
+    voids/ID.json     what is to be struck through, until a server has done it
+    form.json         the form that the last sync brought
 """
 
-import base64
-import errno
-import hashlib
 import json
-import secrets
-import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from joserfc import jws
-from joserfc.errors import JoseError
-from joserfc.jwk import OKPKey
-from pydantic import Field, StringConstraints, ValidationError
-from uuid_utils import uuid7
+from pydantic import BaseModel, StringConstraints, ValidationError
 
-from spira.domain.answers import Sentence
-from spira.domain.errors import InputError, IntegrityError, StorageFull, TransientError
+from spira.device import outbox
+from spira.device.bedside import Remarks, look_over, read_form
+from spira.device.line import Answer, Line, NoAnswer, NotNow, Rejected, TokenRefused, rejected
+from spira.device.outbox import Kept, Outbox, Outcome, Recorded, Refusal, checked, on_disk
+from spira.domain.errors import InputError, IntegrityError, TransientError
 from spira.domain.frozen import Frozen
-from spira.domain.recordings import Utterance
-from spira.domain.submissions import Capture, FormValues, Id, RecordingFile
-from spira.serving.bedside import Remarks, look_over, read_form
-from spira.serving.line import (
-    KnownOtherwise,
-    Line,
-    NoAnswer,
-    NotNow,
-    Pace,
-    Rejected,
-    TokenRefused,
-    Told,
-)
-from spira.stores.files import sync_names, sync_path, write_new, write_whole
-from spira.stores.locks import locked
+from spira.domain.submissions import Id
+from spira.stores.files import write_whole
 
-MOST_RECORDINGS = 4
-# Spoken consent holds a name: it belongs to a study, and never into an assessment.
-UTTERANCES = ("sentence", "rhyme", "vowel", "ambient_before", "ambient_after")
-LARGEST_RECORDING_BYTES = 20 << 20
+__all__ = ["Device", "Outcome", "Recorded", "Refusal", "Report", "Results", "Voiding"]
 
-_SECRET_BYTES = 32
-_RESERVE_BYTES = 64 << 10
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_MOST_POLLS = 100  # while the server checks; then the next sync asks again
-_RECEIPT_TYPE = "spira-receipt+jws"
-_ALGORITHM = "Ed25519"
-_SIGNATURE_BYTES = 64
+_PAGE = 200  # assessments
 _T = TypeVar("_T")
 _Reason = Annotated[
     str,
@@ -80,61 +35,14 @@ _Reason = Annotated[
 ]
 
 
-class Recorded(NamedTuple):
-    """A recording as it was made."""
+class Assessment(Kept):
+    """An assessment as the device keeps it."""
 
-    utterance: Utterance
-    audio: bytes
-    duration_s: float
-    recorded_at: datetime  # by the device's clock, with its zone
-    capture: Capture = Capture()
-
-
-class Assessment(Frozen):
-    """An assessment as the device keeps it.
-
-    `id` is what the server knows it by. It begins as what `record` returned, and becomes another
-    one when the server knows that id as something else (a cloned phone); `earlier_ids` has it then.
-    """
-
-    id: Id
-    secret: str = Field(repr=False)  # base64url; proves to the server that we made it
-    revision: int
-    form: FormValues = Field(repr=False)
-    recordings: tuple[RecordingFile, ...]
-    replaces: Id | None = None
-    left_out: tuple[RecordingFile, ...] = ()  # by a revision; kept here and sent to nobody
-    earlier_ids: tuple[Id, ...] = ()
-
-    def manifest(self) -> dict[str, Any]:
-        """What is sent of it, beside the bytes."""
-        return self.model_dump(mode="json", include={"revision", "replaces", "form", "recordings"})
-
-
-class Refusal(Frozen):
-    """What the server does not take as it is, and what a person can do."""
-
-    what: Literal["recording", "field", "assessment"]
-    name: str  # the recording's id, the field's name, the assessment's id
-    reason: str
-    sentence: Sentence
-
-
-class Outcome(Frozen):
-    """What a sync came to for one assessment; `detail` names an earlier version of it.
-
-    accepted      the receipt is stored here
-    refused       kept here; `refusals` says what a person has to change (`revise`)
-    waiting       kept here; the next sync goes on
-    distrusted    kept here; the server gave a receipt that is not one for what was sent
-    damaged       kept here; the disk gave back other bytes than were recorded
-    """
-
-    recorded_as: Id  # what `record` returned
-    id: Id
-    state: Literal["accepted", "refused", "waiting", "distrusted", "damaged"]
-    detail: str = ""
-    refusals: tuple[Refusal, ...] = ()
+    kind = "assessment"
+    address = "/v1/assessments"
+    # Spoken consent holds a name: it belongs to a study, and never into an assessment.
+    utterances = ("sentence", "rhyme", "vowel", "ambient_before", "ambient_after")
+    most_recordings = 4
 
 
 class Voiding(Frozen):
@@ -150,19 +58,15 @@ class Voiding(Frozen):
     detail: str = ""
 
 
-class Report(Frozen):
-    """What a sync came to; one outcome for each assessment that had no receipt before."""
+class Report(outbox.Report):
+    """What a sync came to, for what was to be voided too."""
 
-    outcomes: tuple[Outcome, ...]
     voids: tuple[Voiding, ...] = ()
-    stopped: Literal["no network", "token refused"] | None = None
 
     @property
     def complete(self) -> bool:
         """Whether every assessment of this device holds a receipt, and nothing is left to void."""
-        return all(one.state == "accepted" for one in self.outcomes) and all(
-            one.state == "voided" for one in self.voids
-        )
+        return super().complete and all(one.state == "voided" for one in self.voids)
 
 
 class _Void(Frozen):
@@ -186,49 +90,11 @@ class Results(Frozen):
     after: int  # where to go on
 
 
-class Device:
-    """An outbox in a folder, for one process at a time; its threads may share it."""
+class Device(Outbox[Assessment]):
+    """An outbox of assessments."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        pace: Pace | None = None,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        """Open the folder, made when it is not there.
-
-        now       the device's clock; it may be wrong
-        raises    TransientError when another process has it open
-        """
-        self._folder = folder
-        self._pace = pace or Pace()
-        self._now = now
-        self._changing = threading.RLock()
-        self._syncing = threading.Lock()
-        self._held = ExitStack()
-        with _on_disk("opening the outbox"):
-            for place in (folder, self._at(), *map(folder.joinpath, ("keys", "voids", "making"))):
-                place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._held.enter_context(locked(folder / "lock", wait=False))
-            for place in (folder, self._at()):  # a kill may have come in front of it
-                sync_path(place)
-            sync_names(folder)
-            for half in (folder / "making").iterdir():
-                shutil.rmtree(half)
-            for name in self._names():
-                self._tidy(name)
-            self._make_reserve()
-
-    def __enter__(self) -> "Device":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let another process have the folder."""
-        self._held.close()
+    _keeps = Assessment
+    _folders = ("keys", "voids", "making")
 
     # --- what the person at the bed does ----------------------------------------------------
 
@@ -266,36 +132,10 @@ class Device:
         raises      InputError for what no server would take, or nobody has confirmed; StorageFull,
                     TransientError
         """
-        files, audio = _described(recordings)
         in_use = (self.form() or {}).get("x-form", {"id": "assessment", "version": 1})
-        of, version = form or (in_use["id"], in_use["version"])
-        filled = self._filled(of, version, form_values, confirmed)
-        new = str(uuid7())
-        with self._changing:
-            new_one = _checked(
-                Assessment,
-                id=new,
-                secret=_secret(),
-                revision=1,
-                form=filled,
-                recordings=files,
-                replaces=self.get(replaces).id if replaces in self._names() else replaces,
-            )
-            _require_some(new_one)
-            with _on_disk("keeping a recording"):
-                making = self._folder / "making" / new
-                try:
-                    making.mkdir(mode=0o700)
-                    for id, data in audio.items():
-                        write_new(making / id, data)
-                    write_new(making / "assessment.json", new_one.model_dump_json().encode())
-                    sync_path(making)
-                    making.rename(self._at(new))
-                except OSError:
-                    shutil.rmtree(making, ignore_errors=True)
-                    raise
-                sync_path(self._at())
-        return new
+        filled_in = form or (in_use["id"], in_use["version"])
+        self._require_looked_over(filled_in, form_values, confirmed)
+        return self._record(filled_in, form_values, recordings, replaces=replaces)
 
     def revise(
         self,
@@ -313,36 +153,10 @@ class Device:
         leave_out    ids of recordings that are not to be sent; they are kept here
         raises       InputError when it has a receipt, or there is nothing like it
         """
-        files, audio = _described(add)
-        with self._changing:
-            old = self.get(id)
-            if self._at(id, "receipt").exists():
-                raise InputError(
-                    f"assessment {id}: has its receipt and changes no more; record another one "
-                    f"with replaces={id}"
-                )
-            unknown = set(leave_out) - {one.id for one in old.recordings}
-            if unknown:
-                raise InputError(f"assessment {id}: has no recording {', '.join(sorted(unknown))}")
-            form = old.form
-            if form_values is not None:
-                form = self._filled(form.id, form.version, form_values, confirmed)
-            left_out = tuple(one for one in old.recordings if one.id in leave_out)
-            new = old.model_copy(
-                update={
-                    "revision": old.revision + 1,
-                    "form": form,
-                    "recordings": tuple(
-                        one for one in (*old.recordings, *files) if one not in left_out
-                    ),
-                    "left_out": old.left_out + left_out,
-                }
-            )
-            _require_some(new)
-            with _on_disk("keeping a revision"):
-                for recording, data in audio.items():
-                    write_new(self._at(id, recording), data)
-                self._keep(id, new)
+        if form_values is not None:
+            form = self.get(id).form
+            self._require_looked_over((form.id, form.version), form_values, confirmed)
+        super().revise(id, form_values, add=add, leave_out=leave_out)
 
     def void(self, id: str, reason: str) -> None:
         """Have an assessment struck through that was recorded on the wrong patient.
@@ -353,63 +167,9 @@ class Device:
         reason    1 to 500 characters without control characters, for the audit; nobody's data
         raises    InputError, StorageFull, TransientError
         """
-        void = _checked(_Void, id=id, reason=reason)
-        with self._changing, _on_disk("keeping what is to be voided"):
+        void = checked(_Void, id=id, reason=reason)
+        with self._changing, on_disk("keeping what is to be voided"):
             write_whole(self._folder / "voids" / f"{id}.json", void.model_dump_json().encode())
-
-    def ids(self) -> tuple[str, ...]:
-        """What `record` returned for each assessment of this device, the oldest first."""
-        return tuple(self._names())
-
-    def get(self, id: str) -> Assessment:
-        """An assessment by what `record` returned.
-
-        raises    InputError when there is none; IntegrityError when the disk has lost it
-        """
-        try:
-            return Assessment.model_validate_json(self._at(id, "assessment.json").read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"assessment {id}: was not recorded in this folder") from None
-        except (OSError, ValidationError):
-            raise IntegrityError(
-                f"assessment {id}: its file cannot be read; keep the folder for whoever repairs it"
-            ) from None
-
-    def audio(self, id: str, recording: str) -> bytes | None:
-        """The bytes of a recording; None when they are in a receipt and not here any more.
-
-        raises    IntegrityError when the disk has other bytes than were recorded
-        """
-        kept = self.get(id)
-        file = next(
-            (one for one in (*kept.recordings, *kept.left_out) if one.id == recording), None
-        )
-        if file is None:
-            raise InputError(f"assessment {id}: has no recording {recording}")
-        try:
-            data = self._at(id, recording).read_bytes()
-        except FileNotFoundError:
-            if self.receipt(id) is not None:
-                return None
-            data = b""
-        if hashlib.sha256(data).hexdigest() != file.sha256:
-            raise IntegrityError(
-                f"assessment {id}: recording {recording} is not what was recorded; the disk lost it"
-            )
-        return data
-
-    def receipt(self, id: str) -> str | None:
-        """The server's signed word that it has an assessment; None while there is none.
-
-        What the disk has lost a part of is none: the next sync asks for it again.
-        """
-        try:
-            receipt = self._at(id, "receipt").read_text()
-            _taken(_payload(receipt))
-            whole = len(_decoded(receipt.split(".")[2])) == _SIGNATURE_BYTES
-        except (FileNotFoundError, ValueError, TypeError, LookupError):
-            return None
-        return receipt if whole else None
 
     # --- sending ----------------------------------------------------------------------------
 
@@ -423,23 +183,13 @@ class Device:
         raises    InputError for what is no server's address
         """
         with self._syncing:
-            # The newest first: somebody may be waiting at the bed.
-            names = [name for name in reversed(self._names()) if self.receipt(name) is None]
-            voids = self._voids()
-            at_once = max(1, min(self._pace.at_once, len(names) + len(voids)))
-            with (
-                Line(server, token, self._pace, at_once) as line,
-                ThreadPoolExecutor(at_once, "spira-sync") as pool,
-            ):
-                try:
-                    # First: on the wrong patient it may be acted on. Once more for those that had
-                    # to be sent before.
-                    tuple(pool.map(lambda id: self._send_void(id, line), voids))
-                    outcomes = tuple(pool.map(lambda name: self._send(name, line), names))
-                    voided = tuple(pool.map(lambda id: self._send_void(id, line), voids))
-                except BaseException:
-                    line.ended.set()
-                    raise
+            names, voids = self._unsent(), self._voids()
+            with self._sending(server, token, len(names) + len(voids)) as (line, pool):
+                # First: on the wrong patient it may be acted on. Once more for those that had
+                # to be sent before.
+                tuple(pool.map(lambda id: self._send_void(id, line), voids))
+                outcomes = tuple(pool.map(lambda name: self._send(name, line), names))
+                voided = tuple(pool.map(lambda id: self._send_void(id, line), voids))
                 report = Report(outcomes=outcomes, voids=voided, stopped=line.stopped)
                 self._keep_form(line)
             return report
@@ -452,7 +202,7 @@ class Device:
         found: dict[str, Mapping[str, Any]] = {}
         with self._asking("results", server, token) as line:
             while True:
-                page = self._patiently(line, partial(line.changes, after))
+                page = self._patiently(line, partial(_changes, line, after))
                 if not page.assessments or page.next <= after:
                     return Results(assessments=found, after=after)
                 after = page.next
@@ -465,7 +215,7 @@ class Device:
                   is no record number
         """
         with self._asking("search", server, token) as line:
-            return self._patiently(line, partial(line.search, record_number))
+            return self._patiently(line, partial(_search, line, record_number))
 
     @contextmanager
     def _asking(self, doing: str, server: str, token: str) -> Iterator[Line]:
@@ -500,7 +250,7 @@ class Device:
                 return Voiding(id=id, state="waiting", detail="it has to be sent before")
             if not line.ended.is_set():
                 of = self.get(id).id if ours else id
-                self._patiently(line, partial(line.void, of, void.reason))
+                self._patiently(line, partial(_strike, line, of, void.reason))
                 with suppress(OSError):  # then it is sent once more, which changes nothing
                     place.unlink()
                 return Voiding(id=id, state="voided")
@@ -523,169 +273,14 @@ class Device:
         """Keep the form that the server has now, where one comes that can be read here."""
         served = self._served()
         with suppress(NoAnswer, NotNow, TokenRefused, OSError):
-            found = None if line.ended.is_set() else line.form("" if served is None else served.tag)
+            found = (
+                None if line.ended.is_set() else _form(line, "" if served is None else served.tag)
+            )
             if found is not None:
                 new = _Served(tag=found[0], form=found[1])
                 write_whole(self._folder / "form.json", new.model_dump_json().encode())
 
-    def _send(self, name: str, line: Line) -> Outcome:
-        """What has become of one assessment, and of an earlier version that was sent before it."""
-        outcome = self._go_on(name, line)
-        with suppress(IntegrityError):  # then that is its outcome
-            kept = self.get(name)
-            if kept.replaces in kept.earlier_ids:
-                said = (
-                    f"an earlier version of it is at the server already, as {kept.replaces}; "
-                    "this one replaces it"
-                )
-                detail = f"{outcome.detail}; {said}" if outcome.detail else said
-                return outcome.model_copy(update={"detail": detail})
-        return outcome
-
-    def _go_on(self, name: str, line: Line) -> Outcome:
-        """Go on with one assessment until it has its receipt, or no more can be done now."""
-        furthest: tuple[Assessment | None, int] = (None, 0)
-        stale = polls = 0  # rounds without progress; answers that it is being checked
-        renamed = False
-        why = "not begun"
-        id = name
-        try:
-            while stale < self._pace.tries and polls < _MOST_POLLS and not line.ended.is_set():
-                kept = self.get(name)
-                id = kept.id
-                at_least_s = 0.0
-                stale += 1
-                try:
-                    told = line.put(kept.id, kept.secret, kept.manifest(), self._now())
-                    if told.state == "accepted":
-                        if self._take_receipt(name, kept, told.receipt or "", line):
-                            return Outcome(recorded_as=name, id=id, state="accepted")
-                        continue  # it was revised meanwhile, and is sent as that
-                    if told.state == "checking":
-                        why = "the server is checking"
-                        stale, polls = 0, polls + 1
-                        line.wait(told.at_least_s)
-                        continue
-                    if kept != furthest[0] or told.progress > furthest[1]:
-                        furthest = (kept, told.progress)
-                        stale = 0
-                    needed = [one for one in told.recordings if one.state == "needed"]
-                    if not needed and (refusals := _refusals(told)):
-                        return Outcome(
-                            recorded_as=name,
-                            id=id,
-                            state="refused",
-                            detail=f"{len(refusals)} things have to be changed; see refusals",
-                            refusals=refusals,
-                        )
-                    for one in needed:
-                        data = self.audio(name, one.id)
-                        assert data is not None  # only a receipt lets go of it
-                        line.patch(one, data)
-                    if stale == 0:
-                        continue
-                    why = (
-                        "the server asks for the same again, or has everything and does not say so"
-                    )
-                except KnownOtherwise as error:
-                    why = str(error)
-                    if not renamed:
-                        self._give_new_id(name, kept, conflict=error.ours)
-                        renamed = True
-                        continue
-                except (NoAnswer, NotNow) as error:
-                    why, at_least_s = str(error), error.at_least_s
-                line.pause(stale, at_least_s)
-        except TokenRefused as error:
-            line.stop("token refused")
-            why = str(error)
-        except Rejected as error:
-            refusal = Refusal(
-                what="assessment", name=id, reason=error.detail, sentence=error.sentence
-            )
-            return Outcome(
-                recorded_as=name, id=id, state="refused", detail=error.detail, refusals=(refusal,)
-            )
-        except _WrongReceipt as error:
-            return Outcome(recorded_as=name, id=id, state="distrusted", detail=str(error))
-        except IntegrityError as error:
-            return Outcome(recorded_as=name, id=id, state="damaged", detail=str(error))
-        except TransientError as error:  # of this device's disk
-            why = str(error)
-        return Outcome(recorded_as=name, id=id, state="waiting", detail=line.stopped or why)
-
-    def _take_receipt(self, name: str, sent: Assessment, receipt: str, line: Line) -> bool:
-        """Store a receipt for what was sent; False when that is not what is here any more.
-
-        raises    _WrongReceipt
-        """
-        taken = _check_receipt(receipt, sent, lambda kid: self._key(kid, line))
-        with self._changing, _on_disk("keeping a receipt"):
-            if self.get(name) != sent:
-                return False
-            self._replace(self._at(name, "receipt"), receipt.encode())
-            for recording in taken:
-                self._at(name, recording).unlink(missing_ok=True)
-            self._make_reserve()
-        return True
-
-    def _give_new_id(self, name: str, old: Assessment, *, conflict: bool) -> None:
-        """The server knows this id as something else: ours is another assessment.
-
-        Where we revised it, the server has an earlier revision (its answer was lost, or this
-        phone was cloned): what we have replaces that.
-        """
-        with self._changing, _on_disk("keeping a copy"):
-            kept = self.get(name)
-            if kept.id != old.id:
-                return
-            update = {
-                "id": str(uuid7()),
-                "secret": _secret(),
-                "revision": 1,
-                "replaces": old.id if conflict and old.revision > 1 else kept.replaces,
-                "earlier_ids": (*kept.earlier_ids, old.id),
-            }
-            self._keep(name, kept.model_copy(update=update))
-
-    def _key(self, kid: str, line: Line) -> Mapping[str, Any]:
-        """The public key of this id: pinned when a server is first met.
-
-        A key that is new is taken only where every key that we know is still there unchanged: a
-        server rotates its keys and publishes the old ones too, and another server has others.
-        raises    _WrongReceipt when there is none
-        """
-        with self._changing:
-            place = self._folder / "keys" / f"{hashlib.sha256(line.base.encode()).hexdigest()}.json"
-            pinned: dict[str, Mapping[str, Any]] = (
-                json.loads(place.read_text()) if place.exists() else {}
-            )
-            if kid not in pinned:
-                published = line.keys()
-                changed = [
-                    known
-                    for known, key in pinned.items()
-                    if known not in published or not _same_key(published[known], key)
-                ]
-                if changed:
-                    raise _WrongReceipt(
-                        f"the server's keys {', '.join(changed)} are gone or others than when this "
-                        "device first met it; ask whoever runs the server"
-                    )
-                if kid not in published:
-                    raise _WrongReceipt(f"receipt: signed with key {kid!r}, which is not published")
-                with _on_disk("keeping the server's keys"):
-                    self._replace(place, json.dumps(published, indent=2).encode())
-                pinned = published
-            return pinned[kid]
-
     # --- the folder -------------------------------------------------------------------------
-
-    def _at(self, *names: str) -> Path:
-        return self._folder.joinpath("assessments", *names)
-
-    def _names(self) -> list[str]:
-        return sorted(place.name for place in self._at().iterdir() if place.is_dir())
 
     def _voids(self) -> list[str]:
         return sorted(place.stem for place in (self._folder / "voids").glob("*.json"))
@@ -699,229 +294,101 @@ class Device:
             return None
         return served
 
-    def _filled(
-        self, form: str, version: int, values: Mapping[str, Any], confirmed: Sequence[str]
-    ) -> FormValues:
-        """Values that JSON brings over as they are, and that the form which is kept allows.
+    def _require_looked_over(
+        self, form: tuple[str, int], values: Mapping[str, Any], confirmed: Sequence[str]
+    ) -> None:
+        """See that the form which is kept allows these values, where it is the one filled in.
 
         raises    InputError
         """
-        filled = _as_json(form, version, values)
         kept = self.form()
-        if kept is not None and kept["x-form"] == {"id": form, "version": version}:
-            remarks = look_over(kept, values)
-            said = [f"form field {name!r}: {one.en}" for name, one in remarks.refused.items()]
-            said += [
-                f"form field {name!r}: {one.en} Name it in `confirmed` where it is right."
-                for name, one in remarks.to_confirm.items()
-                if name not in confirmed
-            ]
-            if said:
-                raise InputError(*said)
-        return filled
-
-    def _keep(self, name: str, kept: Assessment) -> None:
-        self._replace(self._at(name, "assessment.json"), kept.model_dump_json().encode())
-
-    def _replace(self, place: Path, data: bytes) -> None:
-        """A whole file or the one before, on stable storage; even when the device is full."""
-        try:
-            write_whole(place, data)
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            (self._folder / "reserve").unlink(missing_ok=True)
-            write_whole(place, data)
-
-    def _make_reserve(self) -> None:
-        reserve = self._folder / "reserve"
-        if not reserve.exists():
-            with suppress(OSError):  # full: until a receipt has freed some
-                write_new(reserve, bytes(_RESERVE_BYTES))
-
-    def _tidy(self, name: str) -> None:
-        """Finish what a kill cut off: files of a revision that never was, audio in a receipt."""
-        try:
-            kept = self.get(name)
-            receipt = self.receipt(name)
-        except (IntegrityError, InputError):
-            return  # damaged: whatever lies there may be all that is left
-        taken = frozenset() if receipt is None else _taken(_payload(receipt))
-        recordings = {one.id for one in (*kept.recordings, *kept.left_out)}
-        keep = {"assessment.json", "receipt"} | recordings - taken
-        for place in self._at(name).iterdir():
-            if place.name not in keep:
-                place.unlink()
+        if kept is None or kept["x-form"] != {"id": form[0], "version": form[1]}:
+            return
+        remarks = look_over(kept, values)
+        said = [f"form field {name!r}: {one.en}" for name, one in remarks.refused.items()]
+        said += [
+            f"form field {name!r}: {one.en} Name it in `confirmed` where it is right."
+            for name, one in remarks.to_confirm.items()
+            if name not in confirmed
+        ]
+        if said:
+            raise InputError(*said)
 
 
-def _refusals(told: Told) -> tuple[Refusal, ...]:
-    """What a person has to change."""
-    return (
-        *(
-            Refusal(what="recording", name=one.id, reason=one.reason, sentence=one.sentence)
-            for one in told.recordings
-            if one.state == "refused"
-        ),
-        *(
-            Refusal(what="field", name=one.name, reason=one.reason, sentence=one.sentence)
-            for one in told.fields
-        ),
-    )
+# --- what only the Client API is asked -------------------------------------------------------
 
 
-# --- receipts -------------------------------------------------------------------------------
+class _Page(BaseModel):
+    """Assessments of the site, and where to go on."""
+
+    assessments: tuple[dict[str, Any], ...]
+    next: int
 
 
-class _WrongReceipt(Exception):
-    """Not the server's word for what was sent."""
+def _changes(line: Line, after: int) -> _Page:
+    """The next assessments in the order of their last change.
 
-
-def _same_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two JWKs are one key; what else is said of it may change (RFC 7638)."""
-    return all(one.get(name) == other.get(name) for name in ("kty", "crv", "x"))
-
-
-def _check_receipt(
-    receipt: str, sent: Assessment, key_of: Callable[[str], Mapping[str, Any]]
-) -> frozenset[str]:
-    """Ids of the recordings that the server has, by its signed word about exactly what was sent.
-
-    raises    _WrongReceipt
+    raises    NoAnswer, NotNow, TokenRefused
     """
-    try:
-        head = jws.extract_compact(receipt.encode()).headers()
-        if head.get("typ") != _RECEIPT_TYPE:
-            raise _WrongReceipt("receipt: signed as something else")
-        key = OKPKey.import_key(dict(key_of(str(head.get("kid")))))
-        jws.deserialize_compact(receipt, key, [_ALGORITHM])
-        payload = _payload(receipt)
-        told = sorted((one["id"], one["sha256"], one["n_bytes"]) for one in payload["recordings"])
-        taken = _taken(payload)
-    except (JoseError, ValueError, TypeError, KeyError) as error:
-        raise _WrongReceipt(f"receipt: is not signed as it should be ({error})") from error
-    wrong = [
-        name
-        for name, same in {
-            "kind": payload.get("kind") == "assessment",
-            "id": payload.get("id") == sent.id,
-            "revision": payload.get("revision") == sent.revision,
-            "recordings": told
-            == sorted((one.id, one.sha256, one.n_bytes) for one in sent.recordings),
-        }.items()
-        if not same
-    ]
-    if wrong:
-        raise _WrongReceipt(f"receipt: for another {', '.join(wrong)} than was sent")
-    return taken
+
+    def read(answer: Answer) -> _Page:
+        if answer.status >= 400:
+            raise NotNow(f"answered {answer.status}", answer.after_s)
+        page = _Page.model_validate(answer.document)
+        if not all(isinstance(one["id"], str) for one in page.assessments):
+            raise ValueError("an assessment without an id")
+        return page
+
+    return line.ask("GET", f"/v1/assessments?after={after}&limit={_PAGE}", read)
 
 
-def _payload(receipt: str) -> dict[str, Any]:
-    payload = json.loads(_decoded(receipt.split(".")[1]))
-    if not isinstance(payload, dict):
-        raise ValueError("receipt: is no document")  # noqa: TRY004 - of what was sent
-    return payload
+def _strike(line: Line, id: str, reason: str) -> None:
+    """Strike an assessment through; once or several times is the same.
 
-
-def _decoded(part: str) -> bytes:
-    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
-
-
-def _taken(payload: Mapping[str, Any]) -> frozenset[str]:
-    """Recordings that need not be kept: the server has them, or nobody may."""
-    recordings = payload["recordings"]
-    return frozenset(str(one["id"]) for one in recordings if one["what"] in ("taken", "dropped"))
-
-
-# --- what is recorded -----------------------------------------------------------------------
-
-
-def _described(
-    recordings: Sequence[tuple[Any, ...]],
-) -> tuple[tuple[RecordingFile, ...], dict[str, bytes]]:
-    """As it is announced, and the bytes by id.
-
-    raises    InputError
+    raises    NoAnswer, NotNow, TokenRefused, Rejected
     """
-    files, audio = [], {}
-    for one in (Recorded(*each) for each in recordings):
-        if one.utterance not in UTTERANCES:
-            raise InputError(
-                f"recording: utterance {one.utterance!r} is not taken; an assessment has "
-                f"{', '.join(UTTERANCES)}"
-            )
-        file = _checked(
-            RecordingFile,
-            id=str(uuid7()),
-            utterance=one.utterance,
-            sha256=hashlib.sha256(one.audio).hexdigest(),
-            n_bytes=len(one.audio),
-            duration_s=one.duration_s,
-            recorded_at=one.recorded_at,
-            capture=one.capture,
-        )
-        if file.n_bytes > LARGEST_RECORDING_BYTES:
-            raise InputError(
-                f"recording {one.utterance}: {file.n_bytes} bytes; "
-                f"{LARGEST_RECORDING_BYTES} at most"
-            )
-        files.append(file)
-        audio[file.id] = bytes(one.audio)
-    return tuple(files), audio
+
+    def read(answer: Answer) -> None:
+        if answer.status >= 400:
+            raise rejected(answer)
+        if answer.document["id"] != id or not answer.document["voided"]:
+            raise ValueError("another assessment, or one that is not void")
+
+    _post(line, f"/v1/assessments/{id}/void", read, {"reason": reason})
 
 
-def _as_json(form: str, version: int, values: Mapping[str, Any]) -> FormValues:
-    """Values that JSON brings over as they are.
+def _search(line: Line, record_number: str) -> tuple[dict[str, Any], ...]:
+    """The site's assessments of a record number, the latest first.
 
-    raises    InputError
+    raises    NoAnswer, NotNow, TokenRefused, Rejected
     """
-    wrong = []
-    for name, value in values.items():
-        try:
-            json.dumps({name: value}, allow_nan=False, ensure_ascii=False).encode()
-        except (ValueError, TypeError, RecursionError):
-            wrong.append(
-                f"form field {name!r}: JSON cannot hold its value ({type(value).__name__})"
-            )
-    if wrong:
-        raise InputError(*wrong)
-    return _checked(FormValues, id=form, version=version, values=dict(values))
+
+    def read(answer: Answer) -> tuple[dict[str, Any], ...]:
+        if answer.status >= 400:
+            raise rejected(answer)
+        return _Page.model_validate(answer.document | {"next": 0}).assessments
+
+    return _post(line, "/v1/assessments/search", read, {"record_number": record_number})
 
 
-_Model = TypeVar("_Model", bound=Frozen)
+def _form(line: Line, tag: str) -> tuple[str, dict[str, Any]] | None:
+    """The form in force and its ETag; None where it is the one of this tag.
+
+    raises    NoAnswer, NotNow, TokenRefused
+    """
+
+    def read(answer: Answer) -> tuple[str, dict[str, Any]] | None:
+        if answer.status >= 400:
+            raise NotNow(f"form: {answer.status}", answer.after_s)
+        if answer.status == 304:
+            return None
+        read_form(answer.document)
+        return answer.headers.get("ETag", ""), answer.document
+
+    headers = {"If-None-Match": tag} if tag else {}
+    return line.ask("GET", "/v1/forms/assessment", read, headers=headers)
 
 
-def _checked(model: type[_Model], **values: Any) -> _Model:
-    """A value, or every mistake in it; never the value of a field, which may be a person's."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise InputError(
-            *(
-                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-                for fault in error.errors(include_input=False, include_url=False)
-            )
-        ) from None
-
-
-def _require_some(kept: Assessment) -> None:
-    if not 1 <= len(kept.recordings) <= MOST_RECORDINGS:
-        raise InputError(
-            f"{len(kept.recordings)} recordings; an assessment has 1 to {MOST_RECORDINGS}"
-        )
-
-
-def _secret() -> str:
-    return base64.urlsafe_b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
-
-
-# --- the disk -------------------------------------------------------------------------------
-
-
-@contextmanager
-def _on_disk(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFull(f"{doing}: this device is full; free some space") from error
-        raise TransientError(f"{doing}: the disk failed ({error.strerror}); try again") from error
+def _post(line: Line, path: str, read: Callable[[Answer], _T], document: Mapping[str, str]) -> _T:
+    body = json.dumps(document).encode()
+    return line.ask("POST", path, read, headers={"Content-Type": "application/json"}, content=body)

@@ -35,20 +35,6 @@ _DRAINED_WITHIN_S = 20  # requests in hand when the API is told to end
 STOPPED_WITHIN_S = _DRAINED_WITHIN_S + 5  # API, relay and predictors; then they are killed
 
 
-def check_keys(app: "Application") -> None:
-    """Make keys where there are none yet.
-
-    raises    IntegrityError where the keys are not those of the database: no patient of theirs
-              would be found
-    """
-    from spira.intake.keys import signed_with
-    from spira.intake.submissions import newest_receipts
-    from spira.serving.assessments import record_keys
-
-    app.keys.require(record_keys(app.database))
-    app.keys.require(map(signed_with, newest_receipts(app.database)))
-
-
 def serve(app: "Application") -> None:
     """Everything, in the foreground, until SIGTERM or Ctrl-C.
 
@@ -60,7 +46,7 @@ def serve(app: "Application") -> None:
         says = "`spira serve` is running on this data folder already"
         held.enter_context(held_folder(place, says))
         app.prepare()
-        check_keys(app)
+        app.check_keys()
         server = None
         if app.settings.serving.queue is None:
             server = held.enter_context(nats_server(place / "queue"))
@@ -84,7 +70,7 @@ def run_api(app: "Application", port: int) -> None:
 
     settings = app.settings
     app.prepare()
-    check_keys(app)
+    app.check_keys()
     checker = Checker(settings.intake.checking)
     try:
         parts = Parts(

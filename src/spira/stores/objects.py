@@ -6,7 +6,9 @@ renames in a folder and never syncs, so that a power cut may leave a name withou
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,9 +19,11 @@ import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from spira.domain.errors import InputError, StorageFull, TransientError
+from spira.domain.progress import Progress, no_progress
 from spira.stores.files import sync_names, sync_path
 
 _REMEMBERED = 1000  # folders; one that was forgotten is synced once more
+_FETCHED_AT_ONCE = 8  # a server answers one after milliseconds, whatever its size
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,42 @@ class Objects:
                 return bytes(obstore.get(self._store, key).bytes())
             except FileNotFoundError:
                 return None
+
+    @contextmanager
+    def files(
+        self, keys: Sequence[str], scratch: Path, *, progress: Progress = no_progress
+    ) -> Iterator[Path]:
+        """A folder in which these objects are files under their keys, until the block ends.
+
+        That of the store itself; from a server they are fetched into one below `scratch`, piece
+        by piece. What is not in the store is no file.
+        raises    StorageFull, TransientError
+        """
+        if self._folder is not None:
+            yield self._folder
+            return
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=scratch, prefix="fetched-") as name:
+            folder = Path(name)
+            with ThreadPoolExecutor(_FETCHED_AT_ONCE) as threads:
+                for begin in range(0, len(keys), _REMEMBERED):
+                    progress("fetching recordings", begin, len(keys))
+                    some = keys[begin : begin + _REMEMBERED]
+                    for _ in threads.map(lambda key: self._fetch(key, folder / key), some):
+                        pass
+            progress("fetching recordings", len(keys), len(keys))
+            yield folder
+
+    def _fetch(self, key: str, place: Path) -> None:
+        with translated(f"reading {key}", place.parent):
+            try:
+                stream = obstore.get(self._store, key).stream()
+            except FileNotFoundError:
+                return
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("wb") as file:
+                for piece in stream:
+                    file.write(piece)
 
     def list(self, prefix: str) -> Iterator[Item]:
         """Objects below a prefix that ends with a slash."""

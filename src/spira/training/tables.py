@@ -9,7 +9,7 @@ from spira.datasets.versions import load, parquet
 from spira.domain.errors import InputError
 from spira.domain.fingerprint import canonical_json
 from spira.domain.recordings import NOT_AVAILABLE, SIDES, Side, age_band
-from spira.domain.splits import assign_sides, side_of
+from spira.domain.splits import assign_sides, side_of, side_of_person
 from spira.training.experiments import Experiment, Split
 from spira.training.plan import Files, Work
 
@@ -91,12 +91,15 @@ def split(work: Work) -> tuple[Files, dict[str, Any]]:
               noise.parquet       sha256, placed
               balance.json        people by side and attribute, noise recordings by side; nothing
                                   is forced
+              linked.json         people who are in training because their pseudonyms fall on two
+                                  sides: person -> pseudonym -> side; no file where there is none
     raises    InputError for a person on two published sides, or too few people on a side
     """
     snapshot_of = work.input("snapshot")
     recordings = pl.read_parquet(snapshot_of.path("recordings.parquet"))
     noise = pl.read_parquet(snapshot_of.path("noise.parquet"))
     people = split_people(recordings, work.experiment.split)
+    linked = linked_across(recordings, work.experiment.split)
     sides = split_noise(noise, work.experiment.split)
     spoken = recordings.filter(~pl.col("utterance").is_in(AMBIENT)).join(people, "participant_id")
     balance = balance_of(spoken)
@@ -104,11 +107,17 @@ def split(work: Work) -> tuple[Files, dict[str, Any]]:
     balance["noise"] = {
         side: {"recordings": sides["placed"].to_list().count(side)} for side in SIDES
     }
-    return {
+    files: dict[str, bytes] = {
         "people.parquet": parquet(people),
         "noise.parquet": parquet(sides),
         "balance.json": canonical_json(balance),
-    }, {"balance": balance}
+    }
+    if not linked:
+        return files, {"balance": balance}
+    return {**files, "linked.json": canonical_json(linked)}, {
+        "balance": balance,
+        "linked": len(linked),
+    }
 
 
 def split_people(recordings: pl.DataFrame, rule: Split) -> pl.DataFrame:
@@ -116,23 +125,49 @@ def split_people(recordings: pl.DataFrame, rule: Split) -> pl.DataFrame:
     published: dict[str, set[Any]] = {}
     for person, side in recordings.select("participant_id", "side").iter_rows():
         published.setdefault(person, set()).add(side if rule.published == "keep" else None)
-    sides = assign_sides(published, key=rule.key, fractions=rule.fractions)
+    sides = assign_sides(
+        published, key=rule.key, fractions=rule.fractions, pseudonyms=_pseudonyms(recordings)
+    )
     return pl.DataFrame(
         sorted(sides.items()), schema={"participant_id": pl.Utf8, "placed": pl.Utf8}, orient="row"
     )
 
 
+def linked_across(recordings: pl.DataFrame, rule: Split) -> dict[str, dict[str, Side]]:
+    """Whoever is in training because of pseudonyms on two sides: person -> pseudonym -> side."""
+    sides = {
+        person: {one: side_of(one, key=rule.key, fractions=rule.fractions) for one in names}
+        for person, names in _pseudonyms(recordings).items()
+        if len(names) > 1
+    }
+    return {person: each for person, each in sorted(sides.items()) if len({*each.values()}) > 1}
+
+
+def _pseudonyms(recordings: pl.DataFrame) -> dict[str, list[str]]:
+    """Those of every participant; empty where the dataset says nothing of pseudonyms."""
+    if "pseudonyms" not in recordings.columns:
+        return {}
+    told = recordings.select("participant_id", "pseudonyms").unique("participant_id").drop_nulls()
+    return dict(told.iter_rows())
+
+
 def split_noise(noise: pl.DataFrame, rule: Split) -> pl.DataFrame:
     """sha256 -> placed, for every noise recording.
 
-    A side that the hash leaves empty takes one from the fullest side, so that three recordings
-    are enough (docs/decisions/0005-noise.md); with fewer, the experiment's noise cannot be kept
-    apart and the stages say so.
+    A room of somebody's visit is on the side of that person. Of all others, a side that the hash
+    leaves empty takes one from the fullest side, so that three recordings are enough
+    (docs/decisions/0005-noise.md); with fewer, the experiment's noise cannot be kept apart and the
+    stages say so.
     """
     given = dict(noise.select("sha256", "side").iter_rows()) if rule.published == "keep" else {}
+    rooms: dict[str, Side] = {}
+    if "pseudonyms" in noise.columns:
+        for digest, names in noise.select("sha256", "pseudonyms").drop_nulls().iter_rows():
+            rooms[digest] = side_of_person(names, key=rule.key, fractions=rule.fractions)
     sides: dict[str, Side] = {
         digest: given.get(digest) or side_of(digest, key=rule.key, fractions=rule.noise)
         for digest in noise["sha256"].sort()
+        if digest not in rooms
     }
     if len(sides) >= len(SIDES):
         for side in SIDES:
@@ -140,7 +175,7 @@ def split_noise(noise: pl.DataFrame, rule: Split) -> pl.DataFrame:
                 fullest, _ = Counter(sides.values()).most_common(1)[0]
                 sides[min(digest for digest, at in sides.items() if at == fullest)] = side
     return pl.DataFrame(
-        list(sides.items()), schema={"sha256": pl.Utf8, "placed": pl.Utf8}, orient="row"
+        sorted((sides | rooms).items()), schema={"sha256": pl.Utf8, "placed": pl.Utf8}, orient="row"
     )
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from dying_disk import Disk, Killed
 from faulty_network import FaultyNetwork
 from joserfc import jws
 from joserfc.jwk import OKPKey
@@ -33,10 +34,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from spira.device.line import Pace
 from spira.domain.errors import InputError, IntegrityError, StorageFull, TransientError
 from spira.domain.fingerprint import canonical_json
 from spira.serving.client import Device, Recorded, Report
-from spira.serving.line import Pace
 
 TOKEN = "the site's token"
 NOW = datetime(2026, 11, 26, 3, 0, tzinfo=UTC)
@@ -458,6 +459,17 @@ def test_refused_manifest_is_told(server: Honest, device: Device) -> None:
     assert device.receipt(id) is None
 
 
+def test_no_server_erases_an_assessment(server: Honest, device: Device) -> None:
+    """That whom it is of has withdrawn is a word of Collection's alone."""
+    id = device.record({"n": 0}, recorded(0))
+    server.answers_first = [problem(410, code="withdrawn", erase=True)]
+
+    (outcome,) = device.sync(server.url, TOKEN).outcomes
+
+    assert outcome.state == "refused"
+    assert device.audio(id, device.get(id).recordings[0].id) == audio_of(0)
+
+
 def test_refused_token_ends_everything(server: Honest, device: Device) -> None:
     """With a token that is not known any more nothing is lost, and nothing tried for long."""
     for number in range(9):
@@ -726,7 +738,7 @@ import random
 from datetime import UTC, datetime
 from pathlib import Path
 from spira.serving.client import Device, Recorded
-from spira.serving.line import Pace
+from spira.device.line import Pace
 
 NOW, TOKEN = {now!r}, {token!r}
 {audio_of}
@@ -784,37 +796,6 @@ def test_killed_at_random_moments_everything_arrives_once(server: Honest, tmp_pa
             assert device.receipt(id) == server.held[device.get(id).id].receipt
         left = {place.name for place in folder.glob("assessments/*/*")}
         assert left == {"assessment.json", "receipt"}
-
-
-class Killed(BaseException):
-    """As a kill: nobody handles it."""
-
-
-class Disk:
-    """The calls that change a disk; the one with this number does not happen any more."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.dies_at = -1
-        self.calls = 0
-        self.synced: set[Path] = set()
-        for name in ("open", "fsync", "rename", "replace", "mkdir", "unlink"):
-            monkeypatch.setattr(os, name, self._counted(name, getattr(os, name)))
-
-    def _counted(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **how: Any) -> Any:
-            if self.calls == self.dies_at:
-                raise Killed
-            self.calls += 1
-            if name == "fsync":
-                self.synced.add(Path(f"/proc/self/fd/{args[0]}").readlink())
-            if name in ("rename", "replace"):
-                source = Path(args[0])
-                files = [source, *source.iterdir()] if source.is_dir() else [source]
-                assert set(files) <= self.synced, "a name is given to what is not on the disk"
-                self.synced.discard(Path(args[1]).parent)
-            return call(*args, **how)
-
-        return counted
 
 
 def test_killed_at_any_step_of_recording_leaves_a_whole_one_or_none(

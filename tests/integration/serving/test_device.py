@@ -15,6 +15,7 @@ import uvicorn
 from found import found
 
 from spira.audio.quality import QualityThresholds
+from spira.device.line import Pace
 from spira.domain.errors import InputError, TransientError
 from spira.domain.forms import Form
 from spira.domain.submissions import RecordingFile
@@ -29,11 +30,10 @@ from spira.serving.api import Parts, create_api
 from spira.serving.assessments import Assessments
 from spira.serving.client import Device, Outcome, Recorded
 from spira.serving.forms import ASSESSMENT_1
-from spira.serving.line import Pace
-from spira.serving.service import ROOMS
 from spira.serving.settings import ServingSettings
 from spira.stores.database import Database
 from spira.stores.objects import Objects
+from spira.wiring import ROOMS
 
 FORM = {
     "record_number": "123.456-7",

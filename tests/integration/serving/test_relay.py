@@ -505,7 +505,7 @@ def test_the_supervisor_starts_a_relay_again_that_hangs(
     monkeypatch.setenv(service.TOKEN, local_queue.server.token.read_text())
     serving = ServingSettings(queue=local_queue.url, predictors=0, port=0)
     app = Application(Settings(home=tmp_path / "home", serving=serving), Console())
-    service.prepare(app)
+    app.prepare()
     (app.home / "serving").mkdir()
     _, relay = service._processes(app, app.home / "serving", None)
     relay.silent_s = 1.0

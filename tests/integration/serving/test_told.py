@@ -3,10 +3,7 @@
 import asyncio
 import hashlib
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,11 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from found import found
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from listening import listening
+from starlette.types import Message, Receive, Scope, Send
 
 from spira.audio.quality import QualityThresholds
+from spira.device.line import Pace
 from spira.domain.submissions import RecordingFile
 from spira.intake import audit
 from spira.intake.checking import Found, Refused
@@ -29,7 +27,6 @@ from spira.intake.tokens import Tokens
 from spira.serving.api import Parts, create_api
 from spira.serving.assessments import Assessments
 from spira.serving.client import Device, Recorded
-from spira.serving.line import Pace
 from spira.serving.messages import Reply
 from spira.serving.results import Results
 from spira.serving.settings import ServingSettings
@@ -155,22 +152,6 @@ def ward(parts: Parts) -> Ward:
     return Ward(parts, "ward")
 
 
-@contextmanager
-def listening(app: ASGIApp) -> Iterator[str]:
-    """It listens, on a port of its own; where."""
-    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=running.run, daemon=True)
-    thread.start()
-    while not running.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        running.force_exit = running.should_exit = True
-        thread.join(30)
-
-
 @on_sqlite
 @pytest.mark.parametrize("utterance", ["consent", "other"])
 def test_spoken_consent_is_no_recording_of_an_assessment(ward: Ward, utterance: str) -> None:
@@ -245,7 +226,7 @@ def test_what_changed_while_it_was_sent_is_not_a_server_that_is_away(
     answer = ward.put(1)
 
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
-    assert answer.json()["sentence"]["pt"].startswith("A avaliação mudou durante o envio.")
+    assert answer.json()["sentence"]["pt"].startswith("Mudou durante o envio.")
 
 
 @on_sqlite

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from spira.collection.hospitals.tables import TABLES as HOSPITALS
 from spira.collection.tables import TABLES as COLLECTION
 from spira.domain.errors import TransientError
 from spira.intake.tables import TABLES as INTAKE
@@ -41,7 +42,9 @@ def test_migrations_make_the_tables_that_the_code_knows(
     with database.reading() as tables:
         there = sa.inspect(tables)
         for table in (
-            t for room in (INTAKE, SERVING, COLLECTION, LABELS) for t in room.sorted_tables
+            t
+            for room in (INTAKE, SERVING, COLLECTION, HOSPITALS, LABELS)
+            for t in room.sorted_tables
         ):
             columns = {
                 (column["name"], column["nullable"]) for column in there.get_columns(table.name)

@@ -68,6 +68,22 @@ def test_a_listing_of_a_part_has_what_is_between_two_names(objects: Objects) -> 
     assert list(objects.list_between("b/", "", None)) == []
 
 
+def test_objects_are_files_for_a_while(objects: Objects, tmp_path: Path) -> None:
+    """Whole, under their keys; what is not there is no file, and what was fetched is gone after."""
+    large = bytes(range(256)) * 100_000
+    objects.create("a/b/large", large)
+    objects.create("a/c", b"small")
+    scratch = tmp_path / "scratch"
+
+    with objects.files(["a/b/large", "a/c", "a/none"], scratch) as folder:
+        found = [(folder / key).read_bytes() for key in ("a/b/large", "a/c")]
+        missing = (folder / "a/none").exists()
+
+    assert (found, missing) == ([large, b"small"], False)
+    assert [*scratch.glob("*")] == []
+    assert objects.read("a/c") == b"small"
+
+
 def test_what_a_killed_put_has_left_is_deleted_when_it_is_old(tmp_path: Path) -> None:
     """Below the names that are asked about; objects stay, and what may still be on its way."""
     objects = Objects.open(str(tmp_path), setting="a test")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from spira.domain.errors import InputError
 from spira.domain.recordings import SIDES, Side
-from spira.domain.splits import Fractions, assign_sides, side_of
+from spira.domain.splits import Fractions, assign_sides, side_of, side_of_person
 
 NAMES = st.text("abcdef0123456789-", min_size=1, max_size=12)
 
@@ -39,6 +39,18 @@ def test_another_key_is_an_independent_split() -> None:
     )
 
     assert same / len(people) == pytest.approx(0.445, abs=0.02)
+
+
+@given(st.lists(NAMES, min_size=1, unique=True), st.lists(NAMES, unique=True))
+def test_who_may_have_been_trained_on_is_in_no_test(known: list[str], found: list[str]) -> None:
+    """Whatever pseudonyms turn out to be one person's: from any side a person only moves to
+    training, and stays there."""
+    before = side_of_person(known, key="k", fractions=Fractions())
+    after = side_of_person(known + found, key="k", fractions=Fractions())
+
+    assert after in (before, "train")
+    sides = {side_of(name, key="k", fractions=Fractions()) for name in known + found}
+    assert {after} == (sides if len(sides) == 1 else {"train"})
 
 
 def test_published_sides_are_kept() -> None:

@@ -74,16 +74,20 @@ def test_separators_count_where_the_setting_says_so(tmp_path: Path) -> None:
 
 
 def test_keys_of_a_site_are_made_before_its_first_assessment(spira: Run, tmp_path: Path) -> None:
-    """With that of receipts; a second time changes nothing."""
+    """With those of receipts and of spoken consents; a second time changes nothing."""
     code, out, _ = spira("create", "ward", "--json")
     made = json.loads(out)
     again = json.loads(spira("create", "ward", "--json")[1])
     hashed = KeyRing.open(tmp_path / "home" / "keys").hash_record("ward", "1")
 
     assert code == 0
-    assert [(key["use"], key["site"]) for key in made] == [("receipts", None), ("records", "ward")]
+    assert [(key["use"], key["site"]) for key in made] == [
+        ("consents", None),
+        ("receipts", None),
+        ("records", "ward"),
+    ]
     assert again == made
-    assert hashed.startswith(made[1]["id"])
+    assert hashed.startswith(made[2]["id"])
 
 
 def test_who_made_and_rotated_keys_is_audited(
@@ -102,6 +106,7 @@ def test_who_made_and_rotated_keys_is_audited(
 
     assert sorted((row["what"], row["which"]) for row in rows) == sorted(
         [
+            ("key made", keys["consents", 1]),
             ("key made", keys["receipts", 1]),
             ("key made", keys["records", 1]),
             ("key rotated", keys["receipts", 2]),
@@ -157,8 +162,9 @@ def test_half_a_backup_is_not_left(
     ("arguments", "says"),
     [
         (["rotate", "records"], "keys rotate: --site SITE says whose records"),
-        (["rotate", "receipts", "--site", "ward"], "receipts have no site"),
+        (["rotate", "receipts", "--site", "ward"], "only records have a site"),
         (["rotate", "receipts"], "there are none yet"),
+        (["rotate", "consents"], "keys for consents: there are none yet"),
         (["rotate", "records", "--site", "ward"], "keys for records of site ward: there are none"),
         (["backup", "saved"], "holds no keys; there is nothing to save"),
         (["restore", "nothing"], "nothing: cannot be read (no such file"),

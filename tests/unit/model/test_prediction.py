@@ -210,8 +210,8 @@ def test_a_forced_score_has_decimal_commas_in_portuguese_only() -> None:
 
 
 def test_every_reason_to_refuse_one_file_has_its_words() -> None:
-    """Duplicates and labels are questions of a dataset, never of one file."""
+    """Duplicates, and what a store has damaged, are questions of datasets, never of one file."""
     from typing import get_args
 
-    of_datasets = {"duplicate"}
+    of_datasets = {"duplicate", "damaged"}
     assert set(REFUSED_SENTENCES) == set(get_args(RefusalReason)) - of_datasets

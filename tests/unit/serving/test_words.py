@@ -35,11 +35,17 @@ def test_every_state_and_reason_has_its_sentence() -> None:
     assert {*STATES} == {*get_args(words.State)}
     assert {*FAILURES} == {*get_args(words.Failure)}
     assert {*PROBLEMS} == {*get_args(of_intake.Problem)}
-    # What did not arrive as announced is needed again, what died of its check is accepted, and a
-    # duplicate is one of a dataset: none of them is refused here.
+    # What did not arrive as announced is needed again, what died of its check is accepted, and
+    # datasets alone have duplicates, and what a store has damaged: none of them is refused here.
     kinds = get_args(Refused.model_fields["reason"].annotation)
     told = {reason for kind in kinds for reason in get_args(kind)} | {"too_large"}
-    assert {*REFUSALS} == told - {"wrong_digest", "wrong_length", "check_failed", "duplicate"}
+    assert {*REFUSALS} == told - {
+        "wrong_digest",
+        "wrong_length",
+        "check_failed",
+        "duplicate",
+        "damaged",
+    }
 
 
 def test_no_sentence_is_there_that_nobody_is_told() -> None:

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 
 from spira.audio.windows import Windows
 from spira.domain.recordings import SIDES
+from spira.domain.splits import side_of
 from spira.training.experiments import Experiment, Split
-from spira.training.tables import balance_of, select, split_noise, split_people
+from spira.training.tables import (
+    balance_of,
+    linked_across,
+    select,
+    split_noise,
+    split_people,
+)
 
 PEOPLE = st.lists(
     st.tuples(st.sampled_from([f"p-{n}" for n in range(30)]), st.integers(0, 3)), min_size=1
@@ -136,6 +143,51 @@ def test_noise_stays_on_its_side_when_more_is_imported() -> None:
 
     assert all(after[digest] == side for digest, side in before.items())
     assert all(list(before.values()).count(side) >= 3 for side in SIDES)
+
+
+def test_a_room_is_on_the_side_of_its_visit() -> None:
+    """Whatever its own digest says, and although a side is left without noise; other noise is
+    split as it always is."""
+    rule = Split()
+    people = [f"p-{number}" for number in range(40)]
+    rooms = noises(40).with_columns(pseudonyms=pl.Series([[person] for person in people]))
+    none = pl.Series([None] * 24, dtype=pl.List(pl.Utf8))
+    free = noises(64).slice(40).with_columns(pseudonyms=none)
+
+    placed = dict(split_noise(pl.concat([rooms, free]), rule).iter_rows())
+    few = dict(split_noise(rooms.slice(0, 3), rule).iter_rows())
+
+    sides = {
+        digest: side_of(person, key=rule.key, fractions=rule.fractions)
+        for digest, person in zip(rooms["sha256"], people, strict=True)
+    }
+    assert {digest: placed[digest] for digest in sides} == sides
+    assert placed.items() >= dict(split_noise(free, rule).iter_rows()).items()
+    assert few == {digest: sides[digest] for digest in few}
+
+
+def test_pseudonyms_on_two_sides_are_in_training_and_listed() -> None:
+    """Whoever has several on one side stays there; a dataset that says nothing lists nobody."""
+    rule = Split()
+    on = {
+        side: [
+            name
+            for name in (f"p-{number}" for number in range(100))
+            if side_of(name, key=rule.key, fractions=rule.fractions) == side
+        ]
+        for side in SIDES
+    }
+    both, same = [on["test"][0], on["train"][0]], on["test"][1:3]
+    table = recordings(
+        participant_id=[both[0], both[0], same[0]],
+        pseudonyms=[both, both, same],
+    )
+
+    sides = dict(split_people(table, rule).iter_rows())
+
+    assert sides == {both[0]: "train", same[0]: "test"}
+    assert linked_across(table, rule) == {both[0]: {both[0]: "test", both[1]: "train"}}
+    assert linked_across(recordings(participant_id=both), rule) == {}
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from spira.device.bedside import look_over, read_form
 from spira.domain.forms import check, json_schema
-from spira.serving.bedside import look_over, read_form
 from spira.serving.forms import ASSESSMENT_1, FORMS
 
 SCHEMA = json_schema(ASSESSMENT_1)

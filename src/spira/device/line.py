@@ -21,11 +21,9 @@ from pydantic import BaseModel, Field
 from spira.domain.answers import Sentence
 from spira.domain.errors import InputError
 from spira.domain.frozen import Frozen
-from spira.serving.bedside import read_form
 
 _LARGEST_ANSWER_BYTES = 4 << 20
 _LONGEST_ANSWER_S = 300.0  # for a portal that drips for ever; each part of one has its own limit
-_PAGE = 200
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
 _TUS = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
@@ -35,7 +33,7 @@ _T = TypeVar("_T")
 class Pace(Frozen):
     """How hard a device tries. Pauses double, and are drawn anew each time (full jitter)."""
 
-    at_once: int = Field(default=4, ge=1, le=32)  # assessments
+    at_once: int = Field(default=4, ge=1, le=32)  # submissions
     tries: int = Field(default=6, ge=1)  # in a row without progress; then the next sync goes on
     first_pause_s: float = Field(default=0.5, gt=0)
     longest_pause_s: float = Field(default=30.0, gt=0)
@@ -62,10 +60,10 @@ class TokenRefused(Exception):
 
 
 class KnownOtherwise(Exception):
-    """Our API knows the id as another assessment: of another device, or ours with other content."""
+    """Our API knows the id as something else: of another device, or ours with other content."""
 
     def __init__(self, *, ours: bool) -> None:
-        super().__init__("the server knows this id as another assessment")
+        super().__init__("the server knows this id as something else")
         self.ours = ours
 
 
@@ -76,6 +74,10 @@ class Rejected(Exception):
         super().__init__(detail)
         self.detail = detail
         self.sentence = sentence
+
+
+class Withdrawn(Rejected):
+    """Our API says that whom it is of has withdrawn, and to erase it."""
 
 
 class Part(BaseModel):
@@ -102,17 +104,13 @@ class Told(BaseModel):
     progress: int = 0
 
 
-class Page(BaseModel):
-    """Assessments of the site, and where to go on."""
+class Answer(NamedTuple):
+    """What our API has answered."""
 
-    assessments: tuple[dict[str, Any], ...]
-    next: int
-
-
-class _Answer(NamedTuple):
     status: int
     headers: httpx.Headers
     document: dict[str, Any]
+    after_s: float  # it asks to be left alone for so long
 
 
 class Line:
@@ -140,9 +138,10 @@ class Line:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def put(self, id: str, secret: str, manifest: Mapping[str, Any], now: datetime) -> Told:
+    def put(self, path: str, secret: str, manifest: Mapping[str, Any], now: datetime) -> Told:
         """Send a manifest; how it stands.
 
+        path      of the submission
         raises    NoAnswer, NotNow, TokenRefused, KnownOtherwise, Rejected
         """
         headers = {
@@ -152,7 +151,7 @@ class Line:
         }
         sizes = {one["id"]: one["n_bytes"] for one in manifest["recordings"]}
 
-        def read(answer: _Answer) -> Told:
+        def read(answer: Answer) -> Told:
             if answer.status >= 400:
                 raise _refusal(answer)
             told = Told.model_validate(answer.document)
@@ -164,13 +163,13 @@ class Line:
                     or one.offset > size
                     or not one.upload_url.startswith("/v1/uploads/")
                 ):
-                    raise ValueError("an upload that is not of this assessment")
+                    raise ValueError("an upload that is not of this submission")
                 done += one.offset if one.state == "needed" else size + 1
-            after_s = self._retry_after(answer) or self._pace.first_pause_s
+            after_s = answer.after_s or self._pace.first_pause_s
             return told.model_copy(update={"progress": done, "at_least_s": after_s})
 
         body = json.dumps(manifest, ensure_ascii=False).encode()
-        return self._ask("PUT", f"/v1/assessments/{id}", read, headers=headers, content=body)
+        return self.ask("PUT", path, read, headers=headers, content=body)
 
     def patch(self, part: Part, data: bytes) -> None:
         """Send the bytes from an upload's offset on; the next `put` tells what came of it.
@@ -178,16 +177,16 @@ class Line:
         raises    NoAnswer, NotNow, TokenRefused
         """
 
-        def read(answer: _Answer) -> None:
+        def read(answer: Answer) -> None:
             if "Tus-Resumable" not in answer.headers:
                 raise ValueError("no answer of tus")
             if answer.status >= 400:
                 detail = str(answer.document.get("detail"))
-                raise NotNow(f"upload: {answer.status} {detail}", self._retry_after(answer))
+                raise NotNow(f"upload: {answer.status} {detail}", answer.after_s)
             int(answer.headers["Upload-Offset"])
 
         headers = _TUS | {"Upload-Offset": str(part.offset)}
-        self._ask("PATCH", part.upload_url, read, headers=headers, content=data[part.offset :])
+        self.ask("PATCH", part.upload_url, read, headers=headers, content=data[part.offset :])
 
     def keys(self) -> dict[str, Mapping[str, Any]]:
         """The server's public keys by their ids.
@@ -195,96 +194,21 @@ class Line:
         raises    NoAnswer, NotNow, TokenRefused
         """
 
-        def read(answer: _Answer) -> dict[str, Mapping[str, Any]]:
+        def read(answer: Answer) -> dict[str, Mapping[str, Any]]:
             if answer.status >= 400:
-                raise NotNow(f"keys: {answer.status}", self._retry_after(answer))
+                raise NotNow(f"keys: {answer.status}", answer.after_s)
             found = {str(key["kid"]): key for key in answer.document["keys"]}
             for key in found.values():
                 OKPKey.import_key(dict(key))
             return found
 
-        return self._ask("GET", "/v1/keys", read)
+        return self.ask("GET", "/v1/keys", read)
 
-    def changes(self, after: int) -> Page:
-        """The next assessments in the order of their last change.
+    def ask(self, method: str, path: str, read: Callable[[Answer], _T], **how: Any) -> _T:
+        """Ask, and read the answer; whatever cannot be read is none of our API.
 
-        raises    NoAnswer, NotNow, TokenRefused
+        raises    NoAnswer, NotNow, TokenRefused, and what `read` makes of an answer
         """
-
-        def read(answer: _Answer) -> Page:
-            if answer.status >= 400:
-                raise NotNow(f"answered {answer.status}", self._retry_after(answer))
-            page = Page.model_validate(answer.document)
-            if not all(isinstance(one["id"], str) for one in page.assessments):
-                raise ValueError("an assessment without an id")
-            return page
-
-        return self._ask("GET", f"/v1/assessments?after={after}&limit={_PAGE}", read)
-
-    def void(self, id: str, reason: str) -> None:
-        """Strike an assessment through; once or several times is the same.
-
-        raises    NoAnswer, NotNow, TokenRefused, Rejected
-        """
-
-        def read(answer: _Answer) -> None:
-            if answer.status >= 400:
-                raise _rejected(answer)
-            if answer.document["id"] != id or not answer.document["voided"]:
-                raise ValueError("another assessment, or one that is not void")
-
-        self._post(f"/v1/assessments/{id}/void", read, {"reason": reason})
-
-    def search(self, record_number: str) -> tuple[dict[str, Any], ...]:
-        """The site's assessments of a record number, the latest first.
-
-        raises    NoAnswer, NotNow, TokenRefused, Rejected
-        """
-
-        def read(answer: _Answer) -> tuple[dict[str, Any], ...]:
-            if answer.status >= 400:
-                raise _rejected(answer)
-            return Page.model_validate(answer.document | {"next": 0}).assessments
-
-        return self._post("/v1/assessments/search", read, {"record_number": record_number})
-
-    def form(self, tag: str) -> tuple[str, dict[str, Any]] | None:
-        """The form in force and its ETag; None where it is the one of this tag.
-
-        raises    NoAnswer, NotNow, TokenRefused
-        """
-
-        def read(answer: _Answer) -> tuple[str, dict[str, Any]] | None:
-            if answer.status >= 400:
-                raise NotNow(f"form: {answer.status}", self._retry_after(answer))
-            if answer.status == 304:
-                return None
-            read_form(answer.document)
-            return answer.headers.get("ETag", ""), answer.document
-
-        headers = {"If-None-Match": tag} if tag else {}
-        return self._ask("GET", "/v1/forms/assessment", read, headers=headers)
-
-    def pause(self, failures: int, at_least_s: float = 0.0) -> None:
-        """Wait before the next try, less when everything ends meanwhile."""
-        longest = min(self._pace.longest_pause_s, self._pace.first_pause_s * 2.0 ** (failures - 1))
-        self.wait(at_least_s + random.uniform(0, longest))
-
-    def wait(self, seconds: float) -> None:
-        """Wait, less when everything ends meanwhile."""
-        self.ended.wait(seconds)
-
-    def stop(self, why: Literal["no network", "token refused"]) -> None:
-        """Everything ends."""
-        self.stopped = self.stopped or why
-        self.ended.set()
-
-    def _post(self, path: str, read: Callable[[_Answer], _T], document: Mapping[str, str]) -> _T:
-        body = json.dumps(document).encode()
-        return self._ask("POST", path, read, headers={"Content-Type": _JSON}, content=body)
-
-    def _ask(self, method: str, path: str, read: Callable[[_Answer], _T], **how: Any) -> _T:
-        """Ask, and read the answer; whatever cannot be read is none of our API."""
         try:
             found = read(self._answer(method, path, **how))
         except (NotNow, TokenRefused, KnownOtherwise, Rejected):
@@ -301,7 +225,21 @@ class Line:
         self._heard()
         return found
 
-    def _answer(self, method: str, path: str, **how: Any) -> _Answer:
+    def pause(self, failures: int, at_least_s: float = 0.0) -> None:
+        """Wait before the next try, less when everything ends meanwhile."""
+        longest = min(self._pace.longest_pause_s, self._pace.first_pause_s * 2.0 ** (failures - 1))
+        self.wait(at_least_s + random.uniform(0, longest))
+
+    def wait(self, seconds: float) -> None:
+        """Wait, less when everything ends meanwhile."""
+        self.ended.wait(seconds)
+
+    def stop(self, why: Literal["no network", "token refused"]) -> None:
+        """Everything ends."""
+        self.stopped = self.stopped or why
+        self.ended.set()
+
+    def _answer(self, method: str, path: str, **how: Any) -> Answer:
         """What came back, if it can be our API's.
 
         raises    TokenRefused, NotNow; NoAnswer, ValueError, KeyError and what httpx raises
@@ -322,16 +260,16 @@ class Line:
         document = {} if empty else json.loads(body)
         if not isinstance(document, dict) or (status >= 400 and document["status"] != status):
             raise NoAnswer(f"{status} with another document")
-        found = _Answer(status, answer.headers, document)
+        found = Answer(status, answer.headers, document, self._after_s(answer.headers))
         if status == 401:
             raise TokenRefused("the server does not know this token; ask for another one")
         if status in (408, 429) or status >= 500:
-            raise NotNow(f"{status} {document.get('detail')}", self._retry_after(found))
+            raise NotNow(f"{status} {document.get('detail')}", found.after_s)
         return found
 
-    def _retry_after(self, answer: _Answer) -> float:
+    def _after_s(self, headers: httpx.Headers) -> float:
         """In seconds, as our API says it."""
-        said = answer.headers.get("Retry-After", "")
+        said = headers.get("Retry-After", "")
         seconds = float(said) if said.isascii() and said.isdecimal() else 0.0
         return min(seconds, self._pace.longest_retry_after_s)
 
@@ -347,17 +285,23 @@ class Line:
             self.stop("no network")
 
 
-def _refusal(answer: _Answer) -> Exception:
+def _refusal(answer: Answer) -> Exception:
     """What an error of our API means for a manifest.
 
     raises    ValidationError, KeyError without its sentence: then it is somebody else's
     """
-    refusal = _rejected(answer)
+    refusal = rejected(answer)
     code = answer.document.get("code")  # a wrong address is a 404 as well
+    if (answer.status, code, answer.document.get("erase")) == (410, "withdrawn", True):
+        return Withdrawn(refusal.detail, refusal.sentence)
     return KnownOtherwise(ours=code == "conflict") if code in ("not_found", "conflict") else refusal
 
 
-def _rejected(answer: _Answer) -> Rejected:
+def rejected(answer: Answer) -> Rejected:
+    """What an error of our API means elsewhere.
+
+    raises    ValidationError, KeyError without its sentence: then it is somebody else's
+    """
     sentence = Sentence.model_validate(answer.document["sentence"])
     return Rejected(f"{answer.status} {answer.document.get('detail')}", sentence)
 

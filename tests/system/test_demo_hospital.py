@@ -1,0 +1,142 @@
+"""From wards to answers in one command: as far as the policy lets it, and on after any end."""
+
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from served import Served
+from services import wait_for
+
+from spira.stores.registry import Registry
+from spira.stores.settings import StoresSettings
+
+Ended = subprocess.CompletedProcess[str]
+Spira = Callable[..., Ended]
+
+PEOPLE = 24
+REFUSED, INTERRUPTED = 3, 130
+QUICK = """\
+name: quick
+split: {key: quick, fractions: {train: 0.4, validation: 0.2, test: 0.4}}
+noise: {kind: snr, present: 1, absent: 1}
+network: {kind: compact}
+windows: {length_s: 2, step_s: 2}
+optimisation: {epochs: 2, optimiser: {kind: adamw}, schedule: {kind: cosine}}
+"""
+ANY_WILL_DO = """\
+name: any-will-do
+version: 1
+accepts: [synthetic]
+recorded_reason: demo
+people_required: 0
+"""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A small demo in a data folder of its own."""
+
+    home: Path
+    words: tuple[str, ...]
+    spira: Spira
+    command: Callable[..., list[str]]
+
+    def run(self, policy: str) -> Ended:
+        """To its end."""
+        return self.spira(self.home, *self.words, "--policy", policy, ok=False)
+
+    def assert_nothing_is_left_running(self) -> None:
+        """No process has this data folder."""
+        assert list(Served(self.home).alive()) == []
+
+    @property
+    def aliases(self) -> list[tuple[str, ...]]:
+        """Of every registered model."""
+        registry = Registry.open(StoresSettings(), home=self.home)
+        return [version.aliases for version in registry.versions()]
+
+
+@pytest.fixture(scope="module")
+def demo(
+    tmp_path_factory: pytest.TempPathFactory, spira: Spira, spira_command: Callable[..., list[str]]
+) -> Demo:
+    """Few people and two epochs."""
+    folder = tmp_path_factory.mktemp("demo-hospital")
+    (folder / "quick.yaml").write_text(QUICK)
+    words = ("demo-hospital", "--participants", str(PEOPLE))
+    words += ("--experiment", str(folder / "quick.yaml"))
+    return Demo(folder / "home", words, spira, spira_command)
+
+
+@pytest.fixture(scope="module")
+def interrupted(demo: Demo) -> int:
+    """Ctrl-C while devices send; its exit code."""
+    words = demo.command(demo.home, *demo.words)
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        sent = "demo/*/collection/*/visits/*/receipt"
+        wait_for(lambda: list(demo.home.glob(sent)), 60, "a visit is received")
+        process.send_signal(signal.SIGINT)
+        return process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def stopped(demo: Demo, interrupted: int) -> tuple[Ended, list[tuple[str, ...]]]:
+    """The same command under the clinical policy, and the aliases of the models then."""
+    return demo.run("clinical"), demo.aliases
+
+
+def test_whoever_interrupts_it_leaves_nothing_running(demo: Demo, interrupted: int) -> None:
+    """The servers end with the demo."""
+    assert interrupted == INTERRUPTED
+    demo.assert_nothing_is_left_running()
+
+
+def test_under_a_clinical_policy_it_stops_at_challenger(
+    demo: Demo, stopped: tuple[Ended, list[tuple[str, ...]]]
+) -> None:
+    """Everything up to the model is there; synthetic evidence makes no champion, asks nobody."""
+    ended, aliases = stopped
+
+    assert ended.returncode == REFUSED, ended.stdout + ended.stderr
+    assert "refused by policy clinical 2: evidence level" in ended.stderr
+    assert "It is registered as challenger, no model was promoted" in ended.stdout
+    assert "serve --demo" not in ended.stdout
+    assert aliases == [("challenger",)]
+    demo.assert_nothing_is_left_running()
+    assert re.search(rf"\n{PEOPLE} visits, labelled by what the hospital has told", ended.stdout)
+    assert "Labelled otherwise than planted: 0." in ended.stdout
+    unknown = re.search(r"\nunknown +(\d+)", ended.stdout)
+    assert unknown is not None
+    assert int(unknown[1]) <= PEOPLE // 6, ended.stdout  # corrected, taken back, or unclear
+
+
+def test_under_a_policy_that_allows_it_it_goes_on_to_answers(
+    demo: Demo, stopped: tuple[Ended, list[tuple[str, ...]]], tmp_path: Path, here: Spira
+) -> None:
+    """Nothing is collected or trained again; each ward reads its answers. Then all is done."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(ANY_WILL_DO)
+
+    first = demo.run(str(policy))
+
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "sending visits" not in first.stderr
+    assert not re.search(r"\$ spira (collect|hospital|dataset)", first.stdout)
+    assert demo.aliases == [("champion",)]
+    asked = first.stdout.partition("as their wards read them:")[2]
+    assert asked.count("the hospital planted RI present") == 2
+    assert asked.count("the hospital planted RI absent") == 2
+    assert len(re.findall(r"\n    (Indício|Sem indício|Inconclusivo)", asked)) == 4
+    assert "sem significado clínico" in asked
+    demo.assert_nothing_is_left_running()
+
+    second = here(demo.home, *demo.words, "--policy", str(policy))
+
+    assert second.returncode == 0
+    assert "Everything was done already; nothing was run." in second.stdout
+    assert "$ spira" not in second.stdout
+    assert second.stdout.endswith(asked)
