@@ -173,10 +173,20 @@ def test_keys_are_on_a_volume_that_only_the_apis_have() -> None:
     folder = variables("serving-api")["SPIRA_INTAKE__KEYS"]
 
     for service in APIS:
-        assert SERVICES[service]["volumes"] == [f"keys:{folder}"]
+        assert f"keys:{folder}" in SERVICES[service]["volumes"]
     assert f"install -d -m 0700 -o spira -g spira {folder}" in DOCKERFILE
     having = [name for name in SERVICES if "keys:" in str(SERVICES[name].get("volumes"))]
     assert having == [*APIS]
+
+
+def test_spoken_consents_are_on_a_volume_that_only_data_collection_has() -> None:
+    """For its owner alone, as the keys are."""
+    folder = variables("collection")["SPIRA_COLLECTION__CONSENTS"]
+
+    assert f"consents:{folder}" in SERVICES["collection"]["volumes"]
+    assert re.search(rf"install -d -m 0700 [^&]*{folder}\b", DOCKERFILE)
+    having = [name for name in SERVICES if "consents:" in str(SERVICES[name].get("volumes"))]
+    assert having == ["collection"]
 
 
 def test_the_queue_of_compose_keeps_its_messages_and_asks_for_the_token() -> None:

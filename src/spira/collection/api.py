@@ -190,7 +190,7 @@ def create_api(parts: Parts) -> FastAPI:
                 submission,
                 owner,
                 filled,
-                lambda records: parts.visits.taken(study, filled, records, by),
+                lambda records: parts.visits.taken(filled, records, by, study.protocol),
                 device_ahead=ahead,
                 hospital=hospital,
             )

@@ -25,7 +25,7 @@ from spira.domain.forms import Filled
 from spira.domain.labels import Asked, Subject
 from spira.domain.persons import persons
 from spira.domain.recordings import FINDINGS, Described
-from spira.domain.studies import Step, Study
+from spira.domain.studies import Step
 from spira.domain.submissions import FormValues
 from spira.intake import audit
 from spira.intake.keys import RECORDS_KEY_LENGTH
@@ -136,13 +136,15 @@ class Visits:
         with self._database.reading() as tables:
             return tables.execute(sa.select(VISITS.c.id).where(this)).first() is not None
 
-    def taken(self, study: Study, filled: Filled, records: Sequence[str], by: str) -> OnAccept:
+    def taken(
+        self, filled: Filled, records: Sequence[str], by: str, protocol: Sequence[Step] = ()
+    ) -> OnAccept:
         """What is done with a visit when it is accepted.
 
-        study     the version whose protocol was followed
         filled    its form
         records   the hashes of its record number, under every key, the newest first
         by        the token that sent it, for the audit
+        protocol  the steps that were followed
         raises    Withdrawn, of what it gives
         """
 
@@ -150,10 +152,10 @@ class Visits:
             submission, visit = accepted.submission, accepted.submission.visit
             assert visit is not None
             at = accepted.accepted_at
-            self._hold_withdrawals(tables, study.id)
-            if self._gone(tables, study.id, visit.participant, records) is not None:
+            self._hold_withdrawals(tables, visit.study)
+            if self._gone(tables, visit.study, visit.participant, records) is not None:
                 raise Withdrawn(_HAS_WITHDRAWN)
-            _add_participant(tables, study.id, visit.participant, at)
+            _add_participant(tables, visit.study, visit.participant, at)
             times = {one.id: _corrected(one.recorded_at, accepted) for one in submission.files}
             scored = [one.id for one in submission.files if one.utterance == SCORED]
             recorded_at = max(times[id] for id in scored or times)
@@ -161,8 +163,8 @@ class Visits:
             tables.execute(
                 VISITS.insert().values(
                     id=submission.id,
-                    study=study.id,
-                    study_version=study.version,
+                    study=visit.study,
+                    study_version=visit.study_version,
                     participant=visit.participant,
                     site=accepted.site,
                     record=record,
@@ -176,7 +178,7 @@ class Visits:
             utterances = {one.file.utterance for one in accepted.recordings}
             doubt = _no_consent(filled, consent="consent" in utterances)
             _write_form(tables, submission.id, 1, submission.form, filled, record, doubt, at, by)
-            steps = {} if _unfinished(filled) else {one.utterance: one for one in study.protocol}
+            steps = {} if _unfinished(filled) else {one.utterance: one for one in protocol}
             for one in accepted.recordings:
                 row = _row(submission.id, one, times, steps.get(one.file.utterance))
                 tables.execute(RECORDINGS.insert().values(**row))

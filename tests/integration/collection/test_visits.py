@@ -35,7 +35,7 @@ from spira.stores.database import Database
 NOW = datetime.now(UTC)
 BRASILIA = timezone(timedelta(hours=-3))
 SITE, HOSPITAL, STUDY = "ward-a", "hospital", "spira"
-PROTOCOL = parse_document(default_study(), Study, where="the default", words=True)
+PROTOCOL = parse_document(default_study(), Study, where="the default", words=True).protocol
 VALUES = {"age": 61, "sex": "female", "research_consent": True}
 FORM = FormValues(id="visit", version=1, values={})
 
@@ -97,7 +97,8 @@ class Ward:
             visit=Visit(study=STUDY, study_version=1, participant=participant),
         )
         accepted = Accepted(submission, site, datetime.now(UTC), ahead_s, stored)
-        self.visits.taken(PROTOCOL, filled(**values), records, "token 1")(tables, accepted)
+        take = self.visits.taken(filled(**values), records, "token 1", PROTOCOL)
+        take(tables, accepted)
         return id
 
     def visit(

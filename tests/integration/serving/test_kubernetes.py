@@ -30,7 +30,7 @@ PARTS = ("api", "relay", "predictor", "collect")
 APIS = {"api": 8600, "collect": 8610}  # what devices reach
 SECRETS = {
     "api": {"spira-database", "spira-stores", "spira-keys", "spira-keys-passphrase"},
-    "collect": {"spira-database", "spira-stores", "spira-keys", "spira-keys-passphrase"},
+    "collect": {"spira-database", "spira-collection-stores", "spira-keys", "spira-keys-passphrase"},
     "relay": {"spira-database", "spira-stores", "spira-queue"},
     "predictor": {"spira-stores", "spira-queue"},
     "queue": {"spira-queue"},
@@ -145,7 +145,11 @@ def test_variables_of_the_pods_are_settings(monkeypatch: pytest.MonkeyPatch) -> 
     assert read.stores.registry
     assert read.serving.host == "0.0.0.0"
     assert read.collection.host == "0.0.0.0"
-    assert read.collection.objects not in (None, read.serving.objects)
+    places = (read.collection.objects, read.collection.consents, read.serving.objects)
+    assert len({*places, None}) == 4
+    assert urlsplit(str(read.collection.consents)).hostname not in (
+        urlsplit(str(one)).hostname for one in places if one != read.collection.consents
+    )
     assert read.intake.checking.children == 2
 
 
