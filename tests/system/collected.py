@@ -4,15 +4,15 @@ import io
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import soundfile
-from served import UP_WITHIN_S, Served, voice
+from served import UP_WITHIN_S, VISIT_FORM, Collection, voice
 from services import wait_for
 
 from spira.collection.client import Device
@@ -21,31 +21,17 @@ from spira.documents import parse_document
 from spira.domain.studies import Study
 from spira.intake.tokens import Tokens
 from spira.stores.database import Database
-from spira.stores.processes import answers, free_or_wanted
+from spira.stores.processes import answers
 from spira.wiring import ROOMS
 
-SITE = "site-1"
 TALKED_IN = "ambient_after"
 _RATE_HZ = 16_000
-FORM = {
-    "age": 63,
-    "sex": "female",
-    "language": "pt-BR",
-    "mask": "none",
-    "tracheostomy": False,
-    "research_consent": True,
-    "consent_form_version": "1",
-    "consent_given_by": "participant",
-    "consent_how": "paper",
-}
+FORM = {name: value for name, value in VISIT_FORM.items() if name != "record_number"}
 
 
 @dataclass
-class Collected(Served):
+class Collected(Collection):
     """`spira collect`, started again whenever it ends, as by whoever runs it."""
-
-    marks: ClassVar[Mapping[str, str]] = {"api": "collect --port", "checker": "spawn_main"}
-    port: int = field(default_factory=lambda: free_or_wanted("", 0))
 
     @contextmanager
     def running(self, database: Database) -> Iterator["Collected"]:
@@ -53,7 +39,7 @@ class Collected(Served):
         database.migrate(ROOMS)
         study = parse_document(default_study(), Study, where="the default", words=True)
         Studies(database).apply(study, by="a test")
-        self.token = Tokens(database).create(SITE)
+        self.token = Tokens(database).create(self.sites[0])
         ended = threading.Event()
         keeper = threading.Thread(target=self._keep, args=(ended,))
         keeper.start()
@@ -68,7 +54,7 @@ class Collected(Served):
             wait_for(lambda: not self.kill("everything"), 30, "everything is dead")
 
     def _keep(self, ended: threading.Event) -> None:
-        words = ("--log-level", "info", "collect", "--port", str(self.port))
+        words = ("--log-level", "info", *self.words, "--port", str(self.port))
         while not ended.is_set():
             with (self.home / "serve.log").open("a") as log:
                 subprocess.run(
@@ -78,11 +64,6 @@ class Collected(Served):
                     stderr=log,
                     check=False,
                 )
-
-    @property
-    def address(self) -> str:
-        """Where the API listens."""
-        return f"http://127.0.0.1:{self.port}"
 
     def crash(self, what: str) -> None:
         """Kill it; `running` starts it again."""

@@ -1,4 +1,5 @@
-"""Serving under test: `spira serve` on a data folder, asked, watched and killed."""
+"""The services under test: `spira serve` or `spira collect` on a data folder, asked, watched and
+killed."""
 
 import base64
 import hashlib
@@ -35,6 +36,18 @@ FORM = {
     "patient_informed": True,
     "research_consent": False,
 }
+VISIT_FORM = {
+    "record_number": "123.456-7",
+    "age": 63,
+    "sex": "female",
+    "language": "pt-BR",
+    "mask": "none",
+    "tracheostomy": False,
+    "research_consent": True,
+    "consent_form_version": "1",
+    "consent_given_by": "participant",
+    "consent_how": "paper",
+}
 UP_WITHIN_S = 60.0
 _DATA = Path(__file__).parents[1] / "data" / "fsdd"
 _SPEAKERS = ("george_3", "jackson_3", "nicolas_3", "theo_0", "yweweler_0")
@@ -56,6 +69,25 @@ class Assessment:
             self.manifest = {
                 "revision": 1,
                 "form": {"id": "assessment", "version": 1, "values": dict(FORM)},
+                "recordings": [announced(sound) for sound in self.sounds],
+            }
+
+
+@dataclass
+class Visit(Assessment):
+    """One of the study that ships, which takes voices that were made."""
+
+    def __post_init__(self) -> None:
+        if not self.manifest:
+            self.manifest = {
+                "revision": 1,
+                "visit": {
+                    "study": "spira",
+                    "study_version": 1,
+                    "participant": str(uuid_utils.uuid7()),
+                    "synthetic": True,
+                },
+                "form": {"id": "visit", "version": 1, "values": dict(VISIT_FORM)},
                 "recordings": [announced(sound) for sound in self.sounds],
             }
 
@@ -88,6 +120,9 @@ def voice(number: int, seconds: float = 5.5) -> bytes:
 class Served:
     """`spira serve`, and everything it starts."""
 
+    submissions: ClassVar = "/v1/assessments"
+    sites: ClassVar = ("ward", "elsewhere")
+    make: ClassVar = Assessment
     marks: ClassVar[Mapping[str, str]] = {  # of its parts' words
         "api": "serve api",
         "relay": "serve relay",
@@ -95,6 +130,7 @@ class Served:
         "queue": "nats-server",
         "checker": "spawn_main",
     }
+
     home: Path
     settings: dict[str, str] = field(default_factory=dict)
     token: str = ""
@@ -122,9 +158,9 @@ class Served:
             check=False,
         )
 
-    def make_token(self, site: str = "ward") -> str:
-        """A new token of a site."""
-        made = self.spira("serve", "token", "create", site)
+    def make_token(self, site: str | None = None, role: str = "site") -> str:
+        """A new token of a site, the first unless told."""
+        made = self.spira("serve", "token", "create", site or self.sites[0], "--role", role)
         assert made.returncode == 0, made.stderr
         return made.stdout.strip()
 
@@ -167,9 +203,8 @@ class Served:
             "Spira-Device-Secret": one.secret,
             "Spira-Device-Time": datetime.now(UTC).isoformat(),
         }
-        return self.http(
-            "PUT", f"/v1/assessments/{one.id}", json=one.manifest, headers=ours | headers
-        )
+        path = f"{self.submissions}/{one.id}"
+        return self.http("PUT", path, json=one.manifest, headers=ours | headers)
 
     def patch(self, url: str, offset: int, data: bytes, **headers: str) -> httpx.Response:
         """Send bytes of a recording."""
@@ -257,11 +292,13 @@ class Served:
 class Api(Served):
     """`spira serve api` alone: no queue, no predictor."""
 
+    words: ClassVar[Sequence[str]] = ("serve", "api")
+
     port: int = field(default_factory=lambda: free_or_wanted("", 0))
 
     def start(self, *, wait: bool = True) -> None:
         """Start it, always on the same port."""
-        words = ("--log-level", "info", "serve", "api", "--port", str(self.port))
+        words = ("--log-level", "info", *self.words, "--port", str(self.port))
         with (self.home / "serve.log").open("a") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "spira.cli", *words],
@@ -278,6 +315,26 @@ class Api(Served):
     def address(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
+
+
+@dataclass
+class Collection(Api):
+    """`spira collect`."""
+
+    submissions: ClassVar = "/v1/collection/visits"
+    sites: ClassVar = ("site-1", "site-2")
+    make: ClassVar = Visit
+    words: ClassVar[Sequence[str]] = ("collect",)
+    marks: ClassVar[Mapping[str, str]] = {"api": "collect --port", "checker": "spawn_main"}
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it, with the study that ships."""
+        file = self.home / "study.yaml"
+        if not file.exists():
+            self.spira("study", "export-default", str(file))
+        applied = self.spira("study", "apply", str(file), "--by", "a test")
+        assert applied.returncode == 0, applied.stderr
+        super().start(wait=wait)
 
 
 def publish_champion(home: Path, folder: Path, **how: Any) -> Path:

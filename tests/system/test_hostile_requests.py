@@ -1,4 +1,5 @@
-"""Whatever anybody sends to the Client API: each is refused with words, and nothing falls over."""
+"""Whatever anybody sends to the Client API or the Data Collection API: each is refused with words,
+and nothing falls over. Both are sent the same, where it fits."""
 
 import base64
 import hashlib
@@ -18,8 +19,10 @@ import pytest
 import soundfile
 import uuid_utils
 from encoding import LIVE, encode
-from served import Api, Assessment, announced, voice
+from served import Api, Assessment, Collection, announced, voice
 from services import wait_for
+
+from spira.collection.studies import default_study
 
 NUMBER = "31415926535"  # a record number, which no answer may repeat
 UNKNOWN = "01938f00-0000-7000-8000-000000000000"
@@ -43,11 +46,25 @@ def raw(api: Api, *parts: bytes, ends: bool = False) -> bytes:
         return b"".join(iter(lambda: line.recv(1 << 16), b""))
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+KINDS: dict[str, type[Api]] = {"client": Api, "collection": Collection}
+SLOW = pytest.mark.slow
+
+
+def of(*kinds: str) -> list[Any]:
+    """APIs of these kinds on SQLite, and on PostgreSQL where tests may be slow."""
+    return [*kinds, *(pytest.param(f"{kind} on postgres", marks=SLOW) for kind in kinds)]
+
+
+CLIENT = pytest.mark.parametrize("api", of("client"), indirect=True)
+COLLECTION = pytest.mark.parametrize("api", of("collection"), indirect=True)
+
+
+@pytest.fixture(scope="module", params=of(*KINDS))
 def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """The API; in the end nothing it said is a defect, or anybody's record number."""
-    api = Api(tmp_path_factory.mktemp("hostile") / "home")
-    if request.param == "postgres":
+    """An API; in the end nothing it said is a defect, or anybody's record number."""
+    kind, *database = request.param.split(" on ")
+    api = KINDS[kind](tmp_path_factory.mktemp("hostile") / "home")
+    if database:
         url = request.getfixturevalue("postgres").empty(uuid.uuid4().hex)
         api.settings["SPIRA_SERVING__DATABASE"] = url
     api.home.mkdir()
@@ -62,7 +79,7 @@ def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def accepted(api: Api) -> Assessment:
     """One that has its receipt."""
-    one = made()
+    one = made(api)
     api.sent(one)
     return one
 
@@ -70,12 +87,12 @@ def accepted(api: Api) -> Assessment:
 @pytest.fixture(scope="module")
 def elsewhere(api: Api) -> str:
     """The token of another site."""
-    return api.make_token("elsewhere")
+    return api.make_token(api.sites[1])
 
 
-def made(sound: bytes | None = None, **change: Any) -> Assessment:
-    """An assessment, of the record number."""
-    one = Assessment((voice(1, seconds=2.0) if sound is None else sound,))
+def made(api: Api, sound: bytes | None = None, **change: Any) -> Assessment:
+    """What this API takes, of the record number."""
+    one = api.make((voice(1, seconds=2.0) if sound is None else sound,))
     one.manifest["form"]["values"]["record_number"] = NUMBER
     one.manifest["recordings"][0] |= change
     return one
@@ -184,7 +201,8 @@ NO_MANIFEST: dict[str, Callable[[dict[str, Any]], bytes]] = {
     "revision 1.5": replaced("revision", 1.5),
     "replaces no id": replaced("replaces", "../1"),
     "form id with a new line": replaced("form.id", "assessment\n"),
-    "form of another room": replaced("form.id", "visit"),
+    "form of nobody": replaced("form.id", "diary"),
+    "form of another version": replaced("form.version", 9),
     "form version 2**70": replaced("form.version", 2**70),
     "form values a list": replaced("form.values", []),
     "a lone surrogate": replaced("form.values.record_number", SURROGATE),
@@ -193,7 +211,7 @@ NO_MANIFEST: dict[str, Callable[[dict[str, Any]], bytes]] = {
     "the record number in a wrong place": replaced("record_number", NUMBER),
     "the record number as an id": replaced(FIRST + "id", NUMBER),
     "no recordings": replaced("recordings", []),
-    "five recordings": replaced("recordings", [{}] * 5),
+    "17 recordings": replaced("recordings", [{}] * 17),
     "one recording twice": twice,
     "id in upper case": replaced(FIRST + "id", str(uuid_utils.uuid7()).upper()),
     "id in braces": replaced(FIRST + "id", "{" + str(uuid_utils.uuid7()) + "}"),
@@ -227,13 +245,21 @@ NO_MANIFEST: dict[str, Callable[[dict[str, Any]], bytes]] = {
 @pytest.mark.parametrize("case", NO_MANIFEST)
 def test_what_is_no_manifest_is_refused(api: Api, case: str) -> None:
     """With every place where it is wrong, and without what stands there."""
-    one = made()
+    one = made(api)
     headers = {"Spira-Device-Secret": one.secret}
     content = NO_MANIFEST[case](one.manifest)
 
-    answer = api.http("PUT", f"/v1/assessments/{one.id}", content=content, headers=headers)
+    answer = api.http("PUT", f"{api.submissions}/{one.id}", content=content, headers=headers)
 
     assert_refused(answer, 413 if case.startswith("256 kB") else 400)
+
+
+def test_what_replaces_itself_is_refused(api: Api) -> None:
+    """By its place."""
+    one = made(api)
+    one.manifest["replaces"] = one.id
+
+    assert assert_refused(api.put(one), 400)["places"][0]["where"] == "replaces"
 
 
 ODD_BUT_KEPT: dict[str, tuple[Callable[[dict[str, Any]], bytes], dict[str, str]]] = {
@@ -273,12 +299,12 @@ ODD_BUT_KEPT: dict[str, tuple[Callable[[dict[str, Any]], bytes], dict[str, str]]
 @pytest.mark.parametrize("case", ODD_BUT_KEPT)
 def test_what_is_odd_in_a_manifest_loses_nothing(api: Api, case: str) -> None:
     """It is announced; what cannot be used of its form is named, and can be corrected."""
-    one = made()
+    one = made(api)
     change, refused = ODD_BUT_KEPT[case]
     headers = {"Spira-Device-Secret": one.secret}
 
     answer = api.http(
-        "PUT", f"/v1/assessments/{one.id}", content=change(one.manifest), headers=headers
+        "PUT", f"{api.submissions}/{one.id}", content=change(one.manifest), headers=headers
     )
 
     assert answer.status_code == 200, answer.text
@@ -287,15 +313,22 @@ def test_what_is_odd_in_a_manifest_loses_nothing(api: Api, case: str) -> None:
     assert NUMBER not in answer.text
 
 
-def test_an_id_of_a_recording_may_be_in_two_assessments(api: Api) -> None:
+def test_an_id_of_a_recording_may_be_in_two_submissions(api: Api) -> None:
     """Of a cloned phone; each has its own bytes."""
-    one, other = made(), made()
+    one, other = made(api), made(api)
     other.manifest["recordings"] = one.manifest["recordings"]
 
     urls = {api.put(each).json()["recordings"][0]["upload_url"] for each in (one, other)}
 
     assert len(urls) == 2
     assert api.sent(one) != api.sent(other)
+
+
+ACT = {Api: "void", Collection: "form"}
+LISTS = {
+    Api: ["/v1/assessments?limit=200"],
+    Collection: ["/v1/collection/studies/spira/today", "/v1/collection/studies"],
+}
 
 
 @pytest.mark.parametrize(
@@ -309,14 +342,15 @@ def test_clocks_that_are_wrong_by_centuries_lose_nothing(
     api: Api, recorded_at: str, device_time: str
 ) -> None:
     """It is accepted, and can be asked about."""
-    one = made(recorded_at=recorded_at)
+    one = made(api, recorded_at=recorded_at)
     api.upload(one)
 
     receipt = api.put(one, **{"Spira-Device-Time": device_time}).json()
 
     assert receipt["state"] == "accepted"
-    assert api.http("GET", f"/v1/assessments/{one.id}").status_code == 200
-    assert api.http("GET", "/v1/assessments?limit=200").status_code == 200
+    assert api.http("GET", f"{api.submissions}/{one.id}").status_code == 200
+    for path in LISTS[type(api)]:
+        assert api.http("GET", path).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -324,9 +358,9 @@ def test_clocks_that_are_wrong_by_centuries_lose_nothing(
 )
 def test_an_address_without_an_id_of_ours_is_refused(api: Api, id: str) -> None:
     """Whatever is asked there."""
-    headers = {"Spira-Device-Secret": made().secret}
-    for method, path in (("PUT", ""), ("GET", ""), ("POST", "/void")):
-        answer = api.http(method, f"/v1/assessments/{id}{path}", json={}, headers=headers)
+    headers = {"Spira-Device-Secret": made(api).secret}
+    for method, path in (("PUT", ""), ("GET", ""), ("POST", f"/{ACT[type(api)]}")):
+        answer = api.http(method, f"{api.submissions}/{id}{path}", json={}, headers=headers)
 
         assert_refused(answer, 400)
 
@@ -356,13 +390,52 @@ WRONG_HEADERS: dict[str, tuple[str, str | bytes]] = {
 @pytest.mark.parametrize("case", WRONG_HEADERS)
 def test_a_wrong_header_of_a_device_is_refused(api: Api, case: str) -> None:
     """Before anything is kept."""
-    one = made()
+    one = made(api)
     name, value = WRONG_HEADERS[case]
     sent: dict[str, Any] = {"Spira-Device-Secret": one.secret, name: value}
 
-    answer = api.http("PUT", f"/v1/assessments/{one.id}", json=one.manifest, headers=sent)
+    answer = api.http("PUT", f"{api.submissions}/{one.id}", json=one.manifest, headers=sent)
 
     assert_refused(answer, 400)
+
+
+POSTS = {
+    Api: ["/v1/assessments/search", f"/v1/assessments/{UNKNOWN}/void"],
+    Collection: [
+        f"/v1/collection/visits/{UNKNOWN}/form",
+        f"/v1/collection/participants/{UNKNOWN}/withdraw",
+        "/v1/collection/labels",
+    ],
+}
+NO_BODY: dict[str, bytes] = {
+    "nothing": b"",
+    "null": b"null",
+    "a list": b"[]",
+    "a text": b'"31415926535"',
+    "half": b'{"study": "sp',
+    "50,000 brackets": b'{"reason": ' + b"[" * 50_000,
+    "50,000 objects": b'{"reason":' * 50_000,
+    "a number of 5,000 digits": b'{"value": ' + b"9" * 5000 + b"}",
+    "NaN": b'{"value": NaN}',
+    "no UTF-8": b'{"reason": "\xff\xfe"}',
+    "overlong UTF-8": b'{"reason": "\xc0\xaf"}',
+    "a surrogate in UTF-8": b'{"reason": "\xed\xa0\x80"}',
+    "a lone surrogate": b'{"reason": "\\ud800", "study": "\\udfff"}',
+    "UTF-16": '{"reason": "x", "study": "spira"}'.encode("utf-16"),
+    "a byte order mark": b'\xef\xbb\xbf{"reason": "x", "study": "spira"}',
+    "a key twice": b'{"reason": "x", "reason": "y", "study": "spira"}',
+    "what nobody asked for": b'{"reason": "x", "study": "spira", "number": "31415926535"}',
+    "too much": b'{"reason": "' + b"x" * 300_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("case", NO_BODY)
+def test_a_body_that_is_none_is_refused_wherever_one_is_read(api: Api, case: str) -> None:
+    """And nothing of it is repeated, or kept."""
+    for path in POSTS[type(api)]:
+        answer = api.http("POST", path, content=NO_BODY[case])
+
+        assert_refused(answer, 413 if case in ("too much", "50,000 objects") else 400)
 
 
 @pytest.mark.parametrize(
@@ -383,11 +456,11 @@ def test_a_wrong_header_of_a_device_is_refused(api: Api, case: str) -> None:
 def test_without_a_token_nothing_is_told(api: Api, shown: str | bytes) -> None:
     """Anywhere that tells of a site."""
     value = shown if isinstance(shown, bytes) else shown.replace("{token}", api.token)
+    posts = [("POST", path) for path in POSTS[type(api)]]
     for method, path in (
-        ("GET", "/v1/assessments"),
-        ("GET", f"/v1/assessments/{UNKNOWN}"),
-        ("POST", "/v1/assessments/search"),
-        ("POST", f"/v1/assessments/{UNKNOWN}/void"),
+        *posts,
+        *(("GET", path) for path in LISTS[type(api)]),
+        ("GET", f"{api.submissions}/{UNKNOWN}"),
         ("PATCH", f"/v1/uploads/{'a' * 40}"),
     ):
         headers: dict[Any, Any] = {**TUS, "Authorization": value}
@@ -397,6 +470,7 @@ def test_without_a_token_nothing_is_told(api: Api, shown: str | bytes) -> None:
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
+@CLIENT
 @pytest.mark.parametrize(
     "query",
     [
@@ -424,6 +498,7 @@ def test_a_wrong_parameter_is_refused(api: Api, query: str) -> None:
     assert query.partition("=")[0] in problem["detail"]
 
 
+@CLIENT
 def test_a_cursor_of_another_site_tells_nothing_of_it(
     api: Api, accepted: Assessment, elsewhere: str
 ) -> None:
@@ -438,6 +513,7 @@ def test_a_cursor_of_another_site_tells_nothing_of_it(
     assert [one["id"] for one in mine["assessments"]].count(accepted.id) == 1
 
 
+@CLIENT
 @pytest.mark.parametrize(
     "body",
     [
@@ -464,6 +540,7 @@ def test_a_search_for_no_number_is_refused(api: Api, body: bytes) -> None:
     assert_refused(answer, 413 if len(body) > 256 << 10 else 400)
 
 
+@CLIENT
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
@@ -490,6 +567,7 @@ def test_a_void_without_a_reason_that_can_be_kept_is_refused(
     assert api.http("GET", f"/v1/assessments/{accepted.id}").json()["voided"] is None
 
 
+@CLIENT
 def test_nobody_voids_what_is_not_of_the_site(
     api: Api, accepted: Assessment, elsewhere: str
 ) -> None:
@@ -501,16 +579,176 @@ def test_nobody_voids_what_is_not_of_the_site(
         assert_refused(api.http("POST", path, json={"reason": "x"}, headers=headers), 404)
 
 
+# ---- visits
+
+
+def visit_with(**change: Any) -> Callable[[dict[str, Any]], bytes]:
+    """A manifest of which the visit says something else."""
+
+    def changed(manifest: dict[str, Any]) -> bytes:
+        manifest["visit"] |= change
+        raw = {name: value[1:] for name, value in change.items() if str(value).startswith("@")}
+        manifest["visit"] |= {name: f"@{name}" for name in raw}
+        return text_of(manifest, **raw)
+
+    return changed
+
+
+NO_VISIT: dict[str, tuple[Callable[[dict[str, Any]], bytes], int, str]] = {
+    "no visit": (replaced("visit", None), 400, "bad_manifest"),
+    "a list": (replaced("visit", []), 400, "bad_manifest"),
+    "another study": (visit_with(study="nobody"), 404, "unknown_study"),
+    "the record number as a study": (visit_with(study=NUMBER), 404, "unknown_study"),
+    "a study with NUL": (visit_with(study="spira\0"), 400, "bad_manifest"),
+    "a study of a surrogate": (visit_with(study=SURROGATE), 400, "bad_manifest"),
+    "a study of two lines": (visit_with(study="spira\n"), 400, "bad_manifest"),
+    "version 9": (visit_with(study_version=9), 404, "unknown_study"),
+    "version 2**70": (visit_with(study_version=2**70), 400, "bad_manifest"),
+    "version 1e400": (visit_with(study_version="@1e400"), 400, "bad_manifest"),
+    "version of 5,000 digits": (visit_with(study_version="@" + "9" * 5000), 400, "bad_manifest"),
+    "the record number as a participant": (visit_with(participant=NUMBER), 400, "bad_manifest"),
+    "a participant in upper case": (
+        visit_with(participant=UNKNOWN.upper()),
+        400,
+        "bad_manifest",
+    ),
+    "a participant of two lines": (visit_with(participant=f"{UNKNOWN}\n"), 400, "bad_manifest"),
+    "synthetic by a word": (visit_with(synthetic="yes"), 400, "bad_manifest"),
+    "synthetic by a number": (visit_with(synthetic=1), 400, "bad_manifest"),
+    "of a person, without an approval": (visit_with(synthetic=False), 403, "not_approved"),
+}
+
+
+@COLLECTION
+@pytest.mark.parametrize("case", NO_VISIT)
+def test_what_is_no_visit_is_refused(api: Api, case: str) -> None:
+    """By its code; and no such visit is there."""
+    one = made(api)
+    change, status, code = NO_VISIT[case]
+    headers = {"Spira-Device-Secret": one.secret}
+
+    answer = api.http(
+        "PUT", f"{api.submissions}/{one.id}", content=change(one.manifest), headers=headers
+    )
+
+    assert assert_refused(answer, status)["code"] == code
+    assert_refused(api.http("GET", f"{api.submissions}/{one.id}"), 404)
+
+
+@COLLECTION
+def test_a_visit_has_up_to_sixteen_recordings_of_any_kind(api: Api) -> None:
+    """Two spoken consents too: the first may be one that nobody understands."""
+    utterances = ["consent"] * 2 + ["sentence"] * 14
+    sounds = [voice(number, seconds=1.0) for number in range(16)]
+    one = api.make(tuple(sounds))
+    for recording, utterance in zip(one.manifest["recordings"], utterances, strict=True):
+        recording["utterance"] = utterance
+
+    api.sent(one)
+
+    told = api.http("GET", f"{api.submissions}/{one.id}").json()
+    assert sorted(each["utterance"] for each in told["recordings"]) == utterances
+    more = api.make((*sounds, voice(16)))
+    assert assert_refused(api.put(more), 400)["places"][0]["where"] == "recordings"
+
+
+@COLLECTION
+def test_a_participant_of_another_study_is_another_one(api: Api) -> None:
+    """Withdrawing from one study says nothing of the other."""
+    file = api.home / "other.yaml"
+    file.write_text(default_study().replace("id: spira\n", "id: other\n", 1), encoding="utf-8")
+    assert api.spira("study", "apply", str(file)).returncode == 0
+    one, other = made(api), made(api)
+    other.manifest["visit"] = one.manifest["visit"] | {"study": "other"}
+    participant = one.manifest["visit"]["participant"]
+    for each in (one, other):
+        each.manifest["form"]["values"]["record_number"] = f"{NUMBER}-7"
+        api.sent(each)
+
+    path = f"/v1/collection/participants/{participant}/withdraw"
+    withdrawn = api.http("POST", path, json={"study": "spira", "reason": "asked to"})
+
+    assert withdrawn.json() == {"participants": [participant]}
+    assert assert_refused(api.put(one), 410)["erase"] is True
+    assert api.put(other).json()["state"] == "accepted"
+
+
+SAID = {
+    "id": UNKNOWN,
+    "study": "spira",
+    "participant": "01938f00-0000-7000-8000-00000000000a",
+    "at": "2026-03-01T12:00:00Z",
+    "kind": "spo2",
+    "value": 88,
+}
+
+
+@COLLECTION
+@pytest.mark.parametrize(
+    ("where", "raw"),
+    [
+        ("id", f'"{NUMBER}"'),
+        ("study", '"spira\\u0000"'),
+        ("participant", f'"{NUMBER}"'),
+        ("at", '"9999-12-31T23:59:59-12:00"'),
+        ("at", '"0001-01-01T00:00:00+14:00"'),
+        ("at", '"10000-01-01T00:00:00Z"'),
+        ("at", '"2026-03-01T12:00:00"'),
+        ("at", "1e400"),
+        ("kind", '"mood"'),
+        ("value", '"88"'),
+        ("value", "true"),
+        ("value", "1e400"),
+        ("value", "NaN"),
+        ("value", "9" * 5000),
+        ("value", "0.93"),
+        ("value", "-88"),
+        ("value", "[[[88]]]"),
+        ("breathing", '"helium"'),
+        ("method", '"thumb"'),
+        ("code", '"J96.01"'),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_label_that_cannot_be_is_refused(api: Api, where: str, raw: str) -> None:
+    """By its place, or that of its kind; the same participant's next word is taken."""
+    body = json.dumps(SAID | {where: "@"}).replace('"@"', raw)
+
+    refused = assert_refused(api.http("POST", "/v1/collection/labels", content=body), 400)
+
+    assert refused["places"][0]["where"].split(".")[0] in (where, "kind")
+
+
+@COLLECTION
+def test_a_label_of_nobody_who_came_is_kept_and_says_so(api: Api) -> None:
+    """They may come later: a phone was offline."""
+    told = api.http("POST", "/v1/collection/labels", json=SAID).json()
+
+    assert (told["added"], told["known"]) == (True, False)
+    assert told["sentence"]["pt"].startswith("Guardado.")
+
+
+@COLLECTION
+@pytest.mark.parametrize("study", ["%00", "%ff", "SPIRA", "a" * 33, "..", "spira%0a", NUMBER])
+def test_a_study_of_an_address_that_is_none_is_refused(api: Api, study: str) -> None:
+    """Without its name."""
+    for what in ("today", "balance"):
+        token = {"Authorization": f"Bearer {api.make_token(role='lead')}"}
+        answer = api.http("GET", f"/v1/collection/studies/{study}/{what}", headers=token)
+
+        assert_refused(answer, 400, 404)
+
+
 # ---- addresses and methods
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("DELETE", f"/v1/assessments/{UNKNOWN}"),
-        ("POST", f"/v1/assessments/{UNKNOWN}"),
-        ("PATCH", "/v1/assessments"),
-        ("GET", f"/v1/assessments/{UNKNOWN}/void"),
+        ("DELETE", f"/{UNKNOWN}"),
+        ("POST", f"/{UNKNOWN}"),
+        ("PATCH", f"/{UNKNOWN}"),
+        ("GET", f"/{UNKNOWN}/@"),
         ("PUT", "/v1/keys"),
         ("GET", f"/v1/uploads/{'a' * 40}"),
         ("DELETE", f"/v1/uploads/{'a' * 40}"),
@@ -521,7 +759,9 @@ def test_nobody_voids_what_is_not_of_the_site(
 )
 def test_another_method_is_not_allowed(api: Api, method: str, path: str) -> None:
     """The header says which are."""
-    answer = api.http(method, path, headers=TUS)
+    below = api.submissions if path.startswith(f"/{UNKNOWN}") else ""
+
+    answer = api.http(method, below + path.replace("@", ACT[type(api)]), headers=TUS)
 
     assert_refused(answer, 405)
     assert answer.headers["allow"]
@@ -532,18 +772,18 @@ def test_another_method_is_not_allowed(api: Api, method: str, path: str) -> None
     [
         b"/",
         b"//",
-        b"//v1//assessments",
-        b"/v1/assessments/",
+        b"//v1//@",
+        b"@/",
         b"/v1/uploads/",
-        b"/v1/assessments/..",
-        b"/v1/assessments/../../etc/passwd",
-        b"/v1/assessments/%2e%2e%2f%2e%2e%2fspira.db",
-        b"/v1/assessments/%00",
-        b"/v1/assessments/%ff%fe",
-        b"/v1/assessments/%",
-        b"/v1/assessments/%zz",
-        b"/v1/assessments/" + b"a" * 8000,
-        b"/v1/assessments/31415926535",
+        b"@/..",
+        b"@/../../etc/passwd",
+        b"@/%2e%2e%2f%2e%2e%2fspira.db",
+        b"@/%00",
+        b"@/%ff%fe",
+        b"@/%",
+        b"@/%zz",
+        b"@/" + b"a" * 8000,
+        b"@/31415926535",
         b"/v1/uploads/..",
         b"/v1/uploads/%00",
         b"/v1/uploads/%2e%2e%2f%2e%2e",
@@ -551,11 +791,12 @@ def test_another_method_is_not_allowed(api: Api, method: str, path: str) -> None
         b"/v1/uploads/" + b"a" * 8000,
         b"/v1/uploads/" + b"A" * 40,
         b"*",
-        b"http://elsewhere.test/v1/assessments/x",
+        b"http://elsewhere.test@/x",
     ],
 )
 def test_an_address_that_is_none_is_refused(api: Api, path: bytes) -> None:
     """No file, no redirection, no defect."""
+    path = path.replace(b"@", api.submissions.encode())
     head = b"GET" if b"uploads" not in path else b"HEAD"
     token = api.token.encode()
 
@@ -614,7 +855,7 @@ class Upload:
 @pytest.fixture
 def upload(api: Api) -> Upload:
     """A new one."""
-    one = made(voice(1, seconds=2.0), n_bytes=1000)
+    one = made(api, voice(1, seconds=2.0), n_bytes=1000)
     (needed,) = api.put(one).json()["recordings"]
     return Upload(needed["upload_url"], one)
 
@@ -663,10 +904,10 @@ def test_a_patch_that_is_not_right_adds_nothing(api: Api, upload: Upload, case: 
 def test_an_upload_that_is_not_ours_is_unknown(
     api: Api, upload: Upload, accepted: Assessment, elsewhere: str
 ) -> None:
-    """Of another site, of an assessment that has its receipt, of nobody."""
-    one = made()
+    """Of another site, of a submission that has its receipt, of nobody."""
+    one = made(api)
     api.upload(one)
-    used = api.put(made()).json()["recordings"][0]["upload_url"]
+    used = api.put(made(api)).json()["recordings"][0]["upload_url"]
     done = [upload.url, "/v1/uploads/" + "a" * 40, "/v1/uploads/" + accepted.id, used + "0"]
     tokens = [elsewhere, api.token, api.token, api.token]
 
@@ -678,9 +919,9 @@ def test_an_upload_that_is_not_ours_is_unknown(
     assert offset(api, upload) == 0
 
 
-def test_an_upload_of_an_accepted_assessment_takes_nothing_more(api: Api) -> None:
+def test_an_upload_of_what_was_accepted_takes_nothing_more(api: Api) -> None:
     """It is unknown."""
-    one = made()
+    one = made(api)
     url = api.put(one).json()["recordings"][0]["upload_url"]
     api.sent(one)
 
@@ -690,7 +931,7 @@ def test_an_upload_of_an_accepted_assessment_takes_nothing_more(api: Api) -> Non
 
 def test_nothing_of_what_was_announced_as_a_byte_leaves_it_needed(api: Api) -> None:
     """An empty PATCH is taken, and adds nothing."""
-    one = made(n_bytes=1)
+    one = made(api, n_bytes=1)
     (needed,) = api.put(one).json()["recordings"]
 
     answer = api.patch(needed["upload_url"], 0, b"")
@@ -791,10 +1032,10 @@ SOUNDS: dict[str, tuple[Callable[[], bytes], dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", SOUNDS)
 def test_what_is_sent_as_a_sound_is_told_what_it_is(api: Api, case: str) -> None:
-    """By name, to a program and to a person; the assessment is kept."""
+    """By name, to a program and to a person; the submission is kept."""
     make, change, expected = SOUNDS[case]
     sound = make()
-    one = made()
+    one = made(api)
     one.sounds = (sound,)
     digest = announced(voice(1)) | {"n_bytes": len(sound), "duration_s": 2.0}
     digest["sha256"] = hashlib.sha256(sound).hexdigest()
@@ -830,8 +1071,8 @@ def test_requests_that_come_together_are_answered_in_order(api: Api) -> None:
 
 def test_who_sends_a_byte_a_second_holds_nobody_up(api: Api, upload: Upload) -> None:
     """Hundreds of heads and bodies that do not end; everybody else is answered."""
-    one = made()
-    put = f"PUT /v1/assessments/{one.id} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
+    one = made(api)
+    put = f"PUT {api.submissions}/{one.id} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
     of_device = f"Authorization: Bearer {api.token}\r\nSpira-Device-Secret: {one.secret}\r\n\r\n{{"
     beginnings = [b"GET /hea", b"", (put + of_device).encode()] * 80
     beginnings += [head_of(api, upload, b"Content-Length: 900") + b"x"]
@@ -844,7 +1085,7 @@ def test_who_sends_a_byte_a_second_holds_nobody_up(api: Api, upload: Upload) -> 
             line.sendall(beginning)
 
         began = time.monotonic()
-        receipt = api.sent(made())
+        receipt = api.sent(made(api))
         took_s = time.monotonic() - began
 
         for line in slow[::3]:

@@ -22,7 +22,9 @@ DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").replace("\\\n",
 EXAMPLE = (DEPLOY / "env.example").read_text(encoding="utf-8")
 UNIT = DEPLOY / "systemd/spira.service"
 SERVING_UNIT = DEPLOY / "systemd/spira-serve.service"
+COLLECTION_UNIT = DEPLOY / "systemd/spira-collect.service"
 SERVING = ("serving-api", "serving-relay", "serving-predictor")
+APIS = {"serving-api": "8600", "collection": "8610"}  # what devices reach, and its port
 UP = ["spira", "--log-level", "info", "schedule", "up"]
 
 
@@ -134,6 +136,26 @@ def test_the_parts_of_serving_are_started_and_find_each_other(
     assert all(one in SERVICES for one in SERVICES[service]["depends_on"])
 
 
+def test_data_collection_is_started_on_the_database_and_the_keys_of_serving(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a place for recordings of its own, where a port of this machine reaches it."""
+    for name, value in variables("collection").items():
+        monkeypatch.setenv(name, value)
+    _, *words = SERVICES["collection"]["command"]
+
+    read = read_settings()
+
+    assert words == ["--log-level", "info", "collect", "--port", APIS["collection"]]
+    assert "--port" in [option for one in find_command("collect").params for option in one.opts]
+    assert read.collection.objects not in (None, "s3://spira/recordings")
+    assert read.collection.host == "0.0.0.0"
+    for name in ("SPIRA_SERVING__DATABASE", "SPIRA_INTAKE__KEYS", "AWS_ENDPOINT_URL"):
+        assert variables("collection")[name] == variables("serving-api")[name]
+    for service, port in APIS.items():
+        assert SERVICES[service]["ports"] == [f"127.0.0.1:{port}:{port}"]
+
+
 def test_the_database_of_serving_is_made_and_is_not_dagsters() -> None:
     """Whoever needs it waits for that."""
     name = urlsplit(variables("serving-api")["SPIRA_SERVING__DATABASE"]).path[1:]
@@ -141,21 +163,30 @@ def test_the_database_of_serving_is_made_and_is_not_dagsters() -> None:
 
     assert name != urlsplit(variables("scheduler")["SPIRA_SCHEDULING__DATABASE"]).path[1:]
     assert made["command"][-1].endswith(f"createdb {name}")
-    for service in ("serving-api", "serving-relay"):
+    for service in (*APIS, "serving-relay"):
         waits = SERVICES[service]["depends_on"]["serving-database"]["condition"]
         assert waits == "service_completed_successfully"
 
 
-def test_keys_are_on_a_volume_that_only_the_api_has() -> None:
+def test_keys_are_on_a_volume_that_only_the_apis_have() -> None:
     """The image has its folder, for its owner alone; a new volume takes both from there."""
-    (mounted,) = SERVICES["serving-api"]["volumes"]
     folder = variables("serving-api")["SPIRA_INTAKE__KEYS"]
 
-    assert mounted == f"keys:{folder}"
+    for service in APIS:
+        assert f"keys:{folder}" in SERVICES[service]["volumes"]
     assert f"install -d -m 0700 -o spira -g spira {folder}" in DOCKERFILE
-    assert [name for name in SERVICES if "keys:" in str(SERVICES[name].get("volumes"))] == [
-        "serving-api"
-    ]
+    having = [name for name in SERVICES if "keys:" in str(SERVICES[name].get("volumes"))]
+    assert having == [*APIS]
+
+
+def test_spoken_consents_are_on_a_volume_that_only_data_collection_has() -> None:
+    """For its owner alone, as the keys are."""
+    folder = variables("collection")["SPIRA_COLLECTION__CONSENTS"]
+
+    assert f"consents:{folder}" in SERVICES["collection"]["volumes"]
+    assert re.search(rf"install -d -m 0700 [^&]*{folder}\b", DOCKERFILE)
+    having = [name for name in SERVICES if "consents:" in str(SERVICES[name].get("volumes"))]
+    assert having == ["collection"]
 
 
 def test_the_queue_of_compose_keeps_its_messages_and_asks_for_the_token() -> None:
@@ -174,10 +205,10 @@ def test_the_queue_of_compose_keeps_its_messages_and_asks_for_the_token() -> Non
     assert variables("nats")["QUOTED_TOKEN"] == f'"{asked}"'
 
 
-def test_parts_of_serving_can_write_nothing_but_their_volumes_and_say_how_they_are() -> None:
+def test_parts_can_write_nothing_but_their_volumes_and_say_how_they_are() -> None:
     """No part has more rights than it needs."""
     asked = {}
-    for service in (*SERVING, "nats"):
+    for service in (*SERVING, "collection", "nats"):
         part = SERVICES[service]
         assert part["read_only"]
         assert part["cap_drop"] == ["ALL"]
@@ -190,9 +221,10 @@ def test_parts_of_serving_can_write_nothing_but_their_volumes_and_say_how_they_a
         "serving-api": "8600/readyz",
         "serving-relay": "8602/healthz",
         "serving-predictor": "8601/healthz",
+        "collection": "8610/readyz",
         "nats": "8222/healthz",
     }
-    for service in SERVING:
+    for service in (*SERVING, "collection"):
         words = SERVICES[service]["command"]
         assert asked[service].startswith(words[words.index("--port") + 1] + "/")
 
@@ -206,7 +238,7 @@ def test_compose_opens_nothing_to_the_network() -> None:
     """Ports are those of this machine only; the web page, which asks for no password, has none."""
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
 
-    assert len(ports) == 3
+    assert len(ports) == 4
     assert all(port.startswith("127.0.0.1:") for port in ports)
     assert SERVICES["scheduler"]["network_mode"] == "host"  # where it listens on 127.0.0.1
     assert not any("HOST" in name for name in variables("scheduler"))
@@ -249,7 +281,7 @@ def test_no_file_of_deploy_holds_a_secret() -> None:
     """No Secret with a value, no password in an address, and no file of secrets is committed."""
     files = [path for path in DEPLOY.rglob("*") if path.is_file() and path.name != ".env"]
 
-    assert len(files) >= 25
+    assert len(files) >= 29
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"://[^/\s:@]+:[^/\s@]+@", text), path
@@ -280,12 +312,16 @@ def test_the_unit_starts_the_service_and_leaves_its_workers_alone() -> None:
     assert "PrivateTmp" not in service
 
 
-def test_the_unit_of_serving_starts_it_and_lets_it_end_in_order() -> None:
-    """The supervisor alone is told to stop, and has the time that draining takes."""
-    service = unit(SERVING_UNIT.read_text(encoding="utf-8"))
+@pytest.mark.parametrize(
+    ("path", "command"), [(SERVING_UNIT, "serve"), (COLLECTION_UNIT, "collect")], ids=str
+)
+def test_a_unit_starts_its_service_and_lets_it_end_in_order(path: Path, command: str) -> None:
+    """The service alone is told to stop, and has the time that draining takes."""
+    service = unit(path.read_text(encoding="utf-8"))
     program, *words = shlex.split(service["ExecStart"])
 
-    assert [Path(program).name, *words] == ["spira", "--log-level", "info", "serve"]
+    assert [Path(program).name, *words] == ["spira", "--log-level", "info", command]
+    assert find_command(command)
     assert service["KillMode"] == "mixed"
     assert int(service["TimeoutStopSec"]) > 20 + 5 + 8  # drained, ended, and the queue after them
     assert service["RestartPreventExitStatus"] == "2"
@@ -293,6 +329,16 @@ def test_the_unit_of_serving_starts_it_and_lets_it_end_in_order() -> None:
     assert service["LimitCORE"] == "0"
     ours, schedulers = service["EnvironmentFile"], unit(UNIT.read_text())["EnvironmentFile"]
     assert ours == schedulers  # which the page makes
+
+
+def test_the_units_of_both_services_allow_the_same() -> None:
+    """They parse the same, and keep the same keys."""
+    said = [
+        {key: value for key, value in unit(path.read_text()).items() if key != "ExecStart"}
+        for path in (SERVING_UNIT, COLLECTION_UNIT)
+    ]
+
+    assert said[0] == said[1]
 
 
 def test_the_page_shows_the_unit_of_serving_as_it_is() -> None:

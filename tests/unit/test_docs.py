@@ -23,16 +23,21 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from spira import cli
+from spira.collection import api as collection
 from spira.collection.balance import FEWEST, LIMIT
 from spira.collection.balance import Verdict as BalanceVerdict
 from spira.collection.hospitals.reading import Reason
 from spira.collection.hospitals.settings import HospitalSettings
 from spira.collection.hospitals.storing import REASONS as REASONS_OF_THE_WORKLIST
 from spira.collection.hospitals.table import Mapped, read_mapped
+from spira.collection.settings import CollectionSettings
+from spira.collection.studies import default_study
+from spira.collection.visits import DOUBTS
 from spira.datasets import cells, versions
 from spira.datasets.summary import Collected
 from spira.datasets.tables import ColumnMapping, read_mapping
 from spira.delivery.promotion import Policy, load_policy
+from spira.documents import parse_document
 from spira.domain import errors
 from spira.domain.answers import (
     EVIDENCE_SENTENCES,
@@ -51,6 +56,7 @@ from spira.evaluation.results import Verdict
 from spira.intake.keys import Key
 from spira.intake.receipts import Receipt
 from spira.intake.tables import AUDIT
+from spira.intake.tokens import Role
 from spira.intake.words import PROBLEMS, REFUSALS
 from spira.intake.words import STATES as SAID_OF_STATES
 from spira.labels import worklist
@@ -485,6 +491,35 @@ def test_the_client_api_is_listed_with_all_it_asks_and_answers() -> None:
     assert list(table("An answer")) == list(Answer.model_fields)
 
 
+def test_the_data_collection_api_is_listed_with_all_it_asks_and_answers() -> None:
+    """Routes, keys of a manifest and of what is said, of a visit as it is told, its doubts with
+    their words, and who may ask."""
+    none = dict.fromkeys(("studies", "visits", "labels", "tokens", "keys", "thresholds"))
+    intake, settings = SimpleNamespace(uploads=None), CollectionSettings()
+    api = collection.create_api(SimpleNamespace(intake=intake, settings=settings, **none))  # type: ignore[arg-type]
+    routes = {
+        f"{method} {route.path}"  # type: ignore[attr-defined]
+        for route in api.routes
+        for method in getattr(route, "methods", None) or ()
+        if getattr(route, "name", "") != "openapi"
+    }
+    named = ("id", "study", "study_version", "participant", "replaces", "recorded_at")
+    lists = dict.fromkeys(("doubts", "forms", "recordings"), ())
+    visit = {**dict.fromkeys((*named, "accepted_at")), **lists}
+    study = parse_document(default_study(), Study, where="the default", words=True)
+
+    assert len(routes) >= 16
+    assert set(table("The Data Collection API")) == routes
+    assert set(table("The manifest of a visit")) == nested(collection.Manifest)
+    assert list(table("A visit as it is answered")) == list(collection.shown(visit, study))
+    assert list(table("What a clinician says")) == list(collection.Said.model_fields)
+    rows = table("Doubts about a visit")
+    assert {reason: words for reason, (_, words) in rows.items()} == {
+        reason: f"«{said.pt}»" for reason, said in DOUBTS.items()
+    }
+    assert list(table("Roles of a token")) == list(get_args(Role))
+
+
 def test_every_field_of_the_form_is_listed_with_its_ranges() -> None:
     """In the order in which an app asks."""
     rows = table("The form of an assessment")
@@ -678,6 +713,8 @@ def test_every_sentence_quoted_from_an_answer_is_said_so() -> None:
         *FAILURES.values(),
         *REFUSALS.values(),
         *PROBLEMS.values(),
+        *DOUBTS.values(),
+        collection.LABEL_WAITS,
     ]
     said = {sentence.pt for sentence in sentences}
     quoted = [

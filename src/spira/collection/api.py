@@ -6,38 +6,38 @@ which label is wanted, or what anybody's label is.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from sqlalchemy import Connection
 
 from spira.collection.balance import wanted_today, weigh
 from spira.collection.openapi import describe
 from spira.collection.settings import CollectionSettings
 from spira.collection.studies import Studies
-from spira.collection.visits import Visits, Withdrawn, visit_table
+from spira.collection.visits import DOUBTS, Visits, Withdrawn, people_table, visit_table
 from spira.domain.answers import Sentence
 from spira.domain.errors import InputError
+from spira.domain.fingerprint import fingerprint
 from spira.domain.forms import Filled, check, json_schema
 from spira.domain.frozen import Frozen
-from spira.domain.labels import (
-    Breathing,
-    Entry,
-    Observation,
-    ObservationKind,
-)
+from spira.domain.labels import Breathing, Entry, Observation, ObservationKind, doubt
 from spira.domain.studies import Study, accepts
 from spira.domain.submissions import (
     MOST_FILES,
     FormValues,
     Id,
+    Moment,
     RecordingFile,
+    StudyId,
     Submission,
     Visit,
     each_once,
@@ -52,6 +52,7 @@ from spira.intake.front import (
     Reason,
     Refused,
     device_ahead,
+    not_itself,
     owner_of,
     read,
     remarks,
@@ -66,6 +67,13 @@ from spira.intake.submissions import Intake
 from spira.intake.tokens import Site, Tokens
 from spira.intake.words import said
 from spira.labels.store import Labels, VersionConflict
+
+LABEL_WAITS = Sentence(
+    pt="Guardado. Ainda não chegou visita deste participante; vale quando chegar.",
+    en="Kept. No visit of this participant has come yet; it counts when one does.",
+)
+_SAID_ONCE = "1"  # the version of what a clinician says: another word has another id
+_WHERE = {"impossible": "value", "code": "code", "future": "at"}  # what a doubt is about
 
 
 class Manifest(Frozen):
@@ -89,18 +97,18 @@ class Amendment(Reason):
 class Withdrawal(Reason):
     """Who withdraws from which study, and why, if they say so."""
 
-    study: str = Field(min_length=1, max_length=32)
+    study: StudyId
 
 
 class Said(Frozen):
     """What a clinician says of a participant, as a label may rest on it."""
 
     id: Id  # made by the device: sent twice, it is said once
-    study: str = Field(min_length=1, max_length=32)
+    study: StudyId
     participant: Id
-    at: AwareDatetime
+    at: Moment
     kind: ObservationKind
-    value: float | None = None
+    value: Annotated[float, Field(strict=True)] | None = None
     code: str | None = Field(default=None, max_length=64)
     breathing: Breathing | None = None
     method: Literal["pulse_oximetry", "arterial"] | None = None
@@ -141,7 +149,8 @@ def create_api(parts: Parts) -> FastAPI:
         answer_within_s=parts.settings.checking_answer_s,
         accepted=metrics.accepted,
     )
-    Of = Annotated[Site, Depends(front.site)]  # a type
+    Of = Annotated[Site, Depends(front.site)]  # types
+    InPath = Annotated[StudyId, PathParameter()]
 
     @app.put("/v1/collection/visits/{id}")
     async def put(
@@ -150,15 +159,18 @@ def create_api(parts: Parts) -> FastAPI:
         """Announce a visit, or hear how it stands; at last, its receipt."""
         owner, ahead = owner_of(site, secret), device_ahead(at)
         manifest = await read(request, Manifest)
-        visit = manifest.visit
+        not_itself(id, manifest.replaces)
+        visit, by = manifest.visit, f"token {site.token_id}"
         study = await to_thread.run_sync(_study, parts, visit.study, visit.study_version)
         hospital = _hospital(study, site)
         filled = _filled(study, manifest.form)
-        number = filled.identifying.get(RECORD_NUMBER)
+
+        def refuse_who_has_withdrawn() -> None:
+            records = _records(parts, hospital, filled)
+            parts.visits.require_present(visit.study, visit.participant, records, by=by)
 
         def refuse_what_may_not_be_taken() -> None:
-            records = () if number is None else parts.keys.record_hashes(hospital, number)
-            parts.visits.require_present(visit.study, visit.participant, records)
+            refuse_who_has_withdrawn()
             # What was accepted stays so, whatever becomes of an approval.
             if parts.visits.about(id, site.name) is None:
                 _require_approval(parts, manifest, filled, ahead)
@@ -173,23 +185,32 @@ def create_api(parts: Parts) -> FastAPI:
             replaces=manifest.replaces,
             visit=visit,
         )
-        by = f"token {site.token_id}"
-        return await front.take(
-            submission,
-            owner,
-            filled,
-            lambda records: parts.visits.taken(filled, records, by),
-            device_ahead=ahead,
-            hospital=hospital,
-        )
+        try:
+            return await front.take(
+                submission,
+                owner,
+                filled,
+                lambda records: parts.visits.taken(filled, records, by, study.protocol),
+                device_ahead=ahead,
+                hospital=hospital,
+            )
+        except Withdrawn:  # meanwhile; what that says of earlier visits is taken down
+            await to_thread.run_sync(refuse_who_has_withdrawn)
+            raise
 
     @app.get("/v1/collection/visits/{id}")
     async def get(id: IdInPath, request: Request, site: Of) -> Response:
-        """A visit that was accepted: every version of its form, and its recordings."""
-        found = await to_thread.run_sync(parts.visits.about, id, site.name)
-        if found is None:
-            raise _no_visit()
-        return tagged(request, _shown(found), {"Cache-Control": "private, no-cache"})
+        """A visit that was accepted: every version of its form, its recordings, what is missing,
+        and what is in doubt."""
+
+        def found() -> dict[str, Any]:
+            visit = parts.visits.about(id, site.name)
+            if visit is None:
+                raise _no_visit()
+            return shown(visit, _study(parts, visit["study"], visit["study_version"]))
+
+        body = await to_thread.run_sync(found)
+        return tagged(request, body, {"Cache-Control": "private, no-cache"})
 
     @app.post("/v1/collection/visits/{id}/form")
     async def amend(id: IdInPath, request: Request, site: Of) -> JSONResponse:
@@ -207,9 +228,10 @@ def create_api(parts: Parts) -> FastAPI:
                 places = [{"where": one["name"], "what": one["sentence"]["en"]} for one in told]
                 detail = "; ".join(f"{one['where']}: {one['what']}" for one in places)
                 raise Refused("bad_manifest", 400, detail, places=places)
-            number = filled.identifying.get(RECORD_NUMBER)
-            hospital = _hospital(study, site)
-            records = () if number is None else parts.keys.record_hashes(hospital, number)
+            # Nobody can send back what the server does not tell: left out, it stays.
+            records: Sequence[str] | None = None
+            if RECORD_NUMBER in wanted.form.values:
+                records = _records(parts, _hospital(study, site), filled)
             version = parts.visits.amend(
                 id,
                 site.name,
@@ -229,7 +251,7 @@ def create_api(parts: Parts) -> FastAPI:
         wanted = await read(request, Withdrawal, blank="no_reason")
 
         def withdrawn() -> dict[str, Any]:
-            _hospital(_study(parts, wanted.study), site)
+            _takes_part(parts, wanted.study, site)
             names = parts.visits.withdraw(
                 wanted.study,
                 id,
@@ -242,13 +264,19 @@ def create_api(parts: Parts) -> FastAPI:
         return JSONResponse(await to_thread.run_sync(withdrawn))
 
     @app.post("/v1/collection/labels")
-    async def say(request: Request, site: Of) -> JSONResponse:
+    async def say(request: Request, site: Of, at: DeviceTime = None) -> JSONResponse:
         """What a clinician says of a participant; said twice, it is there once."""
+        ahead = device_ahead(at)
         wanted = await read(request, Said)
 
         def added() -> dict[str, Any]:
-            _hospital(_study(parts, wanted.study), site)
-            return {"added": bool(_add(parts, wanted, site))}
+            _takes_part(parts, wanted.study, site)
+            by = f"token {site.token_id}"
+            parts.visits.require_present(wanted.study, wanted.participant, (), by=by)
+            new = _add(parts, wanted, site, ahead or timedelta(), by)
+            known = parts.visits.is_known(wanted.study, wanted.participant)
+            sentence = None if known else LABEL_WAITS.model_dump()
+            return {"added": new, "known": known, "sentence": sentence}
 
         return JSONResponse(await to_thread.run_sync(added))
 
@@ -263,26 +291,29 @@ def create_api(parts: Parts) -> FastAPI:
         return tagged(request, {"studies": await to_thread.run_sync(found)})
 
     @app.get("/v1/collection/studies/{study}/today")
-    async def today(study: str, site: Of) -> JSONResponse:
+    async def today(study: InPath, site: Of) -> JSONResponse:
         """Whom a collector should look for: it never says which label is wanted."""
 
         def found() -> Sentence | None:
             of = _study(parts, study)
             _hospital(of, site)
-            return wanted_today(of, _table(parts, study), site=site.name)
+            return wanted_today(of, people_table(parts.visits, study), site=site.name)
 
         said = await to_thread.run_sync(found)
         return JSONResponse({"sentence": None if said is None else said.model_dump()})
 
     @app.get("/v1/collection/studies/{study}/balance")
-    async def balance(study: str, site: Of) -> JSONResponse:
+    async def balance(study: InPath, site: Of) -> JSONResponse:
         """Which strata are missing, and what is becoming a proxy for the label; for the lead."""
         if site.role != "lead":
             raise Refused("not_lead", 403, "a token of the study's lead is needed")
 
         def found() -> dict[str, Any]:
             of = _study(parts, study)
-            return weigh(of, _table(parts, study)).model_dump(mode="json")
+            _hospital(of, site)
+            policy = parts.settings.balance_policy
+            table = visit_table(parts.visits, parts.labels, study, policy)
+            return weigh(of, table).model_dump(mode="json")
 
         return JSONResponse(await to_thread.run_sync(found))
 
@@ -315,8 +346,12 @@ def create_api(parts: Parts) -> FastAPI:
 def _study(parts: Parts, id: str, version: int | None = None) -> Study:
     try:
         return parts.studies.study(id, version)
-    except InputError as error:
-        raise Refused("unknown_study", 404, str(error)) from None
+    except InputError:
+        raise _unknown_study() from None
+
+
+def _unknown_study() -> Refused:
+    return Refused("unknown_study", 404, "there is no such study, or no such version of it")
 
 
 def _hospital(study: Study, site: Site) -> str:
@@ -331,6 +366,19 @@ def _hospital(study: Study, site: Site) -> str:
     return found.hospital
 
 
+def _takes_part(parts: Parts, study: str, site: Site) -> None:
+    """See that a site takes part in a study, or did: what it has of participants stays its own.
+
+    raises    Refused
+    """
+    try:
+        versions = parts.studies.versions(study)
+    except InputError:
+        raise _unknown_study() from None
+    if all(one.site(site.name) is None for one in versions):
+        _hospital(versions[-1], site)
+
+
 def _filled(study: Study, form: FormValues) -> Filled:
     known = study.form(form.id, form.version)
     if known is None:
@@ -339,78 +387,113 @@ def _filled(study: Study, form: FormValues) -> Filled:
     return check(known, form.values)
 
 
+def _records(parts: Parts, hospital: str, filled: Filled) -> Sequence[str]:
+    """The hashes of the record number of a form, under every key; none where it has none."""
+    number = filled.identifying.get(RECORD_NUMBER)
+    return () if number is None else parts.keys.record_hashes(hospital, number)
+
+
 def _require_approval(
     parts: Parts, manifest: Manifest, filled: Filled, ahead: timedelta | None
 ) -> None:
     """raises Refused where the study may not take this in"""
     latest = parts.studies.study(manifest.visit.study)
-    recorded_at = max(one.recorded_at for one in manifest.recordings)
     agreed = filled.values.get("consent_form_version")
-    why = accepts(
-        latest,
-        min(recorded_at.astimezone(UTC) - (ahead or timedelta()), datetime.now(UTC)),
-        synthetic=manifest.visit.synthetic,
-        consent_version=None if agreed is None else str(agreed),
-    )
-    if why is not None:
-        raise Refused("not_approved", 403, why.en, why=why.model_dump())
+    times = [one.recorded_at.astimezone(UTC) for one in manifest.recordings]
+    for recorded_at in (min(times), max(times)):
+        why = accepts(
+            latest,
+            min(recorded_at - (ahead or timedelta()), datetime.now(UTC)),
+            synthetic=manifest.visit.synthetic,
+            consent_version=None if agreed is None else str(agreed),
+        )
+        if why is not None:
+            raise Refused("not_approved", 403, why.en, why=why.model_dump())
 
 
-def _add(parts: Parts, wanted: Said, site: Site) -> int:
+def _add(parts: Parts, wanted: Said, site: Site, ahead: timedelta, by: str) -> bool:
+    """Add what a clinician says; False where that is here already.
+
+    raises    Refused where it cannot be true, or something else is here under its id; Withdrawn
+    """
+    # Times are corrected by a clock that is asked each time: what is compared is what was sent.
+    digest = fingerprint(wanted.model_dump(mode="json"))
+    before = parts.labels.evidence(site.name, wanted.id, _SAID_ONCE)
+    if before is None:
+        try:
+            _add_new(parts, wanted, site, ahead, by, digest)
+        except VersionConflict:  # somebody was quicker
+            before = parts.labels.evidence(site.name, wanted.id, _SAID_ONCE)
+        else:
+            return True
+    if before is None or not before.endswith(digest):
+        detail = "something else was said under this id; say this one under a new id"
+        raise Refused("conflict", 409, detail)
+    return False
+
+
+def _add_new(
+    parts: Parts, wanted: Said, site: Site, ahead: timedelta, by: str, digest: str
+) -> None:
     now = datetime.now(UTC)
     try:
         observation = Observation(
             kind=wanted.kind,
-            at=wanted.at,
+            at=wanted.at.astimezone(UTC) - ahead,
             value=wanted.value,
             code=wanted.code,
             breathing=wanted.breathing,
             method=wanted.method,
         )
-        entry = Entry(
-            source="clinician",
-            origin=site.name,
-            name=wanted.id,
-            version="1",
-            subject=f"participant:{wanted.study}/{wanted.participant}",
-            issued=min(now, wanted.at.astimezone(UTC)),
-            observation=observation,
-            evidence=f"token {site.token_id}",
-        )
-        return parts.labels.add(
-            [entry],
-            now,
-            also=lambda tables: audit.note(
-                tables,
-                at=now,
-                who=f"token {site.token_id}",
-                role="site",
-                what="label entry added",
-                which=wanted.id,
-            ),
-        )
-    except VersionConflict as error:
-        raise Refused("conflict", 409, str(error)) from None
-    except (ValidationError, InputError) as error:
-        detail = " ".join(str(error).split())
-        raise Refused("bad_manifest", 400, detail) from None
+    except ValidationError as error:
+        said = error.errors(include_input=False)[0]["msg"]
+        raise _untrue("kind", said.removeprefix("Value error, ")) from None
+    entry = Entry(
+        source="clinician",
+        origin=site.name,
+        name=wanted.id,
+        version=_SAID_ONCE,
+        subject=f"participant:{wanted.study}/{wanted.participant}",
+        issued=now,
+        observation=observation,
+        evidence=f"{by} {digest}",
+    )
+    why = doubt(entry, now)
+    if why is not None:
+        raise _untrue(_WHERE[why], f"cannot be true ({why})")
+
+    def also(tables: Connection) -> None:
+        parts.visits.keep_present(tables, wanted.study, wanted.participant)
+        what = "label entry added"
+        audit.note(tables, at=now, who=by, role="site", what=what, which=wanted.id)
+
+    parts.labels.add([entry], now, also=also)
 
 
-def _table(parts: Parts, study: str) -> Any:
-    return visit_table(parts.visits, parts.labels, study, parts.settings.balance_policy)
+def _untrue(where: str, what: str) -> Refused:
+    places = [{"where": where, "what": what}]
+    return Refused("bad_manifest", 400, f"{where}: {what}", places=places)
 
 
 def _no_visit() -> Refused:
-    return Refused("not_found", 404, "there is no such visit at this site")
+    return Refused("no_visit", 404, "there is no such visit at this site")
 
 
-def _shown(visit: Mapping[str, Any]) -> dict[str, Any]:
-    """A visit as its site sees it; a record number's hash is nobody's business."""
+def shown(visit: Mapping[str, Any], study: Study) -> dict[str, Any]:
+    """A visit as its site sees it; a record number's hash is nobody's business.
+
+    study     the version that was followed
+    """
     named = ("id", "study", "study_version", "participant", "replaces", "recorded_at")
+    there = {one["utterance"] for one in visit["recordings"]}
+    steps = [one.utterance for one in study.protocol if one.required]
     return {
         **{name: visit[name] for name in named},
         "accepted_at": visit["accepted_at"],
-        "doubt": visit["doubt"],
+        "doubts": [
+            {"reason": one, "sentence": DOUBTS[one].model_dump()} for one in visit["doubts"]
+        ],
+        "missing": [one for one in steps if one not in there],
         "forms": [
             {
                 "version": one["version"],

@@ -53,8 +53,15 @@ def _answers() -> Mapping[str, Mapping[str, Any]]:
             **problems(*BODY, 404),
         },
         "POST /v1/collection/labels": {
-            "200": answer("Whether it was new.", obj(added={"type": "boolean"})),
-            **problems(*BODY, 404, 409),
+            "200": answer(
+                "Whether it was new, and whether a visit of the participant is here.",
+                obj(
+                    added={"type": "boolean"},
+                    known={"type": "boolean"},
+                    sentence=or_null(ref("Sentence")),
+                ),
+            ),
+            **problems(*BODY, 404, 409, 410),
         },
         "GET /v1/collection/studies": {
             "200": answer("Of the site.", obj(studies=array(ref("StudyTold"))), "ETag"),
@@ -84,7 +91,8 @@ def _schemas() -> Mapping[str, Any]:
             replaces=or_null(text),
             recorded_at=at,
             accepted_at=at,
-            doubt=or_null(text),
+            doubts=array(obj(reason=text, sentence=sentence)),
+            missing=array(text),
             forms=array(
                 obj(
                     version=number,

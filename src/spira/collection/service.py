@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from spira.domain.errors import SpiraError
-
 if TYPE_CHECKING:
     from spira.wiring import Application
 
@@ -74,6 +72,6 @@ def _sweep(app: "Application", stop: threading.Event) -> None:
             )
             if cleared:
                 _log.info("swept", cleared=cleared)
-        except SpiraError as error:
-            _log.warning("the sweeper waits", error=str(error))
+        except Exception as error:  # a defect too must not end it: disks would fill, unseen
+            _log.warning("the sweeper waits", error=f"{type(error).__name__}: {error}")
         stop.wait(app.settings.collection.sweep_every_s)

@@ -47,9 +47,9 @@ def read_snapshot(
 ) -> tuple[Source, Callable[[], None]]:
     """What may be used of a study, labelled, all of it as it was known at a moment.
 
-    Left out, and counted, are visits without research consent, those that may be of another person
-    than they name, made voices where there are people's too, and, whatever the moment, everybody
-    who has withdrawn by now. Spoken consents never are in it.
+    Left out, and counted, are visits without research consent, those in doubt, made voices where
+    there are people's too, and, whatever the moment, everybody who has withdrawn by now. Spoken
+    consents never are in it.
 
     returns   the source: its files are objects of the audio store, its root is for whoever has
               them; and what raises TransientError when somebody has withdrawn since

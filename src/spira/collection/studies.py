@@ -1,6 +1,8 @@
 """The studies of a database: every version that was ever applied, and none of them changed."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,11 +71,7 @@ class Studies:
 
         raises    InputError where there is none, with the nearest name
         """
-        with self._database.reading() as tables:
-            found = [one.study for one in _read(tables, STUDIES.c.id == study_id)]
-        if not found:
-            known = [one.study.id for one in self.list()]
-            raise InputError(f"study {study_id}: there is none{nearest(study_id, known)}")
+        found = self.versions(study_id)
         if version is None:
             return found[-1]
         for study in found:
@@ -81,6 +79,18 @@ class Studies:
                 return study
         versions = ", ".join(str(study.version) for study in found)
         raise InputError(f"study {study_id}: no version {version}; there are: {versions}")
+
+    def versions(self, study_id: str) -> Sequence[Study]:
+        """Every version of a study, the oldest first.
+
+        raises    InputError where there is none, with the nearest name
+        """
+        with self._database.reading() as tables:
+            found = [one.study for one in _read(tables, STUDIES.c.id == study_id)]
+        if not found:
+            known = [one.study.id for one in self.list()]
+            raise InputError(f"study {study_id}: there is none{nearest(study_id, known)}")
+        return found
 
     def list(self) -> list[Applied]:
         """Every version of every study, by name, the oldest version first."""
@@ -108,10 +118,12 @@ def default_study() -> str:
 
 def _read(tables: sa.Connection, which: sa.ColumnElement[bool]) -> list[Applied]:
     rows = tables.execute(sa.select(STUDIES).where(which).order_by(STUDIES.c.id, STUDIES.c.version))
-    return [
-        Applied(Study.model_validate_json(row.document), datetime.fromisoformat(row.applied_at))
-        for row in rows
-    ]
+    return [Applied(_parsed(row.document), datetime.fromisoformat(row.applied_at)) for row in rows]
+
+
+@lru_cache(maxsize=128)  # versions: they never change, and a visit asks for several
+def _parsed(document: str) -> Study:
+    return Study.model_validate_json(document)
 
 
 def _plain(study: Study) -> dict[str, Any]:

@@ -37,12 +37,12 @@ VISITS = sa.Table(
     sa.Column("uncertainty_s", sa.Float, nullable=False),  # of that, either way
     sa.Column("accepted_at", sa.Text, nullable=False),
     sa.Column("synthetic", sa.Boolean, nullable=False),
-    sa.Column("doubt", sa.Text),  # why it may be of another person: in no dataset until cleared
     sa.ForeignKeyConstraint(
         ["study", "participant"], ["collection_participants.study", "collection_participants.id"]
     ),
     sa.Index("collection_visits_by_participant", "study", "participant"),
     sa.Index("collection_visits_by_record", "record"),
+    sa.Index("collection_visits_by_replaced", "replaces"),
 )
 
 # Versions of a visit's form: rows are added and never changed; a withdrawal erases them.
@@ -56,7 +56,7 @@ FORMS = sa.Table(
     sa.Column("kept", sa.Text, nullable=False),  # JSON: everything that was filled in
     sa.Column("used", sa.Text, nullable=False),  # JSON: what of it can be true
     sa.Column("record", sa.Text),
-    sa.Column("doubt", sa.Text),  # as it was when this version came
+    sa.Column("doubt", sa.Text),  # by this version it counts for nobody, and why
     sa.Column("at", sa.Text, nullable=False),
     sa.Column("by", sa.Text, nullable=False),
     sa.Column("why", sa.Text),  # it was amended

@@ -5,11 +5,11 @@ form and recordings. Its form may be amended afterwards, by another version besi
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Literal, get_args
 
 import polars as pl
 import sqlalchemy as sa
@@ -17,13 +17,15 @@ import sqlalchemy as sa
 from spira.collection.balance import VISITS as COLUMNS
 from spira.collection.consents import CONSENT
 from spira.collection.tables import FORMS, PARTICIPANTS, RECORDINGS, VISITS
+from spira.domain.answers import Sentence
 from spira.domain.capture import mismatches
 from spira.domain.errors import SpiraError
 from spira.domain.fingerprint import canonical_json
 from spira.domain.forms import Filled
 from spira.domain.labels import Asked, Subject
 from spira.domain.persons import persons
-from spira.domain.recordings import Described
+from spira.domain.recordings import FINDINGS, Described
+from spira.domain.studies import Step
 from spira.domain.submissions import FormValues
 from spira.intake import audit
 from spira.intake.keys import RECORDS_KEY_LENGTH
@@ -32,7 +34,26 @@ from spira.labels.store import Labels
 from spira.stores.database import Database, iso
 
 SCORED = "sentence"  # the utterance that a label is asked for, and models are trained on
-_OTHER_RECORD = "another record number than at this participant's other visits"
+
+Doubt = Literal["other_record", "no_consent", "replaced"]
+DOUBTS: Mapping[Doubt, Sentence] = {
+    "other_record": Sentence(
+        pt="O prontuário difere do de outra visita do participante. Confira os formulários.",
+        en="The record number differs from that of another of their visits. Check the forms.",
+    ),
+    "no_consent": Sentence(
+        pt="Falta a gravação do consentimento falado. Corrija no formulário como consentiu.",
+        en="The spoken consent was not recorded. Correct in the form how they consented.",
+    ),
+    "replaced": Sentence(
+        pt="Outra visita substitui esta. Use a outra.",
+        en="Another visit replaces this one. Use the other one.",
+    ),
+}
+"""Why a visit counts for nobody until that is put right."""
+
+_HAS_WITHDRAWN = "the participant has withdrawn from the study"
+_NOT_THEIRS: frozenset[Doubt] = frozenset(("other_record", "replaced"))  # it may be of others
 
 # How wrong a corrected time may be. A device that told its clock when it sent: what the network
 # took, and what a clock drifts in a month (20 ppm). Where it did not, or the time lies ahead, its
@@ -41,6 +62,12 @@ _TOLD_S = 60.0
 _UNTOLD_S = 10 * 365 * 86_400.0
 
 _AT_ONCE = 1000  # visits in one query
+_EVER = "9999"  # later than any time of a table: also of a server whose clock is ahead
+_WITHDRAWING = 0x57495448  # "WITH": the locks of studies, on PostgreSQL
+_NEW_PARTICIPANT = sa.text(  # of two that come first at once, the second waits and adds nothing
+    f"INSERT INTO {PARTICIPANTS.name} (study, id, created_at) VALUES (:study, :id, :at) "
+    "ON CONFLICT DO NOTHING"
+)
 
 
 class Withdrawn(SpiraError):
@@ -56,7 +83,7 @@ class Known:
 
     visits: Mapping[str, str]  # those that count -> person
     withdrawn: tuple[str, ...]  # those of whoever has withdrawn by now, under every pseudonym
-    doubts: tuple[str, ...]  # those that may be of another person than they name
+    doubts: tuple[str, ...]  # those that do not count for another reason (`DOUBTS`)
     real: bool  # whether any that counts is of a person, and not of a voice that was made
     pseudonyms: Mapping[str, tuple[str, ...]]  # person -> those of the visits
     subjects: Mapping[str, tuple[Subject, ...]]  # person -> every name that labels may know
@@ -72,44 +99,67 @@ class Visits:
 
     # ---- taking in
 
-    def require_present(self, study: str, participant: str, records: Sequence[str]) -> None:
+    def require_present(
+        self, study: str, participant: str, records: Sequence[str], *, by: str
+    ) -> None:
         """See that a participant has not withdrawn, under this pseudonym or another.
 
-        records   the hashes of the record number that was given, under every key
+        Where the record number is that of somebody who has, the visits that are here of this
+        pseudonym are theirs too, and it is marked as well.
+
+        records   the hashes of the record number that was given, under every key, the newest first
+        by        whoever gave it, for the audit
         raises    Withdrawn
         """
         with self._database.reading() as tables:
-            _require_present(tables, study, participant, records)
+            gone = self._gone(tables, study, participant, records)
+        if gone is None:
+            return
+        if gone != participant:
+            with self._database.writing() as tables:
+                self._hold_withdrawals(tables, study, alone=True)
+                self._withdraw_linked(tables, study, participant, records, by)
+        raise Withdrawn(_HAS_WITHDRAWN)
 
-    def taken(self, filled: Filled, records: Sequence[str], by: str) -> OnAccept:
+    def keep_present(self, tables: sa.Connection, study: str, participant: str) -> None:
+        """See that a participant has not withdrawn, nor will before this transaction has ended.
+
+        raises    Withdrawn
+        """
+        self._hold_withdrawals(tables, study)
+        if self._gone(tables, study, participant, ()) is not None:
+            raise Withdrawn(_HAS_WITHDRAWN)
+
+    def is_known(self, study: str, participant: str) -> bool:
+        """Whether a visit of a participant has come."""
+        this = (VISITS.c.study == study) & (VISITS.c.participant == participant)
+        with self._database.reading() as tables:
+            return tables.execute(sa.select(VISITS.c.id).where(this)).first() is not None
+
+    def taken(
+        self, filled: Filled, records: Sequence[str], by: str, protocol: Sequence[Step] = ()
+    ) -> OnAccept:
         """What is done with a visit when it is accepted.
 
         filled    its form
         records   the hashes of its record number, under every key, the newest first
         by        the token that sent it, for the audit
+        protocol  the steps that were followed
         raises    Withdrawn, of what it gives
         """
 
         def on_accept(tables: sa.Connection, accepted: Accepted) -> None:
             submission, visit = accepted.submission, accepted.submission.visit
             assert visit is not None
-            this = (PARTICIPANTS.c.study == visit.study) & (PARTICIPANTS.c.id == visit.participant)
-            if (
-                tables.execute(sa.select(PARTICIPANTS).where(this).with_for_update()).first()
-                is None
-            ):
-                tables.execute(
-                    PARTICIPANTS.insert().values(
-                        study=visit.study,
-                        id=visit.participant,
-                        created_at=iso(accepted.accepted_at),
-                    )
-                )
-            _require_present(tables, visit.study, visit.participant, records)
+            at = accepted.accepted_at
+            self._hold_withdrawals(tables, visit.study)
+            if self._gone(tables, visit.study, visit.participant, records) is not None:
+                raise Withdrawn(_HAS_WITHDRAWN)
+            _add_participant(tables, visit.study, visit.participant, at)
             times = {one.id: _corrected(one.recorded_at, accepted) for one in submission.files}
             scored = [one.id for one in submission.files if one.utterance == SCORED]
             recorded_at = max(times[id] for id in scored or times)
-            doubt = _doubt(tables, visit.study, visit.participant, records)
+            record = records[0] if records else None
             tables.execute(
                 VISITS.insert().values(
                     id=submission.id,
@@ -117,22 +167,24 @@ class Visits:
                     study_version=visit.study_version,
                     participant=visit.participant,
                     site=accepted.site,
-                    record=records[0] if records else None,
+                    record=record,
                     replaces=submission.replaces,
                     recorded_at=recorded_at.isoformat(timespec="microseconds"),
                     uncertainty_s=_uncertainty_s(recorded_at, accepted),
-                    accepted_at=iso(accepted.accepted_at),
+                    accepted_at=iso(at),
                     synthetic=visit.synthetic,
-                    doubt=doubt,
                 )
             )
-            at = accepted.accepted_at
-            _write_form(tables, submission.id, 1, submission.form, filled, records, doubt, at, by)
+            utterances = {one.file.utterance for one in accepted.recordings}
+            doubt = _no_consent(filled, consent="consent" in utterances)
+            _write_form(tables, submission.id, 1, submission.form, filled, record, doubt, at, by)
+            steps = {} if _unfinished(filled) else {one.utterance: one for one in protocol}
             for one in accepted.recordings:
-                tables.execute(RECORDINGS.insert().values(**_row(submission.id, one, times)))
+                row = _row(submission.id, one, times, steps.get(one.file.utterance))
+                tables.execute(RECORDINGS.insert().values(**row))
             audit.note(
                 tables,
-                at=accepted.accepted_at,
+                at=at,
                 who=by,
                 role="site",
                 what="visit accepted",
@@ -147,29 +199,49 @@ class Visits:
         site: str,
         form: FormValues,
         filled: Filled,
-        records: Sequence[str],
+        records: Sequence[str] | None,
         *,
         why: str,
         by: str,
     ) -> int | None:
         """Add another version of a visit's form, audited; its number, None where the site has none.
 
-        A record number that was corrected attaches the visit to another person; that it was
-        another one stays in the earlier version.
+        What says the same as the last version is that one. A record number that was corrected
+        attaches the visit to another person; that it was another one stays in the earlier version.
+
+        records   the hashes of the record number, under every key, the newest first; none where it
+                  was taken out; None: it was not asked for, and stays
+        raises    Withdrawn where the participant has; a number of somebody who has is taken down,
+                  and takes the visit out with them
         """
         now = datetime.now(UTC)
         this = (VISITS.c.id == visit) & (VISITS.c.site == site)
         with self._database.writing() as tables:
-            row = tables.execute(sa.select(VISITS).where(this).with_for_update()).first()
+            row = tables.execute(sa.select(VISITS).where(this)).first()
             if row is None:
                 return None
-            _require_present(tables, row.study, row.participant, records)
-            last = sa.select(sa.func.max(FORMS.c.version)).where(FORMS.c.visit == visit)
-            version = int(tables.execute(last).scalar_one()) + 1
-            doubt = _doubt(tables, row.study, row.participant, records, besides=visit)
-            _write_form(tables, visit, version, form, filled, records, doubt, now, by, why)
-            record = records[0] if records else None
-            tables.execute(VISITS.update().where(this).values(record=record, doubt=doubt))
+            self._hold_withdrawals(tables, row.study, alone=bool(records))
+            tables.execute(sa.select(VISITS.c.id).where(this).with_for_update())
+            if self._gone(tables, row.study, row.participant, ()) is not None:
+                raise Withdrawn(_HAS_WITHDRAWN)
+            of_visit = sa.select(FORMS).where(FORMS.c.visit == visit)
+            last = tables.execute(of_visit.order_by(FORMS.c.version.desc()).limit(1)).one()
+            if records is None or last.record in records:
+                record = last.record
+            else:
+                record = records[0] if records else None
+            said = (form.id, form.version, _json(filled.kept), record)
+            if said == (last.form, last.form_version, last.kept, last.record):
+                return int(last.version)
+            version = int(last.version) + 1
+            consent = sa.select(RECORDINGS.c.id).where(
+                RECORDINGS.c.visit == visit, RECORDINGS.c.utterance == "consent"
+            )
+            doubt = _no_consent(filled, consent=tables.execute(consent).first() is not None)
+            _write_form(tables, visit, version, form, filled, record, doubt, now, by, why)
+            tables.execute(VISITS.update().where(this).values(record=record))
+            if records:
+                self._withdraw_linked(tables, row.study, row.participant, records, by)
             audit.note(
                 tables, at=now, who=by, role="site", what="form amended", which=visit, why=why
             )
@@ -182,39 +254,91 @@ class Visits:
     ) -> tuple[str, ...]:
         """Mark a participant as withdrawn, under every pseudonym that is known, audited.
 
-        A pseudonym of whom nothing has arrived yet is marked too. Returns the pseudonyms.
+        A pseudonym of whom nothing has arrived yet is marked too. Returns the pseudonyms. What may
+        be of another person (`DOUBTS`) links nobody: devices erase for good.
         """
-        now = datetime.now(UTC)
         with self._database.writing() as tables:
-            people = self._persons(tables, study)
-            person = people.get(participant, participant)
-            names = sorted({participant, *(one for one, of in people.items() if of == person)})
-            for name in names:
-                this = (PARTICIPANTS.c.study == study) & (PARTICIPANTS.c.id == name)
-                if tables.execute(sa.select(PARTICIPANTS.c.id).where(this)).first() is None:
-                    tables.execute(
-                        PARTICIPANTS.insert().values(study=study, id=name, created_at=iso(now))
-                    )
-                tables.execute(
-                    PARTICIPANTS.update()
-                    .where(this, PARTICIPANTS.c.withdrawn_at.is_(None))
-                    .values(withdrawn_at=iso(now))
-                )
-                audit.note(
-                    tables,
-                    at=now,
-                    who=by,
-                    role=role,
-                    what="participant withdrawn",
-                    which=name,
-                    why=why,
-                )
+            self._hold_withdrawals(tables, study, alone=True)
+            return self._withdraw(tables, study, participant, why=why, by=by, role=role)
+
+    def _withdraw(
+        self, tables: sa.Connection, study: str, participant: str, *, why: str, by: str, role: str
+    ) -> tuple[str, ...]:
+        now = datetime.now(UTC)
+        people = self._linked(_whose(self._seen(tables, study)))
+        person = people.get(participant, participant)
+        names = sorted({participant, *(one for one, of in people.items() if of == person)})
+        for name in names:
+            _add_participant(tables, study, name, now)
+        these = (PARTICIPANTS.c.study == study) & PARTICIPANTS.c.id.in_(names)
+        tables.execute(
+            PARTICIPANTS.update()
+            .where(these, PARTICIPANTS.c.withdrawn_at.is_(None))
+            .values(withdrawn_at=iso(now))
+        )
+        for name in names:
+            audit.note(
+                tables,
+                at=now,
+                who=by,
+                role=role,
+                what="participant withdrawn",
+                which=name,
+                why=why,
+            )
         return tuple(names)
+
+    def _withdraw_linked(
+        self, tables: sa.Connection, study: str, participant: str, records: Sequence[str], by: str
+    ) -> None:
+        """Mark a participant whose record number turns out to be of somebody who has withdrawn.
+
+        Nobody of whom nothing is here, and nobody who has another number: that is doubted.
+        """
+        seen = self._seen(tables, study, participants=[participant])
+        number = self._newest(records[0])
+        mine = {self._newest(row.record) for row, _ in seen if row.record is not None}
+        if not seen or any(_hospital(one) == _hospital(number) for one in mine - {number}):
+            return
+        if self._gone(tables, study, participant, records) not in (None, participant):
+            why = "the record number is of a participant who has withdrawn"
+            self._withdraw(tables, study, participant, why=why, by=by, role="site")
+
+    def _hold_withdrawals(self, tables: sa.Connection, study: str, *, alone: bool = False) -> None:
+        """Until the transaction ends nobody withdraws from a study; alone: nothing is taken or
+        amended either. So what is taken is seen by a withdrawal, or sees it."""
+        if not self._database.on_sqlite:  # there whoever writes is alone
+            kind = "" if alone else "_shared"
+            lock = sa.text(f"SELECT pg_advisory_xact_lock{kind}({_WITHDRAWING}, hashtext(:study))")
+            tables.execute(lock, {"study": study})
+
+    def _gone(
+        self, tables: sa.Connection, study: str, participant: str, records: Sequence[str]
+    ) -> str | None:
+        """A pseudonym of this person that has withdrawn; None: none has."""
+        names = [participant]
+        if records:
+            # A key may have been rotated since they were hashed.
+            numbers = {*records, self._newest(records[0])}
+            query = sa.select(VISITS.c.participant).where(
+                VISITS.c.study == study, VISITS.c.record.in_(numbers)
+            )
+            others = list(tables.execute(query.distinct()).scalars())
+            seen = self._seen(tables, study, participants=others)
+            names += [name for name, record in _whose(seen) if record in numbers]
+        gone = sa.select(PARTICIPANTS.c.id).where(
+            PARTICIPANTS.c.study == study,
+            PARTICIPANTS.c.id.in_(names),
+            PARTICIPANTS.c.withdrawn_at.is_not(None),
+        )
+        found = set(tables.execute(gone).scalars())
+        return participant if participant in found else min(found, default=None)
 
     # ---- asking
 
     def about(self, visit: str, site: str) -> Mapping[str, Any] | None:
-        """A visit of a site with every version of its form and its recordings; None: none."""
+        """A visit of a site with every version of its form, its recordings, and what is in doubt
+        about it (`doubts`); None: the site has none."""
         with self._database.reading() as tables:
             query = sa.select(VISITS).where(VISITS.c.id == visit, VISITS.c.site == site)
             row = tables.execute(query).first()
@@ -222,8 +346,10 @@ class Visits:
                 return None
             forms = sa.select(FORMS).where(FORMS.c.visit == visit).order_by(FORMS.c.version)
             recordings = sa.select(RECORDINGS).where(RECORDINGS.c.visit == visit)
+            seen = self._seen(tables, row.study, participants=[row.participant])
             return {
                 **row._mapping,
+                "doubts": next((doubts for one, doubts in seen if one.id == visit), ()),
                 "forms": [dict(one._mapping) for one in tables.execute(forms)],
                 "recordings": [dict(one._mapping) for one in tables.execute(recordings)],
             }
@@ -234,42 +360,33 @@ class Visits:
         until     as they were known then: what was accepted and amended later is left out. Who has
                   withdrawn since is left out all the same
         """
-        at = iso(until or datetime.now(UTC))
+        at = _EVER if until is None else iso(until)
         with self._database.reading() as tables:
+            seen = self._seen(tables, study, at)
+            # Whoever comes between these is left out at most.
             linked = self._persons(tables, study)
             gone = sa.select(PARTICIPANTS.c.id).where(
                 PARTICIPANTS.c.study == study, PARTICIPANTS.c.withdrawn_at.is_not(None)
             )
             withdrawn = {linked.get(one, one) for one in tables.execute(gone).scalars()}
-            rows = tables.execute(
-                sa.select(
-                    VISITS.c.id,
-                    VISITS.c.participant,
-                    VISITS.c.synthetic,
-                    FORMS.c.record,
-                    FORMS.c.doubt,
-                )
-                .select_from(_as_known(at))
-                .where(VISITS.c.study == study)
-                .order_by(VISITS.c.id)
-            ).all()
-        sure = {(row.participant, None if row.doubt else row.record) for row in rows}
-        people = self._linked(sure)
+        whose = _whose(seen)
+        people = self._linked(whose)
         pseudonyms: dict[str, set[str]] = {}
         subjects: dict[str, set[Subject]] = {}
-        for participant, record in sure:
+        for participant, record in whose:
             person = people[participant]
             pseudonyms.setdefault(person, set()).add(participant)
             names = {f"participant:{study}/{participant}"} | (
                 set() if record is None else {f"record:{record}"}
             )
             subjects.setdefault(person, set()).update(names)
-        left = {row.id for row in rows if linked[row.participant] in withdrawn}
-        count = [row for row in rows if row.id not in left and row.doubt is None]
+        left = {row.id for row, _ in seen if linked[row.participant] in withdrawn}
+        doubts = tuple(row.id for row, why in seen if why and row.id not in left)
+        count = [row for row, why in seen if row.id not in left and not why]
         return Known(
-            visits={row.id: people[row.participant] for row in count},
+            visits={row.id: people[row.participant] for row in sorted(count, key=lambda r: r.id)},
             withdrawn=tuple(sorted(left)),
-            doubts=tuple(row.id for row in rows if row.doubt and row.id not in left),
+            doubts=tuple(sorted(doubts)),
             real=not all(row.synthetic for row in count),
             pseudonyms={person: tuple(sorted(names)) for person, names in pseudonyms.items()},
             subjects={person: tuple(sorted(names)) for person, names in subjects.items()},
@@ -284,8 +401,8 @@ class Visits:
         visits    id -> person, as in `Known`
         until     as they were known then
         """
-        at = iso(until or datetime.now(UTC))
-        columns = [one for one in VISITS.c if one.key not in ("record", "doubt")]  # those of now
+        at = _EVER if until is None else iso(until)
+        columns = [one for one in VISITS.c if one.key != "record"]  # that is the one of now
         for wanted in _at_once(visits):
             query = sa.select(*columns, FORMS.c.used).select_from(_as_known(at))
             with self._database.reading() as tables:
@@ -297,13 +414,11 @@ class Visits:
     def of_study(self, study: str, until: datetime | None = None) -> Sequence[Mapping[str, Any]]:
         """The visits of a study that count, as `read` gives them, in the order of their times.
 
-        Those of whoever has withdrawn are left out, under every pseudonym, and those that may be
-        of another person (`doubt`).
+        Those of whoever has withdrawn are left out, under every pseudonym, and those that are in
+        doubt (`DOUBTS`).
         until     as they were known then: what was accepted and amended later is left out
         """
-        known = self.known(study, until)
-        visits = chain.from_iterable(self.read(known.visits, until))
-        return sorted(visits, key=lambda one: datetime.fromisoformat(one["recorded_at"]))
+        return _by_time(self.read(self.known(study, until).visits, until))
 
     def recordings(self, visits: Iterable[str]) -> dict[str, list[Mapping[str, Any]]]:
         """The recordings of visits, by visit, without spoken consents: those hold a name, and are
@@ -318,38 +433,91 @@ class Visits:
                     found[row.visit].append(dict(row._mapping))
         return found
 
-    def subjects(
-        self, study: str, until: datetime | None = None
-    ) -> Mapping[str, tuple[Subject, ...]]:
-        """By person: every name that labels may know them by."""
-        return self.known(study, until).subjects
+    def _seen(
+        self,
+        tables: sa.Connection,
+        study: str,
+        at: str = _EVER,
+        participants: Sequence[str] | None = None,
+    ) -> list[tuple[sa.Row[Any], tuple[Doubt, ...]]]:
+        """Visits as they were known then, in the order of their acceptance, and what is in doubt.
+
+        Of two record numbers of one hospital the first that came is the participant's; what names
+        another may be of another person.
+        participants   whose visits; None: everybody's
+        """
+        other = VISITS.alias()
+        replaced = sa.exists().where(
+            other.c.replaces == VISITS.c.id,
+            other.c.study == VISITS.c.study,
+            other.c.site == VISITS.c.site,
+            other.c.accepted_at <= at,
+        )
+        asked = (VISITS.c.id, VISITS.c.participant, VISITS.c.synthetic)
+        query = (
+            sa.select(*asked, FORMS.c.record, FORMS.c.doubt, replaced.label("replaced"))
+            .select_from(_as_known(at))
+            .where(VISITS.c.study == study)
+            .order_by(VISITS.c.accepted_at, VISITS.c.id)
+        )
+        if participants is not None:
+            query = query.where(VISITS.c.participant.in_(participants))
+        rows = tables.execute(query).all()
+        newest = self._carried(row.record for row in rows)
+        first: dict[tuple[str, str], str] = {}
+        seen: list[tuple[sa.Row[Any], tuple[Doubt, ...]]] = []
+        for row in rows:
+            doubts: list[Doubt] = [one for one in get_args(Doubt) if one == row.doubt]
+            if row.replaced:
+                doubts.append("replaced")
+            elif row.record is not None:
+                record = newest[row.record]
+                if first.setdefault((row.participant, _hospital(record)), record) != record:
+                    doubts.append("other_record")
+            seen.append((row, tuple(doubts)))
+        return seen
 
     def _persons(self, tables: sa.Connection, study: str) -> dict[str, str]:
         """By pseudonym, as everything that is known now links them, what is in doubt too."""
         query = sa.select(VISITS.c.participant, VISITS.c.record).where(VISITS.c.study == study)
-        return self._linked(
-            (one.participant, one.record) for one in tables.execute(query.distinct())
-        )
+        found = tables.execute(query.distinct())
+        return self._linked({(one.participant, one.record) for one in found})
 
-    def _linked(self, seen: Iterable[tuple[str, str | None]]) -> dict[str, str]:
+    def _linked(self, seen: Collection[tuple[str, str | None]]) -> dict[str, str]:
+        newest = self._carried(record for _, record in seen)
         return persons(
-            (participant, None if record is None else self._newest(record))
+            (participant, None if record is None else newest[record])
             for participant, record in seen
         )
 
+    def _carried(self, records: Iterable[str | None]) -> dict[str, str]:
+        """Each hash as it is under the newest key; the ring is asked once for a newest key."""
+        carried: dict[str, str] = {}
+        keys: set[str] = set()
+        for one in {record for record in records if record is not None}:
+            carried[one] = one if _hospital(one) in keys else self._newest(one)
+            if carried[one] == one:
+                keys.add(_hospital(one))
+        return carried
+
+
+def people_table(visits: Visits, study: str) -> pl.DataFrame:
+    """The visits of a study in the order of their times, columns as in `balance.VISITS`: who was
+    recorded where, and nothing of how, or of anybody's label."""
+    rows = [_person(row) for row in visits.of_study(study)]
+    return pl.DataFrame(rows, schema=COLUMNS)
+
 
 def visit_table(visits: Visits, labels: Labels, study: str, policy: str) -> pl.DataFrame:
-    """The visits of a study in the order of their times, columns as in `balance.VISITS`, labelled
-    by a policy as of now."""
+    """As `people_table`, and how everybody was recorded, labelled by a policy as of now."""
     now = datetime.now(UTC)
-    rows = visits.of_study(study)
-    subjects = visits.subjects(study)
-    asked = [asked_about(row, subjects[row["person"]]) for row in rows]
+    known = visits.known(study)
+    rows = _by_time(visits.read(known.visits))
+    asked = [asked_about(row, known.subjects[row["person"]]) for row in rows]
     decided = labels.as_of(asked, policy, now)
     recordings = visits.recordings(row["id"] for row in rows)
     table = []
     for row, label in zip(rows, decided, strict=True):
-        values = row["values"]
         spoken = next((r for r in recordings[row["id"]] if r["utterance"] == SCORED), None)
         floor = device = None
         if spoken is not None:
@@ -358,12 +526,8 @@ def visit_table(visits: Visits, labels: Labels, study: str, policy: str) -> pl.D
                 described = Described.model_validate_json(spoken["described"])
                 floor = described.measurements.noise_floor_dbfs
         table.append(
-            {
-                "person": row["person"],
-                "sex": values.get("sex"),
-                "age": values.get("age"),
-                "site": row["site"],
-                "ward": values.get("ward"),
+            _person(row)
+            | {
                 "device": device,
                 "noise_floor_dbfs": floor,
                 "hour": datetime.fromisoformat(row["recorded_at"]).hour,
@@ -371,6 +535,19 @@ def visit_table(visits: Visits, labels: Labels, study: str, policy: str) -> pl.D
             }
         )
     return pl.DataFrame(table, schema=COLUMNS)
+
+
+def _person(visit: Mapping[str, Any]) -> dict[str, Any]:
+    values = visit["values"]
+    ward = values.get("ward")  # a field of any kind
+    return {
+        "person": visit["person"],
+        "sex": values.get("sex"),
+        "age": values.get("age"),
+        "site": visit["site"],
+        "ward": None if ward is None else str(ward),
+        "label": "unknown",
+    }
 
 
 def asked_about(visit: Mapping[str, Any], subjects: Sequence[Subject]) -> Asked:
@@ -409,46 +586,47 @@ def _with_form(row: sa.Row[Any], person: str) -> Mapping[str, Any]:
     }
 
 
+def _by_time(read: Iterable[Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+    visits = chain.from_iterable(read)
+    return sorted(visits, key=lambda one: datetime.fromisoformat(one["recorded_at"]))
+
+
 def _at_once(visits: Iterable[str]) -> Iterator[list[str]]:
     each = iter(visits)
     while some := list(islice(each, _AT_ONCE)):
         yield some
 
 
-def _require_present(
-    tables: sa.Connection, study: str, participant: str, records: Sequence[str]
-) -> None:
-    linked = sa.select(VISITS.c.participant).where(
-        VISITS.c.study == study, VISITS.c.record.in_(records)
-    )
-    gone = sa.select(PARTICIPANTS.c.id).where(
-        PARTICIPANTS.c.study == study,
-        PARTICIPANTS.c.withdrawn_at.is_not(None),
-        (PARTICIPANTS.c.id == participant) | PARTICIPANTS.c.id.in_(linked),
-    )
-    if tables.execute(gone).first() is not None:
-        raise Withdrawn("the participant has withdrawn from the study")
+def _add_participant(tables: sa.Connection, study: str, id: str, at: datetime) -> None:
+    tables.execute(_NEW_PARTICIPANT, {"study": study, "id": id, "at": iso(at)})
 
 
-def _doubt(
-    tables: sa.Connection,
-    study: str,
-    participant: str,
-    records: Sequence[str],
-    *,
-    besides: str | None = None,
-) -> str | None:
-    """Why a visit may be of another person than the participant that it names."""
-    if not records:
-        return None
-    others = sa.select(VISITS.c.id).where(
-        VISITS.c.study == study,
-        VISITS.c.participant == participant,
-        VISITS.c.record.is_not(None),
-        VISITS.c.record.not_in(records),
-        VISITS.c.id != (besides or ""),
-    )
-    return None if tables.execute(others).first() is None else _OTHER_RECORD
+def _whose(
+    seen: Iterable[tuple[sa.Row[Any], tuple[Doubt, ...]]],
+) -> set[tuple[str, str | None]]:
+    """Pseudonyms and the record numbers that are theirs for sure."""
+    return {
+        (row.participant, None if _NOT_THEIRS.intersection(doubts) else row.record)
+        for row, doubts in seen
+    }
+
+
+def _hospital(record: str) -> str:
+    """The key of a hash: under the newest keys, equal where the hospital is."""
+    return record.partition(":")[0]
+
+
+def _no_consent(filled: Filled, *, consent: bool) -> Doubt | None:
+    """A consent that was spoken, and that nobody can hear.
+
+    consent   whether a recording of it is there
+    """
+    spoken = filled.values.get("consent_how") == "spoken"
+    return "no_consent" if spoken and not consent else None
+
+
+def _unfinished(filled: Filled) -> bool:
+    return filled.values.get("unfinished", False) is True
 
 
 def _write_form(
@@ -457,8 +635,8 @@ def _write_form(
     version: int,
     form: FormValues,
     filled: Filled,
-    records: Sequence[str],
-    doubt: str | None,
+    record: str | None,
+    doubt: Doubt | None,
     at: datetime,
     by: str,
     why: str | None = None,
@@ -469,9 +647,9 @@ def _write_form(
             version=version,
             form=form.id,
             form_version=form.version,
-            kept=canonical_json(dict(filled.kept)).decode(),
-            used=canonical_json(dict(filled.values)).decode(),
-            record=records[0] if records else None,
+            kept=_json(filled.kept),
+            used=_json(filled.values),
+            record=record,
             doubt=doubt,
             at=iso(at),
             by=by,
@@ -480,8 +658,17 @@ def _write_form(
     )
 
 
-def _row(visit: str, one: Stored, times: Mapping[str, datetime]) -> dict[str, Any]:
+def _json(values: Mapping[str, Any]) -> str:
+    return canonical_json(dict(values)).decode()
+
+
+def _row(
+    visit: str, one: Stored, times: Mapping[str, datetime], step: Step | None
+) -> dict[str, Any]:
     found = one.found
+    if found is not None and step is not None and found.measurements.duration_s < step.minimum_s:
+        said = [*found.findings, "short"]
+        found = found.model_copy(update={"findings": tuple(f for f in FINDINGS if f in said)})
     other = () if found is None else mismatches(one.file.capture, found)
     return {
         "visit": visit,

@@ -467,7 +467,7 @@ def say_collected(app: "Application", collected: "Collected") -> None:
     app.say(f"withdrawn: {collected.withdrawn} recordings")
     for what, count in (
         ("left out, visits without consent to research", collected.without_consent),
-        ("left out, visits that may be of another person (--json)", len(collected.doubts)),
+        ("left out, visits in doubt (--json)", len(collected.doubts)),
         ("left out, visits of made voices beside those of people", collected.synthetic),
         ("people known under several pseudonyms", len(collected.linked)),
         ("people of whom two sexes were said, so that none is", len(collected.two_sexes)),

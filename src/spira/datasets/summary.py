@@ -112,7 +112,7 @@ class Collected(Frozen):
     withdrawn: int  # recordings of people who have withdrawn by now
     without_consent: int  # visits; to research
     synthetic: int  # visits of voices that were made, left out because others are of people
-    doubts: tuple[str, ...]  # visits that may be of another person than they name
+    doubts: tuple[str, ...]  # visits that count for nobody (spira.collection.visits.DOUBTS)
     linked: Mapping[str, tuple[str, ...]]  # person -> pseudonyms, of whoever has several
     two_sexes: tuple[str, ...]  # people of whom two were said: theirs is not available
     unknown: Mapping[str, int]  # reason -> visits without a label

@@ -29,6 +29,7 @@ _READ: dict[str, tuple[FieldKind, tuple[str, ...]]] = {
     "consent_how": ("choice", ("spoken", "paper", "electronic")),
 }
 _RECORD_NUMBER = "record_number"
+_LONGEST_NUMBER = 100  # characters that can be hashed
 
 Name = Annotated[
     str,
@@ -335,6 +336,11 @@ def _wrong_fields(number: int, form: Form) -> Iterator[tuple[Keys, str]]:
         yield (
             (*at, places[_RECORD_NUMBER]),
             f"{_RECORD_NUMBER} must be identifying, so that it is stored as a hash",
+        )
+    if _RECORD_NUMBER in places and form.fields[places[_RECORD_NUMBER]].longest > _LONGEST_NUMBER:
+        yield (
+            (*at, places[_RECORD_NUMBER]),
+            f"{_RECORD_NUMBER} may have at most longest: {_LONGEST_NUMBER}",
         )
     consent = places.get("research_consent")
     if consent is not None and form.fields[consent].yes_needs != "consent_form_version":

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, Field, StrictBool, StringConstraints
 
 from spira.domain.fingerprint import canonical_json
 from spira.domain.frozen import Frozen
@@ -22,6 +22,8 @@ Id = Annotated[
     ),
 ]
 """A UUIDv7 (RFC 9562) in lower case. Its time is the device's, and never used for order."""
+
+StudyId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in lower case."""
@@ -87,10 +89,10 @@ class FormValues(Frozen):
 class Visit(Frozen):
     """What a visit says beside its form: of which study, and of whom by pseudonym."""
 
-    study: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    study: StudyId
     study_version: int = Field(ge=1, le=1_000_000)  # whose protocol and words were used
     participant: Id  # made by the device at the first visit
-    synthetic: bool = False  # the voices were made: nobody has to agree
+    synthetic: StrictBool = False  # the voices were made: nobody has to agree
 
 
 class Submission(Frozen):

@@ -276,6 +276,17 @@ class Front:
             ended.exception()  # whoever asks again runs into the same; nobody may be here to hear
 
 
+def not_itself(id: str, replaces: str | None) -> None:
+    """See that what is sent does not say that it replaces itself.
+
+    raises    Refused
+    """
+    if replaces == id:
+        what = "is this one; name the one that it is a re-recording of, or none"
+        places = [{"where": "replaces", "what": what}]
+        raise Refused("bad_manifest", 400, f"replaces: {what}", places=places)
+
+
 def sealed(form: FormValues, filled: Filled, owner: Owner) -> FormValues:
     """A form as it is stored in a manifest, without what identifies a person.
 
@@ -388,7 +399,7 @@ async def _limited(request: Request) -> bytes:
 async def read(request: Request, model: type[_Model], *, blank: Problem = "bad_manifest") -> _Model:
     """A body.
 
-    blank     what is told where all that is wrong is a text that is not there
+    blank     what is told where all that is wrong is that the reason is not there
     raises    Refused, with every place
     """
     text = await _limited(request)
@@ -401,9 +412,9 @@ async def read(request: Request, model: type[_Model], *, blank: Problem = "bad_m
         return found
     places = [{"where": _place(fault["loc"]), "what": fault["msg"]} for fault in faults[:50]]
     detail = "; ".join(f"{one['where']}: {one['what']}" for one in places)
-    kinds = {fault["type"] for fault in faults}
-    what: Problem = blank if kinds <= {"missing", "string_too_short"} else "bad_manifest"
-    raise Refused(what, 400, detail, places=places)
+    wrong = {(*fault["loc"], fault["type"]) for fault in faults}
+    absent = {("reason", "missing"), ("reason", "string_too_short")}
+    raise Refused(blank if wrong <= absent else "bad_manifest", 400, detail, places=places)
 
 
 def _said_twice(text: bytes) -> list[Any]:

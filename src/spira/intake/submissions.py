@@ -271,6 +271,8 @@ class Intake:
         unfinished: bool,
     ) -> None:
         _require_owner(row, owner)
+        if row.kind != submission.kind:
+            raise Unknown("there is no such submission")
         if row.state == "expired":
             generation = row.generation + 1
             self._change(tables, row, values | {"state": "announced", "generation": generation})

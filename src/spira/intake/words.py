@@ -39,6 +39,7 @@ Problem = Literal[
     "unavailable",
     "broken",
     "no_reason",
+    "no_visit",
     "unknown_study",
     "not_approved",
     "not_lead",
@@ -160,6 +161,10 @@ PROBLEMS: Mapping[Problem, Sentence] = {
     "no_reason": say(
         "Falta o motivo. Escreva por quê.",
         "The reason is missing. Write why.",
+    ),
+    "no_visit": say(
+        "Visita não encontrada neste local. Confira de onde ela foi enviada.",
+        "No such visit at this site. Check where it was sent from.",
     ),
     "unknown_study": say(
         "Estudo desconhecido neste local. Atualize o aplicativo.",

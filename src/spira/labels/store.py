@@ -181,6 +181,13 @@ class Labels:
             found = self._versions(tables, _OF_NAME, ("origin", "name"), rows, at, "receipt")
         return {one.entry.name: one.entry for one in found if one.in_force}
 
+    def evidence(self, origin: str, name: str, version: str) -> str | None:
+        """What a version of an entry rests on, as it was told; None where it is not here."""
+        this = (ENTRIES.c.origin == origin, ENTRIES.c.name == name, ENTRIES.c.version == version)
+        query = sa.select(ENTRIES.c.evidence).where(*this)
+        with self.database.reading() as tables:
+            return tables.execute(query).scalar()
+
     # ---- asking
 
     def _facts(

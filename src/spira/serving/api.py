@@ -31,6 +31,7 @@ from spira.intake.front import (
     Reason,
     Refused,
     device_ahead,
+    not_itself,
     owner_of,
     read,
     remarks,
@@ -131,10 +132,7 @@ def create_api(parts: Parts) -> FastAPI:
         """Announce an assessment, or hear how it stands; at last, its receipt."""
         owner, ahead = owner_of(site, secret), device_ahead(at)
         manifest = await read(request, Manifest)
-        if manifest.replaces == id:
-            what = "is this assessment; name the one that it is a re-recording of, or none"
-            places = [{"where": "replaces", "what": what}]
-            raise Refused("bad_manifest", 400, f"replaces: {what}", places=places)
+        not_itself(id, manifest.replaces)
         filled = _filled(manifest.form)
         submission = Submission(
             kind="assessment",

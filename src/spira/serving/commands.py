@@ -106,14 +106,15 @@ def create_token(app: Application, site: str, role: "Role") -> None:
 @json_option
 @click.pass_obj
 def list_tokens(app: Application) -> None:
-    """Every token: its id, its site, and whether it is void."""
+    """Every token: its id, its site, its role, and whether it is void."""
     from spira.intake.tokens import Tokens
 
     app.prepare()
     found = Tokens(app.database).list()
-    app.emit([{"id": one.id, "site": one.site, "revoked_at": one.revoked_at} for one in found])
-    rows = [(one.id, one.site, one.created_at, one.revoked_at or "") for one in found]
-    app.table(["token", "site", "made", "void since"], rows, empty="No token yet.")
+    told = ("id", "site", "role", "revoked_at")
+    app.emit([{name: getattr(one, name) for name in told} for one in found])
+    rows = [(one.id, one.site, one.role, one.created_at, one.revoked_at or "") for one in found]
+    app.table(["token", "site", "role", "made", "void since"], rows, empty="No token yet.")
 
 
 @token.command("revoke")

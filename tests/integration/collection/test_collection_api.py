@@ -4,32 +4,35 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from attacked import attack
 from found import found
 
 from spira.collection.api import Parts, create_api
 from spira.collection.settings import CollectionSettings
 from spira.collection.studies import Studies, default_study
-from spira.collection.visits import Visits
+from spira.collection.visits import DOUBTS, Visits
 from spira.documents import parse_document
+from spira.domain.recordings import LABELS
 from spira.domain.studies import Approval, Study
-from spira.domain.submissions import RecordingFile
+from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
 from spira.intake.receipts import read_receipt
 from spira.intake.settings import IntakeSettings, IntakeThresholds
-from spira.intake.submissions import Intake
+from spira.intake.submissions import Intake, Owner
 from spira.intake.tokens import Tokens
 from spira.labels.store import Labels
 from spira.stores.database import Database
 from spira.stores.objects import Objects
 
 SECRET = "A" * 43
+OPERATIONS = 16
 NOW = datetime.now(UTC)
 FORM = {
     "record_number": "123.456-7",
@@ -74,9 +77,10 @@ class Ward:
         self.visits = Visits(database, self.keys.wrapped)
         self.labels = Labels(database, lambda subject: subject)
         self.tokens = Tokens(database)
+        self.intake = Intake(database, self.objects, Takes(), self.keys, IntakeSettings())
         self.api = create_api(
             Parts(
-                intake=Intake(database, self.objects, Takes(), self.keys, IntakeSettings()),
+                intake=self.intake,
                 studies=self.studies,
                 visits=self.visits,
                 labels=self.labels,
@@ -196,6 +200,7 @@ def test_a_visit_ends_with_a_receipt_that_names_all_it_holds(ward: Ward) -> None
     assert ward.put(10, sent).json()["receipt"] == accepted["receipt"]
     told = ward.ask("GET", f"/v1/collection/visits/{identity(10)}").json()
     assert told["participant"] == identity(1)
+    assert (told["doubts"], told["missing"]) == ([], [])
     assert told["forms"][0]["values"]["age"] == 63
     assert FORM["record_number"] not in json.dumps(told)
 
@@ -212,6 +217,7 @@ def test_people_who_talk_in_the_room_hold_up_no_visit(ward: Ward) -> None:
     ]
     told = ward.ask("GET", f"/v1/collection/visits/{identity(11)}").json()
     assert [one["utterance"] for one in told["recordings"]] == ["sentence"]
+    assert told["missing"] == ["ambient_before"]
 
 
 def test_a_retry_after_a_partial_upload_attaches_nothing_twice_or_elsewhere(ward: Ward) -> None:
@@ -273,6 +279,11 @@ def test_without_an_approval_only_synthetic_voices_are_taken(ward: Ward, study: 
     assert ward.put(14, real).json()["receipt"] == accepted["receipt"]
     late = manifest(16, b"spoken", utterances=("sentence",), synthetic=False)
     assert ward.put(16, late).json()["code"] == "not_approved"
+    before = ended.valid_until - day
+    for place in (0, 1):
+        one_late = manifest(16, b"spoken", b"the room", synthetic=False)
+        one_late["recordings"][place]["recorded_at"] = f"{before}T12:00:00-03:00"
+        assert ward.put(16, one_late).json()["code"] == "not_approved"
 
 
 def test_a_device_is_told_to_erase_who_has_withdrawn(ward: Ward) -> None:
@@ -304,6 +315,7 @@ def test_a_form_is_amended_beside_what_was_sent(ward: Ward) -> None:
     form = {"id": "visit", "version": 1, "values": FORM | {"age": 36}}
 
     assert ward.ask("POST", path, {"form": form}).json()["code"] == "no_reason"
+    assert ward.ask("POST", path, {"reason": "no form"}).json()["code"] == "bad_manifest"
     wrong = {"form": form | {"values": {"age": "old"}}, "reason": "typed wrongly"}
     refused = ward.ask("POST", path, wrong).json()
     assert {"age", "sex"} <= {one["where"] for one in refused["places"]}
@@ -316,31 +328,154 @@ def test_a_form_is_amended_beside_what_was_sent(ward: Ward) -> None:
     assert [one["values"]["age"] for one in told["forms"]] == [63, 36]
 
 
-def test_a_clinicians_word_is_there_once_however_often_it_is_sent(ward: Ward) -> None:
-    """And another word under its id is told."""
-    word = {
+def word(**change: Any) -> dict[str, Any]:
+    """What a clinician says of a participant."""
+    said = {
         "id": identity(900),
         "study": "spira",
         "participant": identity(1),
-        "at": NOW.isoformat(),
+        "at": (NOW - timedelta(minutes=5)).isoformat(),
         "kind": "spo2",
         "value": 88,
         "breathing": "room_air",
     }
+    return said | change
 
-    said = [ward.ask("POST", "/v1/collection/labels", word).json() for _ in range(2)]
-    other = ward.ask("POST", "/v1/collection/labels", word | {"value": 98})
-    impossible = ward.ask(
-        "POST", "/v1/collection/labels", word | {"id": identity(901), "value": 0.9}
-    )
 
-    assert said == [{"added": True}, {"added": False}]
+def say(ward: Ward, said: Mapping[str, Any], **headers: str) -> httpx.Response:
+    """Send it."""
+    return ward.ask("POST", "/v1/collection/labels", said, **headers)
+
+
+def test_a_clinicians_word_is_there_once_however_often_it_is_sent(ward: Ward) -> None:
+    """And another word under its id is told; also by a clock that goes on between."""
+    first = say(ward, word(), Spira_Device_Time=datetime.now(UTC).isoformat()).json()
+    again = say(ward, word(), Spira_Device_Time=(NOW + timedelta(hours=1)).isoformat()).json()
+    other = say(ward, word(value=98))
+
+    assert (first["added"], again["added"]) == (True, False)
     assert (other.status_code, other.json()["code"]) == (409, "conflict")
-    assert impossible.status_code == 400
+
+
+def test_a_clinicians_time_is_corrected_as_a_recordings_is(ward: Ward) -> None:
+    """By what the device says its clock is: else it would be an hour from its recording."""
+    hour = timedelta(hours=1)
+    ahead = (datetime.now(UTC) + 2 * hour).isoformat()
+
+    assert say(ward, word(at=(NOW + 2 * hour).isoformat())).json()["places"][0]["where"] == "at"
+    said = say(ward, word(at=(NOW + 2 * hour).isoformat()), Spira_Device_Time=ahead)
+
+    assert said.json()["added"]
+    subject = f"participant:spira/{identity(1)}"
+    (stored,) = ward.labels.versions([subject], datetime.now(UTC))
+    assert stored.entry.observation is not None
+    assert abs(stored.entry.observation.at - NOW) < timedelta(minutes=1)
+
+
+def test_a_word_of_somebody_who_has_not_come_yet_waits_for_them(ward: Ward) -> None:
+    """It is kept, and whoever says it is told so."""
+    early = say(ward, word()).json()
+    sounds = (b"spoken", b"the room")
+    ward.send(21, manifest(21, *sounds), *sounds)
+    late = say(ward, word(id=identity(901))).json()
+
+    assert (early["added"], early["known"]) == (True, False)
+    assert early["sentence"]["pt"].startswith("Guardado. Ainda não chegou visita")
+    assert (late["known"], late["sentence"]) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"value": 0.93}, "value"),
+        ({"value": 880}, "value"),
+        ({"value": None}, "kind"),
+        ({"kind": "diagnosis", "value": None, "code": "J96.01"}, "code"),
+        ({"kind": "judgement", "value": None, "code": "maybe"}, "code"),
+        ({"kind": "support", "code": "none"}, "kind"),
+        ({"kind": "mood"}, "kind"),
+        ({"at": "2199-01-01T00:00:00Z"}, "at"),
+        ({"at": "9999-12-31T23:59:59-12:00"}, "at"),
+        ({"at": "0001-01-01T00:00:00+14:00"}, "at"),
+        ({"study": "31415926535\x00"}, "study"),
+        ({"participant": "31415926535"}, "participant"),
+    ],
+    ids=lambda one: str(one)[:40],
+)
+def test_a_word_that_cannot_be_true_is_refused_by_its_place(
+    ward: Ward, change: Mapping[str, Any], where: str
+) -> None:
+    """Without what stands there."""
+    refused = say(ward, word(**change))
+
+    assert (refused.status_code, refused.json()["code"]) == (400, "bad_manifest")
+    assert [one["where"] for one in refused.json()["places"]] == [where]
+    for typed in ("0.93", "880", "J96.01", "maybe", "mood", "9999", "31415926535"):
+        assert typed not in refused.text
+
+
+def test_nothing_is_said_of_who_has_withdrawn(ward: Ward) -> None:
+    """Nor sent again; and a site withdraws whom it recorded, though it takes part no more."""
+    say(ward, word())
+    study = ward.studies.study("spira")
+    others = tuple(one for one in study.sites if one.name != "site-1")
+    targets = tuple(one.model_copy(update={"site": ("site-2",)}) for one in study.targets)
+    changed = {"version": 2, "sites": others, "targets": targets}
+    ward.studies.apply(study.model_copy(update=changed), by="a test")
+    path = f"/v1/collection/participants/{identity(1)}/withdraw"
+    body = {"study": "spira", "reason": "asked to"}
+    stranger = ward.tokens.create("elsewhere")
+
+    assert ward.ask("POST", path, body, token=stranger).json()["code"] == "unknown_study"
+    assert ward.ask("POST", path, body).status_code == 200
+    for said in (word(), word(id=identity(901))):
+        refused = say(ward, said)
+        assert (refused.status_code, refused.json()["erase"]) == (410, True)
+    assert len(ward.labels.versions([f"participant:spira/{identity(1)}"], datetime.now(UTC))) == 1
+
+
+def test_a_form_without_its_record_number_keeps_the_one_that_is_there(ward: Ward) -> None:
+    """An app cannot send back what it is never told; null takes it out."""
+    sounds = (b"spoken", b"the room")
+    for number, participant in ((22, 1), (23, 2)):
+        ward.send(number, manifest(number, *sounds, participant=participant), *sounds)
+    path = f"/v1/collection/visits/{identity(23)}/form"
+    told = ward.ask("GET", f"/v1/collection/visits/{identity(23)}").json()["forms"][0]["values"]
+
+    def amend(**change: Any) -> int:
+        form = {"id": "visit", "version": 1, "values": told | change}
+        version: int = ward.ask("POST", path, {"form": form, "reason": "age"}).json()["version"]
+        return version
+
+    assert amend(age=36) == 2
+    assert {one["person"] for one in ward.visits.of_study("spira")} == {identity(1)}
+    assert amend(age=36, record_number=None) == 3
+    assert len({one["person"] for one in ward.visits.of_study("spira")}) == 2
+
+
+def test_what_is_in_doubt_is_told_with_what_to_do(ward: Ward) -> None:
+    """In both languages; a spoken consent that nobody recorded, and a visit sent anew."""
+    values = FORM | {"consent_how": "spoken"}
+    sounds = (b"spoken", b"the room")
+    ward.send(24, manifest(24, *sounds, values=values), *sounds)
+    itself = ward.put(25, manifest(25, *sounds, replaces=identity(25)))
+    ward.send(25, manifest(25, *sounds, replaces=identity(24)), *sounds)
+
+    told = ward.ask("GET", f"/v1/collection/visits/{identity(24)}").json()
+
+    assert [one["where"] for one in itself.json()["places"]] == ["replaces"]
+    assert [one["reason"] for one in told["doubts"]] == ["no_consent", "replaced"]
+    for sentence in DOUBTS.values():
+        assert 0 < len(sentence.pt) <= 90
+        assert 0 < len(sentence.en) <= 90
 
 
 def test_a_collector_learns_whom_to_find_and_never_a_label(ward: Ward) -> None:
     """The lead's balance is for the lead."""
+    sounds = (b"spoken", b"the room")
+    ward.send(26, manifest(26, *sounds), *sounds)
+    visit = ward.ask("GET", f"/v1/collection/visits/{identity(26)}")
+    said = say(ward, word())
     today = ward.ask("GET", "/v1/collection/studies/spira/today").json()
     studies = ward.ask("GET", "/v1/collection/studies").json()
     balance = "/v1/collection/studies/spira/balance"
@@ -349,9 +484,12 @@ def test_a_collector_learns_whom_to_find_and_never_a_label(ward: Ward) -> None:
     assert today["sentence"]["pt"].startswith("Hoje, procure: ")
     (told,) = studies["studies"]
     assert {"targets", "ethics"}.isdisjoint(told)
-    assert "present" not in json.dumps(today)
+    for answer in (today, visit.json(), said.json()):
+        assert not any(f'"{label}"' in json.dumps(answer) for label in LABELS)
     assert ward.ask("GET", balance).json()["code"] == "not_lead"
-    assert ward.ask("GET", balance, token=lead).json()["people"]["unknown"] == 0
+    assert ward.ask("GET", balance, token=lead).json()["people"]["present"] == 1
+    elsewhere = ward.tokens.create("elsewhere", "lead")
+    assert ward.ask("GET", balance, token=elsewhere).json()["code"] == "unknown_study"
 
 
 @pytest.mark.parametrize(
@@ -382,3 +520,64 @@ def test_a_site_that_takes_no_part_is_told_so(ward: Ward) -> None:
     assert ward.ask("GET", "/v1/collection/studies", token=token).json() == {"studies": []}
     path = "/v1/collection/studies/spira/today"
     assert ward.ask("GET", path, token=token).json()["code"] == "unknown_study"
+
+
+def test_the_id_of_an_assessment_is_no_visits(ward: Ward) -> None:
+    """What one API has announced the other one does not go on with."""
+    sent = manifest(31, b"spoken", b"the room")
+    files = tuple(RecordingFile.model_validate(one) for one in sent["recordings"])
+    form = FormValues(id="assessment", version=1, values={})
+    other = Submission(kind="assessment", id=identity(31), revision=1, form=form, files=files)
+    ward.intake.commit(other, Owner("site-1", f"{SECRET}="), lambda tables, accepted: None)
+
+    refused = ward.put(31, sent | {"revision": 2})
+
+    assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("examples", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "database", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)], indirect=True
+)
+def test_whatever_is_asked_is_answered_as_the_document_says(
+    ward: Ward, study: Study, examples: int
+) -> None:
+    """With and without mistakes, at every address; nothing is answered with 500 or above."""
+    ever = Approval(
+        caae="12345678.9.0000.1234",
+        valid_from=date(1900, 1, 1),
+        valid_until=date(2300, 1, 1),
+        consent_versions=("1",),
+    )
+    ward.studies.apply(study.model_copy(update={"version": 2, "ethics": ever}), by="a test")
+    sounds = (b"spoken", b"the room")
+    ward.send(1, manifest(1, *sounds), *sounds)
+    needed, _ = ward.put(2, manifest(2, *sounds, participant=2)).json()["recordings"]
+    document = ward.api.openapi()
+    known = {"study": ["spira"], "study_version": [1]}
+    schemas = document["components"]["schemas"]
+    for name in ("Visit", "Withdrawal", "Said"):  # which there are is no matter of the document
+        schemas[name]["properties"] |= {
+            key: {"enum": values}
+            for key, values in known.items()
+            if key in schemas[name]["properties"]
+        }
+    schemas["FormValues"]["properties"] |= {"id": {"enum": ["visit"]}, "version": {"enum": [1]}}
+    ward.api.openapi = lambda: document  # type: ignore[method-assign]
+    there = {
+        "/v1/collection/visits": {"id": identity(1)},
+        "/v1/collection/participants": {"id": identity(1)},
+        "/v1/collection/studies": {"study": "spira"},
+        "/v1/uploads": {"upload": needed["upload_url"].rpartition("/")[2]},
+    }
+    lead = ward.tokens.create("site-1", "lead")
+
+    answered = attack(ward.api, lead, there, examples)
+
+    assert len(answered) == OPERATIONS
+    assert answered["PUT /v1/collection/visits/{id}"] >= {200, 400, 401}
+    assert answered["GET /v1/collection/visits/{id}"] >= {200, 400, 401, 404}
+    assert answered["POST /v1/collection/visits/{id}/form"] >= {400, 401, 404}
+    assert answered["POST /v1/collection/participants/{id}/withdraw"] >= {200, 400, 401}
+    assert answered["POST /v1/collection/labels"] >= {200, 400, 401}
+    assert answered["GET /v1/collection/studies/{study}/balance"] >= {200, 401}

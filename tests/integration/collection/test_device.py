@@ -168,15 +168,19 @@ def test_a_visit_arrives_as_it_was_recorded(
 def test_a_recording_again_names_the_visit_that_it_replaces(
     device: Device, parts: Parts, url: str, token: str
 ) -> None:
-    """Both are the participant's, beside each other."""
+    """Both are kept, and the one that it replaces counts no more."""
     participant = new_participant()
     first = record(device, participant)
     again = record(device, participant, replaces=first)
 
     assert device.sync(url, token).complete
 
-    visits = {one["id"]: one["replaces"] for one in parts.visits.of_study("spira")}
-    assert visits == {first: None, again: first}
+    assert [one["id"] for one in parts.visits.of_study("spira")] == [again]
+    kept = [parts.visits.about(id, "site-1") for id in (first, again)]
+    assert [one and (one["replaces"], one["doubts"]) for one in kept] == [
+        (None, ("replaced",)),
+        (first, ()),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +274,7 @@ def test_what_was_corrected_while_the_server_answered_is_not_erased(
     """The record number was somebody else's, who withdrew; the right one is sent."""
     id = record(device, new_participant())
 
-    def correct(*_: Any) -> None:
+    def correct(*_: Any, **__: Any) -> None:
         monkeypatch.undo()
         device.revise(id, FORM | {"record_number": "999"})
         raise Withdrawn("the participant has withdrawn from the study")

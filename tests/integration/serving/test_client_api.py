@@ -7,21 +7,14 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import schemathesis
+from attacked import attack
 from fastapi import FastAPI
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis.errors import Unsatisfiable
-from hypothesis.strategies import SearchStrategy
-from schemathesis import Case, GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi import checks
 
 from spira.audio.quality import QualityThresholds
 from spira.domain.submissions import RecordingFile
@@ -39,7 +32,6 @@ from spira.stores.database import Database
 from spira.stores.objects import Objects
 from spira.wiring import ROOMS
 
-SEED = 5
 SOUND = b"recorded"
 FORM = {
     "record_number": "123.456-7",
@@ -51,17 +43,6 @@ FORM = {
     "research_consent": False,
 }
 OPERATIONS = 15
-CHECKS = [
-    not_a_server_error,
-    checks.status_code_conformance,
-    checks.content_type_conformance,
-    checks.response_headers_conformance,
-    checks.response_schema_conformance,
-]
-
-
-# Bytes of an upload are as they come.
-schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
 
 
 def identity(number: int) -> str:
@@ -94,57 +75,6 @@ def parts(tmp_path: Path) -> Parts:
         settings=ServingSettings(),
         thresholds=QualityThresholds(),
     )
-
-
-@dataclass
-class Attacked:
-    """An API with an accepted assessment, and one whose recording is not there yet."""
-
-    api: FastAPI
-    token: str
-    accepted: str
-    upload: str
-
-    def attack(self, examples: int) -> dict[str, set[int]]:
-        """What each operation answers to so many requests as the document allows, and as many as
-        it forbids; each answer is as the document says, and none is 500 or above."""
-        schema = schemathesis.openapi.from_asgi("/openapi.json", self.api)
-        answered: dict[str, set[int]] = {}
-        for found in schema.get_all_operations():
-            operation = found.ok()
-            known = {"upload": self.upload, "id": self.accepted}
-            there = {name: to for name, to in known.items() if f"{{{name}}}" in operation.path}
-            cases = (
-                operation.as_strategy(GenerationMode.POSITIVE),
-                operation.as_strategy(GenerationMode.POSITIVE, path_parameters=there),
-                operation.as_strategy(GenerationMode.NEGATIVE),
-                operation.as_strategy(GenerationMode.NEGATIVE, path_parameters=there),
-            )
-            for which in cases:
-                answered.setdefault(operation.label, set()).update(ask(which, self.token, examples))
-        return answered
-
-
-def ask(cases: SearchStrategy[Case], token: str, examples: int) -> set[int]:
-    """Send so many requests; which statuses came back."""
-    statuses = set()
-
-    @seed(SEED)
-    @settings(
-        max_examples=examples,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=cases)
-    def send(case: Case) -> None:
-        headers = {"Authorization": f"Bearer {token}"}
-        statuses.add(case.call_and_validate(headers=headers, checks=CHECKS).status_code)
-
-    with suppress(Unsatisfiable):  # nothing can be wrong where nothing can be said
-        send()
-    return statuses
 
 
 def manifest(number: int, n_bytes: int, values: Mapping[str, Any] = FORM) -> dict[str, Any]:
@@ -190,20 +120,14 @@ async def prepared(api: FastAPI, token: str) -> str:
     return str(waits["upload_url"])
 
 
-@pytest.fixture
-def attacked(parts: Parts) -> Attacked:
-    """On SQLite and a folder."""
+@pytest.mark.parametrize("examples", [8, pytest.param(150, marks=pytest.mark.slow)])
+def test_whatever_is_asked_is_answered_as_the_document_says(parts: Parts, examples: int) -> None:
+    """With and without mistakes, at every address; nothing is answered with 500 or above."""
     api, token = create_api(parts), parts.tokens.create("ward")
     upload = asyncio.run(prepared(api, token))
-    return Attacked(api, token, identity(1), upload.rpartition("/")[2])
+    there = {"id": identity(1), "upload": upload.rpartition("/")[2]}
 
-
-@pytest.mark.parametrize("examples", [8, pytest.param(150, marks=pytest.mark.slow)])
-def test_whatever_is_asked_is_answered_as_the_document_says(
-    attacked: Attacked, examples: int
-) -> None:
-    """With and without mistakes, at every address; nothing is answered with 500 or above."""
-    answered = attacked.attack(examples)
+    answered = attack(api, token, {"/v1": there}, examples)
 
     assert len(answered) == OPERATIONS
     assert answered["PUT /v1/assessments/{id}"] >= {200, 400, 401}

@@ -1,9 +1,11 @@
-"""What deploy/kubernetes asks of a cluster for Serving; there is none here."""
+"""What deploy/kubernetes asks of a cluster for Serving, and Data Collection beside it; there is
+none here."""
 
 import json
 import re
 import shutil
 import subprocess
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,12 +22,15 @@ from spira.stores.queue import STREAMS
 
 ROOT = Path(__file__).parents[3]
 SERVING = ROOT / "deploy/kubernetes/serving"
+COLLECTION = ROOT / "deploy/kubernetes/collection"
 KEDA = ROOT / "deploy/kubernetes/overlays/serving-keda"
 PAGE = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
 VERSIONS = ("1.27", "1.37")  # the oldest that we support, the newest with a schema
-PARTS = ("api", "relay", "predictor")
+PARTS = ("api", "relay", "predictor", "collect")
+APIS = {"api": 8600, "collect": 8610}  # what devices reach
 SECRETS = {
     "api": {"spira-database", "spira-stores", "spira-keys", "spira-keys-passphrase"},
+    "collect": {"spira-database", "spira-collection-stores", "spira-keys", "spira-keys-passphrase"},
     "relay": {"spira-database", "spira-stores", "spira-queue"},
     "predictor": {"spira-stores", "spira-queue"},
     "queue": {"spira-queue"},
@@ -37,8 +42,14 @@ def documents(path: Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
 
-KUSTOMIZATION = documents(SERVING / "kustomization.yaml")[0]
-MANIFESTS = [found for name in KUSTOMIZATION["resources"] for found in documents(SERVING / name)]
+KUSTOMIZATIONS = {
+    folder: documents(folder / "kustomization.yaml")[0] for folder in (SERVING, COLLECTION)
+}
+WRITTEN = {
+    folder: [found for name in one["resources"] for found in documents(folder / name)]
+    for folder, one in KUSTOMIZATIONS.items()
+}
+MANIFESTS = [one for written in WRITTEN.values() for one in written]
 SCALING = documents(KEDA / "scaling.yaml")
 
 
@@ -68,9 +79,12 @@ def containers(part: str) -> list[dict[str, Any]]:
 
 
 def settings_of_pods() -> dict[str, str]:
-    """The variables that API, relay and predictor get."""
-    data: dict[str, str] = manifest("ConfigMap", "spira-settings")["data"]
-    return data
+    """The variables that all get, and those of Data Collection."""
+    return {
+        name: value
+        for one in ("spira-settings", "spira-collection")
+        for name, value in manifest("ConfigMap", one)["data"].items()
+    }
 
 
 def kustomized(folder: Path) -> list[dict[str, Any]] | None:
@@ -85,23 +99,27 @@ def kustomized(folder: Path) -> list[dict[str, Any]] | None:
 
 def test_every_file_is_used() -> None:
     """A manifest that nobody names would never be applied."""
-    generated = KUSTOMIZATION["configMapGenerator"][0]["files"]
-
-    assert {path.name for path in SERVING.iterdir()} == {
-        *KUSTOMIZATION["resources"],
-        *generated,
-        "kustomization.yaml",
-    }
+    for folder, one in KUSTOMIZATIONS.items():
+        generated = [file for made in one.get("configMapGenerator", []) for file in made["files"]]
+        assert {path.name for path in folder.iterdir()} == {
+            *one["resources"],
+            *generated,
+            "kustomization.yaml",
+        }
+        assert one["namespace"] == "spira-serving"
+        assert one["images"] == KUSTOMIZATIONS[SERVING]["images"]
     overlay = documents(KEDA / "kustomization.yaml")[0]["resources"]
     assert overlay == ["../../serving", "scaling.yaml"]
-    assert len(MANIFESTS) >= 15
+    assert len(MANIFESTS) >= 20
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("folder", [SERVING, KEDA], ids=["serving", "keda"])
+@pytest.mark.parametrize(
+    "folder", [SERVING, KEDA, COLLECTION], ids=["serving", "keda", "collection"]
+)
 def test_manifests_agree_with_the_schema_of_kubernetes(folder: Path, version: str) -> None:
     """Strictly: an unknown key is a mistake. Of KEDA's kind there is no schema here."""
-    written = MANIFESTS if folder == SERVING else [*MANIFESTS, *SCALING]
+    written = WRITTEN.get(folder) or [*WRITTEN[SERVING], *SCALING]
     found = kustomized(folder) or written
 
     for one in found:
@@ -126,6 +144,12 @@ def test_variables_of_the_pods_are_settings(monkeypatch: pytest.MonkeyPatch) -> 
     assert read.serving.queue
     assert read.stores.registry
     assert read.serving.host == "0.0.0.0"
+    assert read.collection.host == "0.0.0.0"
+    places = (read.collection.objects, read.collection.consents, read.serving.objects)
+    assert len({*places, None}) == 4
+    assert urlsplit(str(read.collection.consents)).hostname not in (
+        urlsplit(str(one)).hostname for one in places if one != read.collection.consents
+    )
     assert read.intake.checking.children == 2
 
 
@@ -135,13 +159,15 @@ def test_commands_and_ports_of_the_pods_exist() -> None:
         for container in containers(part):
             program, *words = container["command"]
             words = words[2:] if words[0] == "--log-level" else words
-            options = [option for one in find_command(*words[:2]).params for option in one.opts]
+            command = find_command(*takewhile(lambda word: word[0] not in "-/", words))
+            options = [option for one in command.params for option in one.opts]
             assert program == "spira"
             assert all(word in options for word in words if word.startswith("--")), part
         (port,) = container["ports"]
         assert str(port["containerPort"]) == words[words.index("--port") + 1]
         assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": port["name"]}
-    assert pod("api")["containers"][0]["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    for part in APIS:
+        assert pod(part)["containers"][0]["readinessProbe"]["httpGet"]["path"] == "/readyz"
     for part in ("relay", "predictor"):
         assert "0.0.0.0" in pod(part)["containers"][0]["command"]  # else no probe reaches it
 
@@ -187,13 +213,14 @@ def test_every_part_has_the_secrets_that_it_needs_and_no_others() -> None:
         assert f"kubectl -n spira-serving create secret generic {name} " in PAGE
 
 
-def test_two_pods_of_the_api_have_the_same_keys_and_make_none() -> None:
+@pytest.mark.parametrize("part", APIS)
+def test_two_pods_of_an_api_have_the_same_keys_and_make_none(part: str) -> None:
     """A key that one of them made would be gone with it, and unknown to the other.
 
     The ring refuses what a group may read: no fsGroup, and a folder that is made in memory.
     """
-    spec = pod("api")
-    init, api = containers("api")
+    spec = pod(part)
+    init, api = containers(part)
     ring = Path(settings_of_pods()["SPIRA_INTAKE__KEYS"])
     volumes = {one["name"]: one for one in spec["volumes"]}
     mounted = {one["name"]: one for one in api["volumeMounts"]}
@@ -216,15 +243,16 @@ def test_two_pods_of_the_api_have_the_same_keys_and_make_none() -> None:
     ]
 
 
-def test_the_api_stays_while_nodes_are_emptied_and_versions_change() -> None:
+@pytest.mark.parametrize("part", APIS)
+def test_an_api_stays_while_nodes_are_emptied_and_versions_change(part: str) -> None:
     """Two, never less than one; and time to finish what is in hand."""
-    spec = workload("api")
-    budget = manifest("PodDisruptionBudget", "spira-api")["spec"]
+    spec = workload(part)
+    budget = manifest("PodDisruptionBudget", f"spira-{part}")["spec"]
 
     assert spec["replicas"] >= 2
     assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     assert budget == {"minAvailable": 1, "selector": spec["selector"]}
-    assert pod("api")["terminationGracePeriodSeconds"] > 20 + 5
+    assert pod(part)["terminationGracePeriodSeconds"] > 20 + 5
 
 
 # ---- who may reach whom
@@ -247,16 +275,20 @@ def ports(rules: list[dict[str, Any]]) -> set[int]:
     return {port["port"] for rule in rules for port in rule["ports"]}
 
 
-def test_only_the_api_is_reached_from_outside() -> None:
+def test_only_the_apis_are_reached_from_outside() -> None:
     """The queue by relay and predictor alone, the others by nobody; no way in but a Service."""
     nobody = manifest("NetworkPolicy", "spira-nobody")["spec"]
-    (from_outside,) = policies("ingress", "api")
+    from_outside = {part: policies("ingress", part) for part in APIS}
     (to_the_queue,) = policies("ingress", "queue")
     ((selector,),) = [rule["from"] for rule in [to_the_queue]]
     asking = {one["key"]: one["values"] for one in selector["podSelector"]["matchExpressions"]}
 
     assert nobody == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    assert (from_outside, ports([to_the_queue])) == ({"ports": [{"port": 8600}]}, {4222})
+    for part, port in APIS.items():
+        assert from_outside[part] == [{"ports": [{"port": port}]}]
+        (told,) = manifest("Service", f"spira-{part}")["spec"]["ports"]
+        assert (told["port"], containers(part)[-1]["ports"][0]["containerPort"]) == (port, port)
+    assert ports([to_the_queue]) == {4222}
     assert asking["app.kubernetes.io/component"] == ["relay", "predictor"]
     assert policies("ingress", "relay") == policies("ingress", "predictor") == []
     kinds = {one["kind"] for one in MANIFESTS}
@@ -274,7 +306,8 @@ def test_every_part_reaches_the_servers_that_it_needs_and_no_others() -> None:
     queue = urlsplit(told["SPIRA_SERVING__QUEUE"]).port
     names = 53
 
-    assert ports(policies("egress", "api")) == {names, database, store}
+    for part in APIS:
+        assert ports(policies("egress", part)) == {names, database, store}
     assert ports(policies("egress", "relay")) == {names, database, store, registry, queue}
     assert ports(policies("egress", "predictor")) == {names, store, registry, queue}
     assert ports(policies("egress", "queue")) == {names}

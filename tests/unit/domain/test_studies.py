@@ -10,6 +10,7 @@ from spira.domain.answers import Sentence
 from spira.domain.studies import Stratum, Study, accepts, forbidden_changes
 
 WORDS = {"pt": "palavras", "en": "words"}
+NUMBER = {"name": "record_number", "kind": "text", "title": WORDS, "identifying": True}
 APPROVAL = {
     "caae": "12345678.9.0000.1234",
     "valid_from": "2026-03-01",
@@ -157,8 +158,12 @@ def test_a_target_stands_for_every_combination_of_what_it_names() -> None:
             "ethics.consent_versions.1: there is no consent text of version 3",
         ),
         (
-            {"forms": [form(1, {"name": "record_number", "kind": "text", "title": WORDS})]},
+            {"forms": [form(1, NUMBER | {"identifying": False})]},
             "forms.0.fields.6: record_number must be identifying",
+        ),
+        (
+            {"forms": [form(1, NUMBER | {"longest": 101})]},
+            "forms.0.fields.6: record_number may have at most longest: 100",
         ),
         (
             {"forms": [form() | {"fields": fields()[1:]}]},

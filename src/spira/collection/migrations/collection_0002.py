@@ -31,7 +31,6 @@ def upgrade() -> None:
         sa.Column("uncertainty_s", sa.Float, nullable=False),
         sa.Column("accepted_at", sa.Text, nullable=False),
         sa.Column("synthetic", sa.Boolean, nullable=False),
-        sa.Column("doubt", sa.Text),
         sa.ForeignKeyConstraint(
             ["study", "participant"],
             ["collection_participants.study", "collection_participants.id"],
@@ -41,6 +40,7 @@ def upgrade() -> None:
         "collection_visits_by_participant", "collection_visits", ["study", "participant"]
     )
     op.create_index("collection_visits_by_record", "collection_visits", ["record"])
+    op.create_index("collection_visits_by_replaced", "collection_visits", ["replaces"])
     op.create_table(
         "collection_forms",
         sa.Column("visit", sa.Text, sa.ForeignKey("collection_visits.id"), primary_key=True),
