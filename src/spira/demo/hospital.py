@@ -102,7 +102,7 @@ def demo_hospital(
         os.environ.update(without_proxy(os.environ, _LOCAL))
         if policy == "demo":
             warn_of_few(app, participants)
-        people = _people(app, seed, participants)
+        people = _people(app, name, seed, participants)
         if not has_dataset(app, name):
             study = _apply_study(app, place, people)
             _collect(app, place, study, people)
@@ -138,7 +138,7 @@ def _require_packages() -> None:
 # Visits
 
 
-def _people(app: Application, seed: int, participants: int) -> list[_Person]:
+def _people(app: Application, name: str, seed: int, participants: int) -> list[_Person]:
     """Everybody of the synthetic hospital, in the order of their visits."""
     import polars as pl
 
@@ -146,8 +146,14 @@ def _people(app: Application, seed: int, participants: int) -> list[_Person]:
     from spira.synthetic.hospital import synthesize
     from spira.synthetic.records import Hospital, admit
 
-    folder = app.home / "hospitals" / f"demo-{participants}-{seed}"  # as `spira demo` has it
-    config = Hospital(seed=seed, participants=participants, effect=EFFECT, utterances=UTTERANCES)
+    folder = app.home / "hospitals" / name
+    config = Hospital(
+        seed=seed,
+        participants=participants,
+        effect=EFFECT,
+        utterances=UTTERANCES,
+        noise_per_site=1,  # rooms of visits are the noise here
+    )
     app.say(f"Voices of {participants} people of a synthetic hospital: {folder}")
     with app.writing():
         synthesize(folder, config, jobs=app.settings.datasets.jobs, progress=app.progress)
@@ -392,6 +398,7 @@ def _assess(
             folder = place / "serving" / f"model-{summary['model']}" / site
             with Device(folder) as device:
                 told += _answered(device, some, server, token)
+            app.say(f"{site}: {len(some)} of people whom training never met, answered")
     return told
 
 
@@ -489,22 +496,12 @@ def _require_complete(report: "Report", site: str) -> None:
 
 
 def _tell_collected(app: Application, collected: dict[str, Any]) -> None:
-    labels, unknown = collected["labels"], collected["unknown"]
-    app.say(
-        f"\n{collected['visits']} visits, labelled by what the hospital has told ({_LABEL_POLICY}):"
-    )
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(unknown.items()))
-    app.table(
-        ["label", "people", ""],
-        [
-            ("present", str(labels["present"]), ""),
-            ("absent", str(labels["absent"]), ""),
-            ("unknown", str(labels["unknown"]), reasons),
-        ],
-    )
-    wrong = len(collected["otherwise"])
-    app.say(f"Labelled otherwise than planted: {wrong}.")
-    app.say(f"Waiting for a person to decide: {collected['questions']}.")
+    labels, reasons = collected["labels"], sorted(collected["unknown"].items())
+    app.say(f"\n{collected['visits']} visits; by what the hospital has told ({_LABEL_POLICY}):")
+    app.say(f"  RI present {labels['present']}, absent {labels['absent']}")
+    app.say("  ".join([f"  unknown {labels['unknown']}", *(f"{why}: {n}" for why, n in reasons)]))
+    app.say(f"  otherwise than planted {len(collected['otherwise'])}")
+    app.say(f"  waiting for a person to decide {collected['questions']}")
 
 
 def _tell_answers(app: Application, summary: dict[str, Any]) -> None:
