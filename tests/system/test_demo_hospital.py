@@ -27,7 +27,7 @@ split: {key: quick, fractions: {train: 0.4, validation: 0.2, test: 0.4}}
 noise: {kind: snr, present: 1, absent: 1}
 network: {kind: compact}
 windows: {length_s: 2, step_s: 2}
-optimisation: {epochs: 2, optimiser: {kind: adamw}, schedule: {kind: cosine}}
+optimisation: {epochs: 1, optimiser: {kind: adamw}, schedule: {kind: cosine}}
 """
 ANY_WILL_DO = """\
 name: any-will-do
@@ -44,12 +44,6 @@ class Demo:
 
     home: Path
     words: tuple[str, ...]
-    spira: Spira
-    command: Callable[..., list[str]]
-
-    def run(self, policy: str) -> Ended:
-        """To its end."""
-        return self.spira(self.home, *self.words, "--policy", policy, ok=False)
 
     def assert_nothing_is_left_running(self) -> None:
         """No process has this data folder."""
@@ -63,22 +57,20 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def demo(
-    tmp_path_factory: pytest.TempPathFactory, spira: Spira, spira_command: Callable[..., list[str]]
-) -> Demo:
-    """Few people and two epochs."""
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """Few people and one epoch."""
     folder = tmp_path_factory.mktemp("demo-hospital")
     (folder / "quick.yaml").write_text(QUICK)
     words = ("--setting", "intake.checking.children=1", "demo-hospital")
     words += ("--participants", str(PEOPLE), "--seed", str(SEED))
     words += ("--experiment", str(folder / "quick.yaml"))
-    return Demo(folder / "home", words, spira, spira_command)
+    return Demo(folder / "home", words)
 
 
 @pytest.fixture(scope="module")
-def interrupted(demo: Demo) -> int:
+def interrupted(demo: Demo, spira_command: Callable[..., list[str]]) -> int:
     """Ctrl-C while devices send; its exit code."""
-    words = demo.command(demo.home, *demo.words)
+    words = spira_command(demo.home, *demo.words)
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         sent = "demo/*/collection/*/visits/*/receipt"
         wait_for(lambda: list(demo.home.glob(sent)), 60, "a visit is received")
@@ -87,9 +79,9 @@ def interrupted(demo: Demo) -> int:
 
 
 @pytest.fixture(scope="module")
-def stopped(demo: Demo, interrupted: int) -> tuple[Ended, list[tuple[str, ...]]]:
+def stopped(demo: Demo, interrupted: int, spira: Spira) -> tuple[Ended, list[tuple[str, ...]]]:
     """The same command under the clinical policy, and the aliases of the models then."""
-    return demo.run("clinical"), demo.aliases
+    return spira(demo.home, *demo.words, "--policy", "clinical", ok=False), demo.aliases
 
 
 def test_whoever_interrupts_it_leaves_nothing_running(demo: Demo, interrupted: int) -> None:
@@ -131,7 +123,7 @@ def test_under_a_policy_that_allows_it_it_goes_on_to_answers(
     policy = tmp_path / "policy.yaml"
     policy.write_text(ANY_WILL_DO)
 
-    first = demo.run(str(policy))
+    first = here(demo.home, *demo.words, "--policy", str(policy))
 
     assert first.returncode == 0, first.stdout + first.stderr
     assert "sending visits" not in first.stderr
