@@ -67,7 +67,7 @@ class QualityThresholds(Frozen):
     and every later stage would have to go through them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Checked:
     """A recording that can be used, and what is known about it."""
 
