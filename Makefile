@@ -16,7 +16,7 @@ $(READY): pyproject.toml requirements/constraints.txt
 	@[ ! -e $(ENV)/.begun ] || rm -rf $(ENV)
 	$(PYTHON) -m venv $(ENV)
 	@touch $(ENV)/.begun
-	$(BIN)/pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[train,synthetic,schedule,serve,kubernetes,dev]'
+	$(BIN)/pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[train,synthetic,schedule,serve,collect,kubernetes,dev]'
 	@rm $(ENV)/.begun
 	@touch $@
 

@@ -24,7 +24,12 @@ _COMMANDS = {
         "Run the pipeline as a service: requests, runs, sweeps.",
     ),
     "serve": ("spira.serving.commands:serve", "Take assessments in and answer them."),
+    "collect": ("spira.collection.commands:collect", "Take visits in."),
     "study": ("spira.collection.commands:study", "Apply studies; see targets and balance."),
+    "hospital": (
+        "spira.collection.hospitals.commands:hospital",
+        "Pull labels from hospitals; simulate one.",
+    ),
     "predict": ("spira.model.commands:predict", "Ask a model about recordings."),
     "model": ("spira.delivery.commands:model", "List, show, promote and roll back models."),
     "labels": ("spira.labels.commands:labels", "Add, import and show what labels rest on."),

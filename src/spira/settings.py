@@ -23,6 +23,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from spira.collection.settings import CollectionSettings
 from spira.datasets.settings import DatasetsSettings
 from spira.delivery.settings import DeliverySettings
 from spira.domain.errors import InputError
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     delivery: DeliverySettings = DeliverySettings()
     scheduling: SchedulingSettings = SchedulingSettings()
     serving: ServingSettings = ServingSettings()
+    collection: CollectionSettings = CollectionSettings()
     intake: IntakeSettings = IntakeSettings()
 
     @classmethod

@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
 # Whose tables the database has. They are brought up to date together: Alembic refuses a database
 # in which it finds a migration of a room that it was not told of.
-ROOMS = ("spira.intake", "spira.labels", "spira.serving", "spira.collection")
+ROOMS = (
+    "spira.intake",
+    "spira.labels",
+    "spira.serving",
+    "spira.collection",
+    "spira.collection.hospitals",
+)
 
 
 class Application:
@@ -128,11 +134,27 @@ class Application:
         return Objects.open(url, setting="serving.objects")
 
     @cached_property
+    def collected(self) -> "Objects":
+        """Audio key-value store A."""
+        from spira.stores.objects import Objects
+
+        url = self.settings.collection.objects or str(self.home / "collected")
+        return Objects.open(url, setting="collection.objects")
+
+    @cached_property
+    def consents(self) -> "Objects":
+        """Where spoken consents lie, sealed."""
+        from spira.stores.objects import Objects
+
+        url = self.settings.collection.consents or str(self.home / "consents")
+        return Objects.open(url, setting="collection.consents")
+
+    @cached_property
     def keys(self) -> "KeyRing":
-        """Keys that sign receipts and hide record numbers; made where there are none."""
+        """Keys that sign, hide and seal; made where there are none."""
         from spira.intake.keys import KeyRing
 
-        return KeyRing.open(self.keys_folder)
+        return KeyRing.open(self.keys_folder, separators=self.settings.intake.record_separators)
 
     @cached_property
     def labels(self) -> "Labels":
@@ -145,6 +167,25 @@ class Application:
     def _newest(self, subject: "Subject") -> "Subject":
         kind, _, stored = subject.partition(":")
         return f"{kind}:{self.keys.wrapped(stored)}" if kind == "record" else subject
+
+    def check_keys(self) -> None:
+        """Make keys where there are none yet.
+
+        raises    IntegrityError where the keys are not those of the database: no patient of theirs
+                  would be found, and no spoken consent opened
+        """
+        from spira.collection import visits
+        from spira.intake.keys import sealed_with, signed_with
+        from spira.intake.submissions import newest_consent, newest_receipts
+        from spira.serving import assessments
+
+        self.keys.require(assessments.record_keys(self.database))
+        self.keys.require(visits.record_keys(self.database))
+        self.keys.require(map(signed_with, newest_receipts(self.database)))
+        consent = newest_consent(self.database)
+        sealed = None if consent is None else self.consents.read(consent)
+        if consent is not None and sealed is not None:
+            self.keys.require([sealed_with(sealed, about=consent)])
 
     def environment(self) -> dict[str, str]:
         """The environment of another process that is to have these settings."""

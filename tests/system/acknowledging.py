@@ -26,19 +26,20 @@ import structlog
 from found import found
 
 from spira.console import Console
+from spira.device import outbox
+from spira.device.line import Pace
+from spira.domain.forms import check
 from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.domain.vitals import DEFAULT_VITAL_RULES
 from spira.intake import keys
 from spira.intake.checking import Found, Refused
 from spira.intake.submissions import Intake, Owner
 from spira.intake.sweeping import sweep
-from spira.serving import client
+from spira.intake.tokens import Tokens
 from spira.serving.assessments import Assessments
 from spira.serving.client import Device, Recorded
-from spira.serving.line import Pace
-from spira.serving.service import check_keys
+from spira.serving.forms import ASSESSMENT_1
 from spira.serving.taking import taken
-from spira.serving.tokens import Tokens
 from spira.settings import Settings
 from spira.stores import database, objects
 from spira.wiring import Application
@@ -120,7 +121,9 @@ def take(app: Application, number: int, say: Callable[..., None] = say) -> str:
     intake, sent = intake_of(app), submission(number)
     record = app.keys.hash_record(SITE, RECORD)
     say("record", hash=record)
-    on_accept = taken(DEFAULT_VITAL_RULES, {"age": 63}, record, "token of a test")
+    on_accept = taken(
+        DEFAULT_VITAL_RULES, check(ASSESSMENT_1, {"age": 63}), [record], "token of a test"
+    )
     standing = intake.commit(sent, OWNER, on_accept)
     say("announced", id=sent.id)
     for one in standing.recordings:
@@ -140,7 +143,7 @@ def serve(home: Path) -> None:
     """Assessments in, answers out; keys made and rotated, a checkpoint, a sweep."""
     app = opened(home)
     app.prepare()
-    check_keys(app)
+    app.check_keys()
     assessments = Assessments(app.database)
     for number in range(N_ASSESSMENTS):
         take(app, number)
@@ -159,7 +162,7 @@ def serve(home: Path) -> None:
 
 
 def record(folder: Path) -> None:
-    """A phone records two assessments, and revises one."""
+    """A phone records two assessments, revises one, and is to have it voided."""
     with Device(folder) as phone:
         for number in (100, 101):
             recorded = Recorded("sentence", sound(number, "sentence"), 6, NOW)
@@ -167,6 +170,8 @@ def record(folder: Path) -> None:
             say("recorded", id=id)
         phone.revise(id, {**FORM, "age": 36})
         say("revised", id=id, age=36)
+        phone.void(id, "the wrong patient")
+        say("to be voided", id=id)
 
 
 def send(folder: Path, home: Path) -> None:
@@ -219,7 +224,7 @@ def leave_out(what: str) -> None:
         keys.sync_path = lambda _: None  # type: ignore[attr-defined]
         keys.write_whole = write_half  # type: ignore[attr-defined]
     elif what == "syncs of the phone's folders":
-        client.sync_path = lambda _: None  # type: ignore[attr-defined]
+        outbox.sync_path = lambda _: None  # type: ignore[attr-defined]
     elif what == "syncs of commits":
         as_it_is = database._on_sqlite
 

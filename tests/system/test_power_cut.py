@@ -78,7 +78,7 @@ def require_all(left: Path, told: list[dict[str, Any]], *, go_on: bool) -> None:
         app = opened(left / SERVER)
         for one in told:
             require_kept(app, one, sent.get(one.get("id")), answered.get(one.get("id")))
-        require_phone(left / PHONE, told, sent)
+        require_phone(left / PHONE, told, sent, answered)
         for one in sent.values():
             if one["state"] == "accepted":
                 require_objects(app, one)
@@ -142,7 +142,7 @@ def require_objects(app: Application, accepted: Any) -> None:
         require(samples == original[::-1], "its samples")
 
 
-def require_phone(folder: Path, told: list[dict[str, Any]], sent: Rows) -> None:
+def require_phone(folder: Path, told: list[dict[str, Any]], sent: Rows, answered: Rows) -> None:
     """What the phone has acknowledged; what it has let go, the server has."""
     with Device(folder) as phone:
         for one in told:
@@ -150,6 +150,11 @@ def require_phone(folder: Path, told: list[dict[str, Any]], sent: Rows) -> None:
                 require(one["id"] in phone.ids(), "an assessment on the phone")
             if one["what"] == "revised":
                 require(phone.get(one["id"]).form.values["age"] == one["age"], "its revision")
+            if one["what"] == "to be voided":
+                there = answered.get(phone.get(one["id"]).id)
+                done = there is not None and there["voided_at"] is not None
+                kept = (folder / "voids" / f"{one['id']}.json").exists()
+                require(done or kept, "what is to be voided")
             if one["what"] == "sent":
                 require(phone.receipt(one["id"]) == one["receipt"], "its receipt on the phone")
         for name in phone.ids():
@@ -203,7 +208,7 @@ def test_what_was_acknowledged_survives_a_power_cut_behind_every_call(
     assert disk.is_as_on_disk()  # the log has told everything
     assert {json.loads(line)["what"] for line in disk.said} == {
         *("record", "key", "announced", "offset", "receipt", "answer", "voided"),
-        *("recorded", "revised", "sent"),
+        *("recorded", "revised", "to be voided", "sent"),
     }
 
 

@@ -3,17 +3,20 @@
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from served import FORM, Assessment, Served, announced, publish_champion, voice
+from served import FORM, Api, Assessment, Served, announced, publish_champion, voice
 from services import wait_for
 
 from spira.audio.decode import decode
 from spira.model.bundle import load
+from spira.stores.processes import answers
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +118,11 @@ def test_a_poor_recording_is_accepted_and_inconclusive(served: Served) -> None:
     assert answer["outcome"] == "inconclusive"
     assert "short" in [finding["finding"] for finding in answer["findings"]]
     assert answer["sentence"]["pt"].startswith("Inconclusivo: ")
+    with closing(sqlite3.connect(served.home / "spira.db")) as tables:
+        query = "SELECT about FROM serving_assessments WHERE id = ?"
+        (about,) = tables.execute(query, (one.id,)).fetchone()
+    version = served.http("GET", "/v1/thresholds").json()["version"]
+    assert json.loads(about)["found"]["thresholds"] == version
 
 
 def test_what_is_wrong_in_a_form_is_said_by_field_and_loses_nothing(served: Served) -> None:
@@ -205,6 +213,8 @@ def test_what_is_no_manifest_is_refused_with_its_place(
         (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", "not_audio"),
         (b"PK\x03\x04" + bytes(200), "not_audio"),
         (voice(17)[:30000], "truncated"),
+        (voice(17, seconds=3.0), "wrong_duration"),
+        (b"RIFF$\0\0\0WAVEfmt " + bytes(200), "undecodable"),
     ],
 )
 def test_a_file_that_is_no_sound_is_refused_by_name(
@@ -227,8 +237,7 @@ def test_a_file_that_is_no_sound_is_refused_by_name(
 
     (told,) = served.put(one).json()["recordings"]
 
-    assert told["state"] == "refused"
-    assert told["reason"] in (reason, "wrong_duration", "undecodable")
+    assert (told["state"], told["reason"]) == ("refused", reason)
     assert told["sentence"]["pt"]
 
 
@@ -249,6 +258,7 @@ def test_metrics_and_health_say_how_it_goes_and_of_nobody(served: Served) -> Non
     assert 'spira_api_refusals_total{status="404"}' in metrics
     assert "spira_api_accept_seconds_count" in metrics
     assert "spira_api_oldest_open_seconds" in metrics
+    assert 'spira_api_assessments{outcome="positive",state="completed"}' in metrics
     assert FORM["record_number"] not in metrics
     for path in ("/healthz", "/readyz"):
         assert served.http("GET", path).status_code == 200
@@ -272,20 +282,48 @@ def test_an_acceptance_is_measured_once(served: Served) -> None:
 
 
 def test_no_record_number_is_in_a_log_a_name_or_a_message(served: Served) -> None:
-    """Everything below the data folder is searched: tables, logs, queue, names of files."""
+    """Nor in an answer, whatever was refused. Everything below the data folder is searched:
+    tables, logs, queue, names of files."""
     number = "55443322118877"
-    one = Assessment((voice(18),))
-    one.manifest["form"]["values"]["record_number"] = number
+    one, other = Assessment((voice(18),)), Assessment((voice(18),))
+    for each in (one, other):
+        each.manifest["form"]["values"]["record_number"] = number
     served.sent(one)
     served.answered(one.id)
-    served.http("POST", "/v1/assessments/search", json={"record_number": number})
+    search, path = "/v1/assessments/search", f"/v1/assessments/{one.id}"
 
+    def changed(assessment: Assessment, revision: int, **values: Any) -> httpx.Response:
+        assessment.manifest["revision"] = revision
+        assessment.manifest["form"]["values"] |= values
+        return served.put(assessment)
+
+    answers = [
+        served.http("POST", search, json={"record_number": number}),
+        changed(other, 1, age="sixty"),
+        changed(other, 2, record_number=[number]),
+        changed(other, 3, record_number=number, age=63),
+        changed(one, 1, record_number=f"{number}-1"),
+        changed(one, 0),
+        served.http("POST", search, json={"record_number": number * 8}),
+        served.http("POST", search, json={"number": number}),
+        served.http("POST", f"{path}/void", json={"reason": number * 40}),
+        served.http("POST", f"/v1/assessments/{number}/void", json={"reason": "x"}),
+        served.http("GET", f"/v1/assessments/{number}"),
+        served.http("GET", "/v1/assessments", params={"after": f"{number}x"}),
+        served.http("GET", f"/v1/patients/{number}"),
+        served.http("HEAD", f"/v1/uploads/{number}", headers={"Tus-Resumable": "1.0.0"}),
+        served.http("GET", "/metrics"),
+    ]
+
+    expected = [200, 200, 200, 200, 409, 400, 400, 400, 400, 400, 400, 400, 404, 404, 200]
+    assert [answer.status_code for answer in answers] == expected
+    assert not [answer.url.path for answer in answers if number in answer.text]
     searched = 0
-    for path in served.home.rglob("*"):
-        assert number not in path.name
-        if path.is_file():
+    for file in served.home.rglob("*"):
+        assert number not in file.name
+        if file.is_file():
             searched += 1
-            assert number.encode() not in path.read_bytes(), path
+            assert number.encode() not in file.read_bytes(), file
     assert searched > 20
 
 
@@ -336,7 +374,7 @@ def test_without_a_model_assessments_are_taken_and_wait(tmp_path: Path) -> None:
     finally:
         served.kill("everything")
 
-    assert (waiting["answer"], waiting["why"]) == (None, "no model")
+    assert (waiting["answer"], waiting["state"], waiting["why"]) == (None, "queued", "no model")
     assert waiting["sentence"]["pt"].startswith("Recebido. Ainda não há modelo em uso.")
     assert answered["answer"]["outcome"] is not None
     assert answered["answer"]["evidence"]["pt"].startswith("DEMONSTRAÇÃO.")
@@ -357,3 +395,38 @@ def test_an_assessment_is_followed_through_the_logs_by_its_id(served: Served) ->
     assert told("api") == ["announced", "accepted"]
     assert "answered" in told("relay")
     assert told("predictor-1") != []
+
+
+def test_told_to_stop_the_api_finishes_what_it_has_in_hand(tmp_path: Path) -> None:
+    """The second half of a recording comes after SIGTERM, and is acknowledged; nobody else is let
+    in, and then the API ends."""
+    api = Api(tmp_path / "home")
+    api.home.mkdir()
+    api.token = api.make_token()
+    api.start()
+    assert api.process is not None
+    one = Assessment((voice(23),))
+    (needed,) = api.put(one).json()["recordings"]
+    (sound,) = one.sounds
+
+    def is_in_hand() -> bool:
+        headers = {"Tus-Resumable": "1.0.0"}
+        here = api.http("HEAD", needed["upload_url"], headers=headers).headers["Upload-Offset"]
+        return here == "50000"
+
+    def halves() -> Iterator[bytes]:
+        yield sound[:50_000]
+        wait_for(is_in_hand, 20, "the first half is here")
+        api.process.terminate()  # type: ignore[union-attr]
+        wait_for(lambda: not answers(f"{api.address}/healthz"), 10, "nobody is let in")
+        time.sleep(1.0)  # a slow network
+        yield sound[50_000:]
+
+    try:
+        length = {"Content-Length": str(len(sound))}
+        done = api.patch(needed["upload_url"], 0, halves(), **length)  # type: ignore[arg-type]
+        api.process.wait(20)
+    finally:
+        api.kill("everything")
+
+    assert (done.status_code, done.headers["Upload-Offset"]) == (204, str(len(sound)))

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from faulty_network import FaultyNetwork
@@ -41,13 +42,15 @@ class Phone:
 
     device: Device
     sounds: dict[str, bytes] = field(default_factory=dict)  # by the id that `record` gave
+    numbers: dict[str, str] = field(default_factory=dict)  # of records, by the same
 
     def record(self, number: int) -> None:
         """An assessment, offline."""
         sound = voice(number)
         made = datetime.now(UTC) - timedelta(hours=number % 30)
         taken = ("sentence", sound, 5.5, made)
-        self.sounds[self.device.record(FORM | {"record_number": f"{number}"}, [taken])] = sound
+        name = self.device.record(FORM | {"record_number": f"{number}"}, [taken])
+        self.sounds[name], self.numbers[name] = sound, f"{number}"
 
     def send(self, url: str, token: str, until: float) -> None:
         """Sync until everything holds a receipt."""
@@ -65,6 +68,48 @@ def phones(folder: Path, n: int, each: int) -> Iterator[list[Phone]]:
     yield made
     for phone in made:
         phone.device.close()
+
+
+@contextmanager
+def read_by_somebody(served: Served) -> Iterator[dict[str, Any]]:
+    """A clinician looks at everything, again and again, and never sees an answer change; the
+    answers that were seen, by assessment."""
+    seen: dict[str, Any] = {}
+    changed: list[str] = []
+    enough = threading.Event()
+
+    def page(after: int) -> dict[str, Any]:
+        params = {"after": after, "limit": 200}
+        try:
+            found: dict[str, Any] = served.http("GET", "/v1/assessments", params=params).json()
+        except (httpx.HTTPError, ValueError):  # the API is not there
+            return {}
+        return found
+
+    def look() -> None:
+        after = 0
+        while rows := (found := page(after)).get("assessments"):
+            after = found["next"]
+            for row in rows:
+                answer = row["answer"]
+                if answer is None and row["id"] in seen:
+                    changed.append(row["id"])
+                if answer is not None and seen.setdefault(row["id"], answer) != answer:
+                    changed.append(row["id"])
+
+    def read() -> None:
+        while not enough.wait(1.0):
+            look()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield seen
+    finally:
+        enough.set()
+        reader.join()
+    look()
+    assert changed == []
 
 
 def disturb(
@@ -161,6 +206,7 @@ def burst(
     served.start()
     try:
         with (
+            read_by_somebody(served) as seen,
             phones(tmp_path, devices, each) as all_phones,
             FaultyNetwork(seed=seed, upstream=port, rate=0.2).running() as network,
         ):
@@ -182,7 +228,12 @@ def burst(
                 for phone in all_phones
                 for name, sound in phone.sounds.items()
             }
-        wait_for(lambda: not stores.rows(OPEN), 300, "everything is answered")
+            records = {
+                phone.device.get(name).id: number
+                for phone in all_phones
+                for name, number in phone.numbers.items()
+            }
+            wait_for(lambda: not stores.rows(OPEN), 300, "everything is answered")
         print(
             f"{devices * each} assessments, {len(killed)} kills ({', '.join(killed)}); sent in "
             f"{sent_s:.0f} s, answered {time.monotonic() - began - sent_s:.0f} s later; "
@@ -190,6 +241,11 @@ def burst(
         )
         assert len(receipts) == devices * each
         assert all(receipt for receipt, _ in receipts.values())
+        assert set(seen) == set(receipts)
+        for id, number in records.items():
+            search = {"record_number": number}
+            found = served.http("POST", "/v1/assessments/search", json=search).json()
+            assert [one["id"] for one in found["assessments"]] == [id]
         assert_right(tmp_path, stores, bundle, {id: sound for id, (_, sound) in receipts.items()})
     finally:
         served.kill("everything")

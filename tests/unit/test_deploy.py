@@ -175,7 +175,7 @@ def test_the_queue_of_compose_keeps_its_messages_and_asks_for_the_token() -> Non
 
 
 def test_parts_of_serving_can_write_nothing_but_their_volumes_and_say_how_they_are() -> None:
-    """No part has more rights than it needs; the relay listens nowhere, so nobody can ask it."""
+    """No part has more rights than it needs."""
     asked = {}
     for service in (*SERVING, "nats"):
         part = SERVICES[service]
@@ -188,10 +188,11 @@ def test_parts_of_serving_can_write_nothing_but_their_volumes_and_say_how_they_a
 
     assert asked == {
         "serving-api": "8600/readyz",
+        "serving-relay": "8602/healthz",
         "serving-predictor": "8601/healthz",
         "nats": "8222/healthz",
     }
-    for service in ("serving-api", "serving-predictor"):
+    for service in SERVING:
         words = SERVICES[service]["command"]
         assert asked[service].startswith(words[words.index("--port") + 1] + "/")
 

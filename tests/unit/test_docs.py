@@ -5,13 +5,14 @@ fails too.
 """
 
 import json
+import pkgutil
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, get_args, get_origin
@@ -24,12 +25,22 @@ from pydantic.fields import FieldInfo
 from spira import cli
 from spira.collection.balance import FEWEST, LIMIT
 from spira.collection.balance import Verdict as BalanceVerdict
+from spira.collection.hospitals.reading import Reason
+from spira.collection.hospitals.settings import HospitalSettings
+from spira.collection.hospitals.storing import REASONS as REASONS_OF_THE_WORKLIST
+from spira.collection.hospitals.table import Mapped, read_mapped
 from spira.datasets import cells, versions
 from spira.datasets.summary import Collected
 from spira.datasets.tables import ColumnMapping, read_mapping
 from spira.delivery.promotion import Policy, load_policy
 from spira.domain import errors
-from spira.domain.answers import EVIDENCE_SENTENCES, FINDING_SENTENCES, OUTCOME_SENTENCES, Outcome
+from spira.domain.answers import (
+    EVIDENCE_SENTENCES,
+    FINDING_SENTENCES,
+    OUTCOME_SENTENCES,
+    REFUSED_SENTENCES,
+    Outcome,
+)
 from spira.domain.forms import Field
 from spira.domain.label_policies import POLICIES, REASONS
 from spira.domain.labels import POSSIBLE, ObservationKind
@@ -40,10 +51,12 @@ from spira.evaluation.results import Verdict
 from spira.intake.keys import Key
 from spira.intake.receipts import Receipt
 from spira.intake.tables import AUDIT
+from spira.intake.words import PROBLEMS, REFUSALS
+from spira.intake.words import STATES as SAID_OF_STATES
 from spira.labels import worklist
 from spira.labels.reading import COLUMNS
 from spira.model.bundle import ModelManifest
-from spira.model.prediction import NOT_SCORED, REFUSED
+from spira.model.prediction import NOT_SCORED
 from spira.scheduling.asking import Body, Desk
 from spira.scheduling.requests import STATES, Requests
 from spira.scheduling.settings import SchedulingSettings
@@ -53,8 +66,10 @@ from spira.serving.api import Manifest, create_api
 from spira.serving.api import shown as told_to_a_site
 from spira.serving.forms import ASSESSMENT_1
 from spira.serving.predictor import Metrics
-from spira.serving.words import FAILURES, PROBLEMS, REFUSALS
-from spira.serving.words import STATES as SAID_OF_STATES
+from spira.serving.service import STOPPED_WITHIN_S
+from spira.serving.settings import ServingSettings
+from spira.serving.words import FAILURES
+from spira.serving.words import STATES as SAID_OF_ASSESSMENTS
 from spira.settings import Settings
 from spira.synthetic.devices import DEVICE_NAMES
 from spira.synthetic.records import SHORTCUTS
@@ -157,6 +172,7 @@ def test_the_page_says_which_commands_speak_json() -> None:
 
     served = {f"spira serve{part}" for part in ("", " api", " relay", " predictor")}
     others = {"spira demo", "spira schedule up", "spira schedule endpoint", "spira audit export"}
+    others |= {"spira collect", "spira hospital simulate"}
     assert silent == others | served | {"spira study export-default"}
     (sentence,) = re.findall(r"after every command but (.*)\.", section("Commands"))
     assert set(re.findall(r"`([^`]+)`", sentence)) == silent
@@ -175,6 +191,21 @@ def test_everything_of_labels_is_listed() -> None:
     for kind, (_, possible) in kinds.items():
         low, high = POSSIBLE.get(kind, (None, None))
         assert possible == ("" if low is None else f"{low:g} to {high:g}")
+
+
+def test_everything_of_hospitals_is_listed() -> None:
+    """What a hospital is set up with, and what is asked about, with where that is listed."""
+    rows = table("A hospital")
+    assert set(rows) == set(HospitalSettings.model_fields)
+    for name, (default, _) in rows.items():
+        field = copy(HospitalSettings.model_fields[name])
+        if field.default_factory is not None:
+            field.default, field.default_factory = field.default_factory(), None  # type: ignore[call-arg]
+        assert default == shown(field), name
+    asked = table("What hospitals are asked about")
+    assert set(asked) == set(get_args(Reason))
+    for why, (listed, _) in asked.items():
+        assert listed == REASONS_OF_THE_WORKLIST.get(why, "unreadable"), why
 
 
 def leaves(
@@ -298,6 +329,7 @@ def nested(model: type[BaseModel]) -> set[str]:
         ("Policy keys", Policy, 14),
         ("Study keys", Study, 35),
         ("Fields of a form", Field, 25),
+        ("A hospital's table", Mapped, 16),
     ],
 )
 def test_every_key_of_files_written_by_hand_is_listed(
@@ -420,7 +452,9 @@ def test_the_endpoint_is_listed_with_all_it_asks_and_answers(tmp_path: Path) -> 
 
 def test_the_client_api_is_listed_with_all_it_asks_and_answers() -> None:
     """Routes, keys of a manifest, and of an assessment and its answer as they are told."""
-    api = create_api(SimpleNamespace(intake=SimpleNamespace(uploads=None), assessments=None))  # type: ignore[arg-type]
+    none = dict.fromkeys(("assessments", "tokens", "keys", "thresholds"))
+    intake, settings = SimpleNamespace(uploads=None), ServingSettings()
+    api = create_api(SimpleNamespace(intake=intake, settings=settings, **none))  # type: ignore[arg-type]
     routes = {
         f"{method} {route.path}"  # type: ignore[attr-defined]
         for route in api.routes
@@ -431,12 +465,14 @@ def test_the_client_api_is_listed_with_all_it_asks_and_answers() -> None:
         "id": "i",
         "state": "queued",
         "attempt": 0,
-        "about": "{}",
+        "about": '{"values": {}, "site": "ward"}',
         "recorded_at": "2026-03-01T12:00:00+00:00",
+        "accepted_at": "2026-03-01T12:00:00+00:00",
         "answer": None,
         "answered_at": None,
         "voided_at": None,
         "replaces": None,
+        "replaced_by": None,
         "change": 1,
     }
 
@@ -444,7 +480,7 @@ def test_the_client_api_is_listed_with_all_it_asks_and_answers() -> None:
     assert set(table("The Client API")) == routes
     assert set(table("The manifest")) == nested(Manifest)
     assert list(table("An assessment as it is answered")) == list(
-        told_to_a_site(SimpleNamespace(**row), None, timedelta(hours=2), datetime.now(UTC))
+        told_to_a_site(SimpleNamespace(**row), None, ServingSettings(), datetime.now(UTC))
     )
     assert list(table("An answer")) == list(Answer.model_fields)
 
@@ -487,6 +523,11 @@ def test_every_verdict_about_a_nuisance_is_listed() -> None:
     assert list(rows) == list(get_args(BalanceVerdict))
     assert f"{LIMIT:.0%}".replace("%", " %") in rows["proxy"][0]
     assert f"Under {FEWEST} people" in rows["not enough data"][0]
+
+
+def test_the_page_says_how_long_a_stop_of_serving_may_take() -> None:
+    """Longer than requests in hand may."""
+    assert f"where they have not ended {STOPPED_WITHIN_S} s later" in section("Serving")
 
 
 def test_words_have_the_values_that_the_code_knows() -> None:
@@ -612,6 +653,8 @@ def test_every_file_shown_in_a_page_is_valid(name: str, tmp_path: Path) -> None:
                 parse_experiment(text, where=name)
             case ("yaml", "mapping"):
                 read_mapping(file)
+            case ("yaml", "table"):
+                read_mapped(file)
             case ("yaml", "policy"):
                 load_policy(str(file))
             case ("toml", "settings"):
@@ -628,9 +671,10 @@ def test_every_sentence_quoted_from_an_answer_is_said_so() -> None:
         *OUTCOME_SENTENCES.values(),
         *FINDING_SENTENCES.values(),
         *EVIDENCE_SENTENCES.values(),
-        *REFUSED.values(),
+        *REFUSED_SENTENCES.values(),
         NOT_SCORED,
         *SAID_OF_STATES.values(),
+        *SAID_OF_ASSESSMENTS.values(),
         *FAILURES.values(),
         *REFUSALS.values(),
         *PROBLEMS.values(),
@@ -644,6 +688,19 @@ def test_every_sentence_quoted_from_an_answer_is_said_so() -> None:
 
     assert len(quoted) >= 10
     assert set(quoted) <= said
+
+
+def test_names_of_code_in_pages_exist() -> None:
+    """Modules, and what is in them."""
+    said = {
+        name
+        for page in PAGES
+        for name in re.findall(r"`(spira(?:\.\w+)+)`", page.read_text(encoding="utf-8"))
+    } - {"spira.db"}
+
+    for name in said:
+        assert pkgutil.resolve_name(name)
+    assert len(said) >= 5
 
 
 @pytest.mark.parametrize("name", NAMES)

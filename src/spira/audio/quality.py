@@ -16,6 +16,7 @@ from pydantic import Field
 from spira.audio.decode import Mono, Native, opened, resampled
 from spira.audio.speech import RATE_HZ, speech_seconds, stream_speech_probability
 from spira.domain.errors import RecordingRefused
+from spira.domain.fingerprint import fingerprint
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import (
     MINIMUM_DURATION_S,
@@ -65,6 +66,11 @@ class QualityThresholds(Frozen):
     """A recording longer than this, in s, is refused as `too_long`. Four hours hold the longest
     session that somebody forgot to stop. A few hundred kB of flac can announce days of silence,
     and every later stage would have to go through them."""
+
+    @property
+    def version(self) -> str:
+        """Of exactly these values; kept with what was found by them."""
+        return fingerprint(self.model_dump())[:12]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,30 @@ if TYPE_CHECKING:
     from spira.collection.studies import Studies
     from spira.domain.studies import Study
 
-_POLICY = "ri-v1"  # by which the balance is looked at
 _study = click.argument("study_id", metavar="STUDY")
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="0: any; else by setting.")
+@click.pass_obj
+def collect(app: Application, port: int | None) -> None:
+    """Take visits in: the Data Collection API, in the foreground. Ends on SIGTERM."""
+    from importlib.util import find_spec
+
+    from spira.domain.errors import InputError
+
+    if find_spec("fastapi") is None:
+        raise InputError(
+            "spira collect: its packages are missing; `pip install 'spira[serve]'` brings them"
+        )
+    from spira.collection.service import run_api
+    from spira.stores.processes import free_or_wanted
+
+    settings = app.settings.collection
+    wanted = settings.port if port is None else port
+    free = free_or_wanted("collection.port", wanted, settings.host)
+    app.say(f"Data Collection API: http://{settings.host}:{free}/v1/collection")
+    run_api(app, free)
 
 
 @click.group()
@@ -183,6 +205,48 @@ def balance(app: Application, study_id: str, html: Path | None) -> None:
         app.say(f"Page: {html}")
 
 
+@study.command()
+@click.argument("visit")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A new file, for its owner alone.",
+)
+@click.option("--reason", required=True, help="Why; it is audited.")
+@click.option("--recording", metavar="ID", help="Which one, where a visit has several.")
+@click.option("--by", metavar="NAME", help="Who; the account's name where not given.")
+@json_option
+@click.pass_obj
+def consent(
+    app: Application, visit: str, out: Path, reason: str, recording: str | None, by: str | None
+) -> None:
+    """Write the spoken consent of a VISIT to a file; audited. For the study's lead.
+
+    It holds a name. Delete the file when you have heard it.
+    """
+    from spira.collection.consents import read_consent
+    from spira.domain.errors import InputError
+    from spira.intake.keys import KeyRing
+    from spira.stores.files import write_new
+
+    if out.exists() or not out.parent.is_dir():
+        raise InputError(f"{out}: name a new file, in a folder that is there")
+    app.prepare()
+    data = read_consent(
+        app.database,
+        app.consents,
+        KeyRing(app.keys_folder),
+        visit,
+        recording=recording,
+        by=by or account(),
+        why=reason,
+    )
+    write_new(out, data)
+    app.emit({"visit": visit, "file": str(out), "n_bytes": len(data)})
+    app.say(f"{out}: the spoken consent of visit {visit}. It holds a name: delete it afterwards.")
+
+
 @click.command()
 @click.option("--study", "study_id", required=True, metavar="ID", help="Of which study.")
 @click.option(
@@ -239,7 +303,7 @@ def snapshot(
         assert source.collected is not None
         say_collected(app, source.collected)
         keys = [row.file for row in source.recordings]
-        with app.recordings.files(keys, app.home / "work", progress=app.progress) as root:
+        with app.collected.files(keys, app.home / "work", progress=app.progress) as root:
             found = replace(source, root=root)
             report, refused = import_source(
                 app, found, name or study_id, rejected, jobs, still=still
@@ -264,7 +328,8 @@ def _weighed(app: Application, study_id: str) -> "tuple[Study, Balance]":
 
     found = _studies(app).study(study_id)
     visits = Visits(app.database, app.keys.wrapped)
-    return found, weigh(found, visit_table(visits, app.labels, study_id, _POLICY))
+    policy = app.settings.collection.balance_policy
+    return found, weigh(found, visit_table(visits, app.labels, study_id, policy))
 
 
 def _studies(app: Application) -> "Studies":

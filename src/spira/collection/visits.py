@@ -15,6 +15,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from spira.collection.balance import VISITS as COLUMNS
+from spira.collection.consents import CONSENT
 from spira.collection.tables import FORMS, PARTICIPANTS, RECORDINGS, VISITS
 from spira.domain.capture import mismatches
 from spira.domain.errors import SpiraError
@@ -25,6 +26,7 @@ from spira.domain.persons import persons
 from spira.domain.recordings import Described
 from spira.domain.submissions import FormValues
 from spira.intake import audit
+from spira.intake.keys import RECORDS_KEY_LENGTH
 from spira.intake.submissions import Accepted, OnAccept, Stored
 from spira.labels.store import Labels
 from spira.stores.database import Database, iso
@@ -304,11 +306,14 @@ class Visits:
         return sorted(visits, key=lambda one: datetime.fromisoformat(one["recorded_at"]))
 
     def recordings(self, visits: Iterable[str]) -> dict[str, list[Mapping[str, Any]]]:
-        """The recordings of visits, by visit."""
+        """The recordings of visits, by visit, without spoken consents: those hold a name, and are
+        in no dataset, export or review."""
         found: dict[str, list[Mapping[str, Any]]] = {one: [] for one in visits}
         with self._database.reading() as tables:
             for part in _at_once(found):
-                query = sa.select(RECORDINGS).where(RECORDINGS.c.visit.in_(part))
+                query = sa.select(RECORDINGS).where(
+                    RECORDINGS.c.visit.in_(part), RECORDINGS.c.utterance != CONSENT
+                )
                 for row in tables.execute(query.order_by(RECORDINGS.c.id)):
                     found[row.visit].append(dict(row._mapping))
         return found
@@ -376,6 +381,14 @@ def asked_about(visit: Mapping[str, Any], subjects: Sequence[Subject]) -> Asked:
         recorded_at=datetime.fromisoformat(visit["recorded_at"]),
         uncertainty_s=visit["uncertainty_s"],
     )
+
+
+def record_keys(database: Database) -> Sequence[str]:
+    """Ids of the keys that record numbers were hashed with."""
+    key = sa.func.substr(VISITS.c.record, 1, RECORDS_KEY_LENGTH)
+    query = sa.select(key).where(VISITS.c.record.is_not(None)).distinct()
+    with database.reading() as tables:
+        return tables.execute(query).scalars().all()
 
 
 def _as_known(at: str) -> sa.Join:

@@ -5,6 +5,9 @@ They are clinical safety controls, like those of an answer, in Portuguese and En
 
 from spira.domain.answers import Sentence
 from spira.domain.frozen import Frozen
+from spira.domain.vitals import VitalRules, limits
+
+_ALTERED = "{altered}"  # in its place stands what the rules in force say
 
 
 class Section(Frozen):
@@ -14,7 +17,25 @@ class Section(Frozen):
     text: tuple[Sentence, ...]
 
 
-ABOUT = (
+def sections(rules: VitalRules) -> tuple[Section, ...]:
+    """All of it; `rules` are those in force about vital signs."""
+    altered = limits(rules)
+    return tuple(
+        Section(
+            heading=section.heading,
+            text=tuple(
+                Sentence(
+                    pt=sentence.pt.replace(_ALTERED, altered.pt),
+                    en=sentence.en.replace(_ALTERED, altered.en),
+                )
+                for sentence in section.text
+            ),
+        )
+        for section in _ABOUT
+    )
+
+
+_ABOUT = (
     Section(
         heading=Sentence(pt="Uso previsto", en="Intended use"),
         text=(
@@ -58,12 +79,10 @@ ABOUT = (
                 en="No indication in the voice does not exclude respiratory insufficiency.",
             ),
             Sentence(
-                pt="Sinais vitais alterados (SpO₂ abaixo de 92 %, 30 ou mais respirações ou 130 ou "
-                "mais batimentos por minuto): avalie o paciente agora. A análise da voz não muda "
-                "essa conduta.",
-                en="Abnormal vital signs (SpO₂ below 92 %, 30 or more breaths or 130 or more heart "
-                "beats a minute): assess the patient now. The analysis of the voice does not "
-                "change that.",
+                pt=f"Sinais vitais alterados ({_ALTERED}): avalie o paciente agora. A análise da "
+                "voz não muda essa conduta.",
+                en=f"Abnormal vital signs ({_ALTERED}): assess the patient now. The analysis of "
+                "the voice does not change that.",
             ),
             Sentence(
                 pt="Não avalia quem é declarado menor de 18 anos, com traqueostomia ou intubado, "

@@ -216,7 +216,7 @@ def rollback(app: "Application", people: tuple[str, ...], reason: str) -> None:
 def about(app: "Application") -> None:
     """Intended use, version, model, how it works, warnings, regulatory status."""
     from spira import __version__
-    from spira.delivery.about import ABOUT
+    from spira.delivery.about import sections
     from spira.domain.answers import EVIDENCE_SENTENCES
     from spira.domain.errors import SpiraError
 
@@ -229,17 +229,18 @@ def about(app: "Application") -> None:
         evidence = EVIDENCE_SENTENCES[champion.evidence_level]
         model_pt = f"{champion.version}. {evidence.pt}"
         model_en = f"{champion.version}. {evidence.en}"
+    told = sections(app.settings.serving.vital_rules)
     app.emit(
         {
             "version": __version__,
             "model": None if champion is None else _summary(champion),
-            "sections": [section.model_dump() for section in ABOUT],
+            "sections": [section.model_dump() for section in told],
         }
     )
     app.say(f"SPIRA {__version__}")
     app.say(f"Modelo: {model_pt}")
     app.say(f"Model: {model_en}")
-    for section in ABOUT:
+    for section in told:
         app.say(f"\n{section.heading.pt} · {section.heading.en}")
         for sentence in section.text:
             app.say(_wrapped(sentence.pt))

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from spira.domain.errors import RefusalReason
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import EvidenceLevel, Finding
 
@@ -63,6 +64,40 @@ FINDING_SENTENCES: dict[Finding, Sentence] = {
     "short": Sentence(
         pt="Gravação curta. O paciente conseguiu terminar a frase?",
         en="Short recording. Was the patient able to finish the sentence?",
+    ),
+}
+
+# Why a recording cannot be used at all.
+REFUSED_SENTENCES: dict[RefusalReason, Sentence] = {
+    "missing": Sentence(pt="Arquivo não encontrado.", en="File not found."),
+    "not_audio": Sentence(pt="Não é um arquivo de áudio.", en="Not an audio file."),
+    "undecodable": Sentence(
+        pt="O áudio não pôde ser lido. Grave de novo.",
+        en="The audio cannot be read. Record again.",
+    ),
+    "truncated": Sentence(
+        pt="Arquivo incompleto. Envie o arquivo de novo.",
+        en="Incomplete file. Send the file again.",
+    ),
+    "empty": Sentence(pt="Arquivo sem áudio. Grave de novo.", en="No audio. Record again."),
+    "zeros": Sentence(
+        pt="Sem som. Verifique se o microfone está liberado ou coberto pela capa.",
+        en="Silence. Check that the microphone is allowed and not covered by the case.",
+    ),
+    "not_finite": Sentence(
+        pt="Áudio com valores inválidos. Grave de novo.",
+        en="Audio with invalid values. Record again.",
+    ),
+    "out_of_scale": Sentence(
+        pt="Áudio fora de escala. Exporte de novo do original ou grave de novo.",
+        en="Audio out of scale. Export it again from the original or record again.",
+    ),
+    "too_short": Sentence(
+        pt="Gravação curta demais. Grave de novo.", en="Recording too short. Record again."
+    ),
+    "too_long": Sentence(
+        pt="Gravação longa demais. Envie só o trecho da fala.",
+        en="Recording too long. Send only the part with speech.",
     ),
 }
 

@@ -66,6 +66,7 @@ class Described(Frozen):
     format: SourceFormat
     measurements: Measurements
     findings: tuple[Finding, ...]
+    thresholds: str | None = None  # the version of those that the findings come from
 
 
 class LabelCounts(Frozen):

@@ -64,14 +64,15 @@ class RecordingFile(Frozen):
     capture: Capture = Capture()
 
 
-def _each_once(files: tuple[RecordingFile, ...]) -> tuple[RecordingFile, ...]:
+def each_once(files: tuple[RecordingFile, ...]) -> tuple[RecordingFile, ...]:
+    """As they are, each id once."""
     ids = [file.id for file in files]
     if len(set(ids)) != len(ids):
         raise ValueError("a recording id is there twice; each recording needs its own")
     return files
 
 
-Files = Annotated[tuple[RecordingFile, ...], AfterValidator(_each_once)]
+Files = Annotated[tuple[RecordingFile, ...], AfterValidator(each_once)]
 """Recordings of one submission, each id once."""
 
 

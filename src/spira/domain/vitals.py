@@ -33,6 +33,11 @@ _MEASURES: dict[VitalSign, _Measure] = {
     ),
 }
 
+_LIMITS = {
+    "<": Sentence(pt="{} abaixo de {}", en="{} below {}"),
+    ">=": Sentence(pt="{} de {} ou mais", en="{} of {} or more"),
+}
+
 
 class VitalRule(Frozen):
     """One sign on the wrong side of one limit."""
@@ -101,3 +106,19 @@ def banner(rules: VitalRules, values: Mapping[str, Any]) -> Sentence | None:
         en=f"Vital signs of concern ({listed('en')}). Assess the patient now. "
         "The voice analysis does not change that.",
     )
+
+
+def limits(rules: VitalRules) -> Sentence:
+    """What raises a banner: `SpO₂ below 92%, heart rate of 130 bpm or more`."""
+
+    def listed(language: Literal["pt", "en"]) -> str:
+        return ", ".join(
+            getattr(_LIMITS[rule.comparison], language).format(
+                getattr(_MEASURES[rule.sign].name, language),
+                f"{getattr(figure(rule.limit), language)}"
+                f"{getattr(_MEASURES[rule.sign].unit, language)}",
+            )
+            for rule in rules.rules
+        )
+
+    return Sentence(pt=listed("pt"), en=listed("en"))

@@ -11,11 +11,12 @@ Rows hold ids and pseudonyms, never a person's name or record number.
 import hashlib
 import unicodedata
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from spira.console import account
 from spira.domain.errors import InputError, IntegrityError
 from spira.domain.fingerprint import canonical_json
 from spira.intake.tables import AUDIT, AUDIT_HEAD
@@ -65,6 +66,11 @@ def note(
     tables.execute(AUDIT.insert().values(**row, digest=digest))
     tables.execute(AUDIT_HEAD.update().values(number=number + 1, digest=digest))
     return number + 1
+
+
+def note_operator(tables: sa.Connection, what: str, which: str) -> None:
+    """Add what the account that runs this command has done."""
+    note(tables, at=datetime.now(UTC), who=account(), role="operator", what=what, which=which)
 
 
 def verify(tables: sa.Connection) -> int:

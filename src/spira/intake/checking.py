@@ -161,7 +161,8 @@ class _Child:
             self._ready = True
 
         def asked() -> Found | Refused:
-            self._connection.send((list(pieces), file, unfinished))
+            # Not as an object: its class may be of a module that the child has not imported.
+            self._connection.send((list(pieces), file.model_dump_json(), unfinished))
             return self._answer(file)
 
         return self._within(self._settings.wall_s, asked)
@@ -230,7 +231,8 @@ def _serve(connection: Connection, settings: CheckingSettings) -> None:
     connection.send_bytes(b"ready")
     try:
         while True:
-            pieces, file, unfinished = connection.recv()
+            pieces, told, unfinished = connection.recv()
+            file = RecordingFile.model_validate_json(told)
             _allow_cpu(settings.cpu_s)
             outcome = _checked(pieces, file, settings.quality, unfinished=unfinished)
             connection.send_bytes(outcome.model_dump_json(exclude={"audio"}).encode())
@@ -325,6 +327,7 @@ def _checked(
         format=source,
         measurements=measured,
         findings=findings(measured, thresholds, file.utterance, unfinished=unfinished),
+        thresholds=thresholds.version,
         audio=audio.getvalue(),
     )
 

@@ -1,4 +1,4 @@
-"""`spira keys`: the keys that sign receipts and hide record numbers. No secret is ever printed."""
+"""`spira keys`: the keys that sign, hide and seal. No secret is ever printed."""
 
 import os
 from pathlib import Path
@@ -20,10 +20,10 @@ _file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 @click.group()
 def keys() -> None:
-    """List, rotate, back up and restore the keys that sign receipts and hide record numbers.
+    """List, rotate, back up and restore the keys that sign, hide and seal.
 
-    They are made when they are first needed. Without them old receipts cannot be verified and no
-    patient is found again: keep a backup away from this machine.
+    They are made when they are first needed. Without them old receipts cannot be verified, no
+    patient is found again and no spoken consent opened: keep a backup away from this machine.
     """
     from importlib.util import find_spec
 
@@ -50,24 +50,29 @@ def list_keys(app: Application) -> None:
 @json_option
 @click.pass_obj
 def create(app: Application, site: str) -> None:
-    """Make the keys that SITE needs, before its first assessment.
+    """Make the keys that SITE needs, before its first assessment or visit; audited.
 
     For services that have a copy of the keys and make none. A key that is there stays.
     """
     from spira.intake.keys import KeyRing
 
+    app.prepare()  # where nothing can be audited, no key is made
+    there = {key.id for key in KeyRing(app.keys_folder).list_keys()}
     ring = KeyRing.open(app.keys_folder)
     ring.make_for(site)
-    _show(app, ring.list_keys())
+    ring.make_for_consents()
+    found = ring.list_keys()
+    _note(app, "key made", *(key.id for key in found if key.id not in there))
+    _show(app, found)
 
 
 @keys.command()
-@click.argument("use", metavar="USE", type=click.Choice(["receipts", "records"]))
+@click.argument("use", metavar="USE", type=click.Choice(["receipts", "records", "consents"]))
 @click.option("--site", metavar="SITE", help="For records: whose.")
 @json_option
 @click.pass_obj
 def rotate(app: Application, use: "Use", site: str | None) -> None:
-    """Make the next key for USE; the old ones stay, for what they signed or hid.
+    """Make the next key for USE; the old ones stay, for what they signed, hid or sealed; audited.
 
     A service that runs takes it at once. Make a backup afterwards.
     """
@@ -75,8 +80,10 @@ def rotate(app: Application, use: "Use", site: str | None) -> None:
     from spira.intake.keys import KeyRing
 
     if (use == "records") != (site is not None):
-        raise InputError("keys rotate: --site SITE says whose records; receipts have no site")
+        raise InputError("keys rotate: --site SITE says whose records; only records have a site")
+    app.prepare()  # as above
     key = KeyRing(app.keys_folder).rotate(use, site)
+    _note(app, "key rotated", key.id)
     app.emit(key.model_dump(mode="json"))
     app.say(f"Key {key.id} is in use now. Make a backup: spira keys backup FILE")
 
@@ -149,6 +156,14 @@ def export_audit(app: Application) -> None:
     with app.database.reading() as tables:
         for line in export(tables):
             click.echo(line)
+
+
+def _note(app: Application, what: str, *ids: str) -> None:
+    from spira.intake.audit import note_operator
+
+    with app.database.writing() as tables:
+        for id in ids:
+            note_operator(tables, what, id)
 
 
 def _show(app: Application, found: "tuple[Key, ...]") -> None:

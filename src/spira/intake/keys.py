@@ -1,4 +1,4 @@
-"""The key ring: keys that sign receipts, and keys that hide record numbers.
+"""The key ring: keys that sign receipts, hide record numbers, and seal spoken consents.
 
 A folder holds one file a key, named by the key's id. A file is written once and never changed:
 rotating makes another key, and the old ones stay, so that old receipts verify and old hashes are
@@ -11,12 +11,15 @@ A record number is stored only as a keyed hash, with keys for each site:
 
 so that a stored hash is carried over to a new key without the number (`wrapped`), and a number
 hashed anew comes out the same.
+
+What is sealed has the id of its key in front, and opens for as long as that is in the ring.
 """
 
 import base64
 import errno
 import hmac
 import json
+import re
 import secrets
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +30,7 @@ from typing import Any, Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from joserfc import jws
 from joserfc.errors import JoseError
@@ -41,7 +44,7 @@ from spira.stores.files import HALF, sync_names, sync_path, write_new, write_who
 from spira.stores.locks import locked
 from spira.stores.objects import translated
 
-Use = Literal["receipts", "records"]
+Use = Literal["receipts", "records", "consents"]
 
 RECORD_NUMBER = "record-number"  # the hospital's own: what a number is unless told
 LONGEST_NUMBER = 100  # characters, as given
@@ -52,15 +55,16 @@ _ID_BYTES = 8
 RECORDS_KEY_LENGTH = len("records-") + 2 * _ID_BYTES  # characters of an id
 _RESTORING = "restoring"  # lies in the folder while keys are being restored
 _BACKUP = "spira keys backup 1"
+_SEALED = re.compile(rb"(spira sealed 1 (consents-[0-9a-f]{16})\n)(.*)", re.DOTALL)
 _SHORTEST_PASSPHRASE = 12  # characters
 
 
 class Key(Frozen):
     """What anybody may know of a key."""
 
-    id: str = Field(pattern=r"^(receipts|records)-[0-9a-f]{16}$")
+    id: str = Field(pattern=r"^(receipts|records|consents)-[0-9a-f]{16}$")
     use: Use
-    site: str | None  # whose record numbers; None for receipts
+    site: str | None  # whose record numbers; None for other uses
     number: int = Field(ge=1)  # of this use and site: 1 is the first, the highest is in use
     made_at: AwareDatetime
 
@@ -103,6 +107,11 @@ class _Secret(Key):
         return OKPKey.import_key(pair, {"kid": self.id, "use": "sig", "alg": _ALGORITHM})
 
     @property
+    def siv(self) -> AESSIV:
+        """AES-256-SIV wants 64 bytes."""
+        return AESSIV(hmac.digest(self.raw, b"AES-256-SIV", "sha512"))
+
+    @property
     def text(self) -> bytes:
         """The bytes of its file."""
         return (json.dumps(self.model_dump(mode="json"), indent=2) + "\n").encode()
@@ -115,19 +124,23 @@ _SECRETS = TypeAdapter(tuple[_Secret, ...])
 class KeyRing:
     """The keys of one folder. One ring serves all threads of a process."""
 
-    def __init__(self, folder: Path) -> None:
-        """Look at what is there, make nothing; `open` is for what signs."""
+    def __init__(self, folder: Path, *, separators: bool = False) -> None:
+        """Look at what is there, make nothing; `open` is for what signs and hides.
+
+        separators  of a record number count: `123-1` and `12-31` are two (intake.record_separators)
+        """
         self._folder = folder
+        self._separators = separators
         self._loaded: tuple[frozenset[str], _Ring] = (frozenset(), {})
 
     @classmethod
-    def open(cls, folder: Path) -> "KeyRing":
+    def open(cls, folder: Path, *, separators: bool = False) -> "KeyRing":
         """The ring in a folder, made on first start: once, however many start at once.
 
         raises    InputError where others may read the folder or a key, or a restore was cut off;
                   IntegrityError for a key that is damaged or missing
         """
-        ring = cls(folder)
+        ring = cls(folder, separators=separators)
         ring._make_folder()
         if ("receipts", None) not in ring._known():
             ring._make("receipts", None, after=0)
@@ -157,7 +170,8 @@ class KeyRing:
         """A record number as it is stored: `KEYID:hex`, under the newest key of the site.
 
         Compared are letters and digits only, after Unicode's NFKC and in upper case: "12.345-a"
-        and "12345A" are one number. Leading zeros count.
+        and "12345A" are one number. Leading zeros count. Where separators count, so does where
+        they stand, and not which they are: "123-1" and "123 / 1" are one number, "1231" another.
         system    which kind of number; equal numbers of two systems have different hashes
         raises    InputError for a number without letters or digits, or a very long one
         """
@@ -170,7 +184,7 @@ class KeyRing:
 
         For look-up: `WHERE record IN (…)` finds what is not carried over yet.
         """
-        value = f"{system}|{_normalised(number)}".encode()
+        value = f"{system}|{_normalised(number, self._separators)}".encode()
         self.make_for(site)
         hashes = []
         for key in self._known()["records", site]:
@@ -184,18 +198,14 @@ class KeyRing:
         raises    TransientError where none can be made: the folder may only be read, as where
                   each process has a copy, and must not hold a key that no other one has
         """
-        if ("records", site) in self._known():
-            return
-        try:
-            self._make("records", site, after=0)
-        except InputError as error:
-            if not isinstance(error.__cause__, OSError):
-                raise
-            raise TransientError(
-                f"keys folder {self._folder}: no key for the record numbers of site {site}, and "
-                f"none can be made here; `spira keys create {site}` makes it where the folder may "
-                "be written"
-            ) from error
+        self._make_first("records", site, f"the record numbers of site {site}")
+
+    def make_for_consents(self) -> None:
+        """Make the key for spoken consents, where there is none yet.
+
+        raises    TransientError as `make_for`
+        """
+        self._make_first("consents", None, "spoken consents")
 
     def wrapped(self, stored: str) -> str:
         """A stored hash, carried over to the newest key of its site.
@@ -212,10 +222,37 @@ class KeyRing:
                     return f"{keys[-1].id}:{value.hex()}"
         raise _not_here(name, self._folder)
 
+    def seal(self, data: bytes, *, about: str) -> bytes:
+        """A spoken consent as it is stored: what only this ring can read, under its newest key.
+
+        The same bytes are sealed the same, so that storing them twice stores one thing.
+        about     the object that it is stored as; `unseal` must be told the same
+        raises    TransientError as `make_for`
+        """
+        self.make_for_consents()
+        *_, key = self._known()["consents", None]
+        head = f"spira sealed 1 {key.id}\n".encode()
+        return head + key.siv.encrypt(data, [head, about.encode()])
+
+    def unseal(self, sealed: bytes, *, about: str) -> bytes:
+        """What was sealed, under the newest key or an older one.
+
+        raises    IntegrityError when its key is not in the ring, or it is not what was sealed as
+                  this object
+        """
+        head, id, body = _parts(sealed, about)
+        for key in self._known().get(("consents", None), ()):
+            if key.id == id:
+                try:
+                    return key.siv.decrypt(body, [head, about.encode()])
+                except InvalidTag:
+                    raise _not_sealed(about) from None
+        raise _not_here(id, self._folder)
+
     def require(self, ids: Iterable[str]) -> None:
         """See that keys which were used are here.
 
-        raises    IntegrityError for one that is not: what it hashed would be found no more
+        raises    IntegrityError for one that is not: what it hid would be found no more
         """
         known = {key.id for keys in self._known().values() for key in keys}
         for id in ids:
@@ -335,6 +372,19 @@ class KeyRing:
             sync_names(self._folder)
             _require_private(self._folder)
 
+    def _make_first(self, use: Use, site: str | None, what: str) -> None:
+        if (use, site) in self._known():
+            return
+        try:
+            self._make(use, site, after=0)
+        except InputError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            raise TransientError(
+                f"keys folder {self._folder}: no key for {what}, and none can be made here; "
+                f"`spira keys create {site or 'SITE'}` makes it where the folder may be written"
+            ) from error
+
     def _make(self, use: Use, site: str | None, *, after: int) -> None:
         """Make the key that follows number `after`, unless somebody has made it meanwhile."""
         with self._at_work("making a key"):
@@ -378,14 +428,31 @@ def signed_with(token: str) -> str:
     return str(jws.extract_compact(token.encode()).headers()["kid"])
 
 
-def _normalised(number: str) -> str:
+def sealed_with(sealed: bytes, *, about: str) -> str:
+    """The id of the key that an object says it was sealed with; nothing is verified.
+
+    raises    IntegrityError for what was never sealed
+    """
+    _, id, _ = _parts(sealed, about)
+    return id
+
+
+def _parts(sealed: bytes, about: str) -> tuple[bytes, str, bytes]:
+    found = _SEALED.fullmatch(sealed)
+    if found is None:
+        raise _not_sealed(about)
+    return found[1], found[2].decode(), found[3]
+
+
+def _normalised(number: str, separators: bool) -> str:
     if len(number) > LONGEST_NUMBER:
         raise InputError(f"record number: longer than {LONGEST_NUMBER} characters")
-    text = unicodedata.normalize("NFKC", number).upper()
-    kept = "".join(letter for letter in unicodedata.normalize("NFKC", text) if letter.isalnum())
-    if not kept:
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", number).upper())
+    seen = (letter for letter in text if unicodedata.category(letter) != "Cf")  # others are copied
+    parts = "".join(letter if letter.isalnum() else " " for letter in seen).split()
+    if not parts:
         raise InputError("record number: no letter or digit in it")
-    return kept
+    return ("-" if separators else "").join(parts)
 
 
 def _ordered(keys: Iterable[_Secret]) -> _Ring:
@@ -477,6 +544,10 @@ def _not_here(id: str, folder: Path) -> IntegrityError:
         f"keys folder {folder}: key {id!r} was used and is not here; restore the keys from the "
         "newest backup (`spira keys restore FILE`)"
     )
+
+
+def _not_sealed(about: str) -> IntegrityError:
+    return IntegrityError(f"{about}: is not what was sealed; restore it from a backup")
 
 
 def _in_its_place(folder: Path) -> InputError:

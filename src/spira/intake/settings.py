@@ -41,6 +41,9 @@ class IntakeSettings(Frozen):
     largest_file_bytes: int = Field(default=20 << 20, ge=1)  # of a recording, as it was sent
     kept_days: float = Field(default=30.0, gt=0)  # what nobody finishes to send
     keys: Path | None = None  # the key ring; None: `keys` in the data folder
+    # Of record numbers: 123-1 and 12-31, family and member, are two. To be set before the first
+    # assessment: what was hashed otherwise is not found.
+    record_separators: bool = False
 
     @field_validator("keys")
     @classmethod

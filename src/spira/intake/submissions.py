@@ -36,6 +36,7 @@ from spira.stores.database import Database, iso
 from spira.stores.objects import Objects
 
 RECORDINGS_PREFIX, RECEIPTS_PREFIX = "recordings", "receipts"
+CONSENTS_PREFIX = "consents"  # of spoken consents, which lie sealed in a store of their own
 _DONE = ("stored", "dropped")  # states of recordings that hold up no acceptance
 
 _log = structlog.get_logger()
@@ -114,12 +115,12 @@ class Stored:
     file: RecordingFile
     place: str  # what its objects' keys begin with
     found: Described | None  # None: the check died of it; the original is kept
-    audio: str | None  # object: float32 little-endian mono 16 kHz
+    audio: str | None  # object: float32 little-endian mono 16 kHz; of a spoken consent none is kept
     audio_sha256: str | None
 
     @property
     def original(self) -> str:
-        """The object with the bytes that the device sent."""
+        """The object with the bytes that the device sent, a spoken consent's sealed."""
         return original_of(self.place)
 
 
@@ -148,10 +149,13 @@ class Intake:
         keys: KeyRing,
         settings: IntakeSettings,
         *,
+        consents: Objects | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """consents  where spoken consents are kept; None: nobody may announce one"""
         self._database = database
         self._objects = objects
+        self._consents = consents
         self._checker = checker
         self._keys = keys
         self._settings = settings
@@ -303,8 +307,9 @@ class Intake:
             if row is not None and row.asked == asked:
                 continue
             # Never a name that was given before: its objects may be about to be deleted.
+            prefix = CONSENTS_PREFIX if file.utterance == "consent" else RECORDINGS_PREFIX
             place = (
-                f"{RECORDINGS_PREFIX}/{submission.id}/{file.id}/"
+                f"{prefix}/{submission.id}/{file.id}/"
                 f"{generation}.{submission.revision}-{file.sha256}"
             )
             values: dict[str, Any] = {
@@ -350,9 +355,11 @@ class Intake:
         pieces = self.uploads.pieces(row.upload)
         found = self._checker.check(pieces, file, unfinished=unfinished)
         if isinstance(found, Found):
-            digest = hashlib.sha256(found.audio).hexdigest()
-            self._objects.keep(original_of(row.place), b"".join(pieces))
-            self._objects.keep(audio_of(row.place, digest), found.audio)
+            digest = None
+            self._keep_original(row.place, pieces)
+            if not is_consent(row.place):
+                digest = hashlib.sha256(found.audio).hexdigest()
+                self._objects.keep(audio_of(row.place, digest), found.audio)
             described = found.model_dump_json(exclude={"audio"})
             row = self._note(row, state="stored", found=described, audio_sha256=digest)
         elif found.reason in ("wrong_digest", "wrong_length"):
@@ -365,7 +372,7 @@ class Intake:
             return replace(_progress(row, 0), reason="wrong_digest")
         elif found.reason == "check_failed":
             # The patient has gone, and whoever mends the decoder wants the original.
-            self._objects.keep(original_of(row.place), b"".join(pieces))
+            self._keep_original(row.place, pieces)
             row = self._note(row, state="stored", reason=found.reason, detail=found.detail)
         elif found.reason == "speech_in_ambient":
             # A conversation of people who did not agree to be recorded. Deleted first: a kill after
@@ -374,7 +381,19 @@ class Intake:
             row = self._note(row, state="dropped", reason=found.reason, detail=found.detail)
         else:
             row = self._note(row, state="refused", reason=found.reason, detail=found.detail)
+        if row.state == "stored" and is_consent(row.place):
+            # What is sealed shall not lie beside it open until the rest has come. Should a revision
+            # say something else of it, it is sent once more.
+            self.uploads.discard([row.upload])
         return _progress(row, offset)
+
+    def _keep_original(self, place: str, pieces: Sequence[bytes]) -> None:
+        key, data = original_of(place), b"".join(pieces)
+        if is_consent(place):
+            assert self._consents is not None  # whoever has no store for them announces none
+            self._consents.keep(key, self._keys.seal(data, about=key))
+        else:
+            self._objects.keep(key, data)
 
     def _note(self, row: sa.Row[Any], **values: Any) -> sa.Row[Any]:
         """Write down what came of a recording; the row as it is then, which may be what another
@@ -454,6 +473,26 @@ def newest_receipts(database: Database) -> Sequence[str]:
     return [receipt for receipt in found if receipt is not None]
 
 
+def newest_consent(database: Database) -> str | None:
+    """The object of the spoken consent that was accepted last; None where there is none."""
+    query = (
+        sa.select(RECORDINGS.c.place)
+        .join(SUBMISSIONS, SUBMISSIONS.c.id == RECORDINGS.c.submission)
+        # By the index of places: in any collation those of consents alone come before that.
+        .where(RECORDINGS.c.place < RECORDINGS_PREFIX, SUBMISSIONS.c.state == "accepted")
+        .order_by(SUBMISSIONS.c.accepted_at.desc())
+        .limit(1)
+    )
+    with database.reading() as tables:
+        place = tables.execute(query).scalar()
+    return None if place is None else original_of(place)
+
+
+def is_consent(place: str) -> bool:
+    """Whether a recording is a spoken consent: sealed, in the store for those."""
+    return place.startswith(f"{CONSENTS_PREFIX}/")
+
+
 def original_of(place: str) -> str:
     """The object with the bytes that the device sent."""
     return f"{place}.original"
@@ -484,13 +523,13 @@ def stored_of(submission: Submission, rows: Mapping[str, sa.Row[Any]]) -> tuple[
 
 
 def _stored(file: RecordingFile, row: sa.Row[Any]) -> Stored:
-    found = None if row.found is None else Described.model_validate_json(row.found)
+    digest = row.audio_sha256
     return Stored(
         file=file,
         place=row.place,
-        found=found,
-        audio=None if found is None else audio_of(row.place, row.audio_sha256),
-        audio_sha256=row.audio_sha256,
+        found=None if row.found is None else Described.model_validate_json(row.found),
+        audio=None if digest is None else audio_of(row.place, digest),
+        audio_sha256=digest,
     )
 
 

@@ -19,10 +19,13 @@ import sqlalchemy as sa
 import structlog
 
 from spira.domain.errors import StorageFull
+from spira.domain.submissions import Kind
 from spira.intake.submissions import (
+    CONSENTS_PREFIX,
     RECEIPTS_PREFIX,
     RECORDINGS_PREFIX,
     audio_of,
+    is_consent,
     original_of,
     receipt_of,
 )
@@ -35,37 +38,48 @@ _ORPHAN_AFTER = timedelta(hours=1)
 _AT_ONCE = 500  # objects asked about together
 _A_PASS = 5_000  # submissions whose objects are looked through: some forty requests of S3
 _KEY = re.compile(
-    rf"(?P<place>{RECORDINGS_PREFIX}/(?P<submission>[^/]+)/[^/]+/"
+    rf"(?P<place>(?:{RECORDINGS_PREFIX}|{CONSENTS_PREFIX})/(?P<submission>[^/]+)/[^/]+/"
     r"(?P<generation>\d+)\.(?P<revision>\d+)-[0-9a-f]{64})\.(?:original|[0-9a-f]{64}\.f32)"
 )
 
 _log = structlog.get_logger()
 
 
-def sweep(database: Database, objects: Objects, now: datetime) -> int:
+def sweep(
+    database: Database,
+    objects: Objects,
+    now: datetime,
+    *,
+    kind: Kind = "assessment",
+    consents: Objects | None = None,
+) -> int:
     """One pass; how many submissions and orphans it cleared away.
 
+    objects   where submissions of this kind have their recordings
+    consents  where their spoken consents are kept; no key is needed to delete them
     raises    TransientError: the next pass goes on
     """
     # What needs no row to be changed first: a full disk has no room for that.
     before = now - _ORPHAN_AFTER
-    cleared = _clear(database, objects)
+    consents = consents or objects  # where there are none
+    cleared = _clear(database, objects, consents, kind)
     cleared += sum(_sweep_pieces(database, objects, before))
     cleared += objects.tidy(f"{STAGING_PREFIX}/", before)
     part = _part(database)
-    cleared += sum(_sweep_recordings(database, objects, before, *part))
-    for prefix in (RECORDINGS_PREFIX, RECEIPTS_PREFIX):
-        cleared += objects.tidy(f"{prefix}/", before, *part)
-    if _expire(database, now):
-        cleared += _clear(database, objects)
+    for prefix, store in ((RECORDINGS_PREFIX, objects), (CONSENTS_PREFIX, consents)):
+        cleared += sum(_sweep_recordings(database, store, prefix, before, *part))
+        cleared += store.tidy(f"{prefix}/", before, *part)
+    cleared += objects.tidy(f"{RECEIPTS_PREFIX}/", before, *part)
+    if _expire(database, kind, now):
+        cleared += _clear(database, objects, consents, kind)
     return cleared
 
 
-def _clear(database: Database, objects: Objects) -> int:
+def _clear(database: Database, objects: Objects, consents: Objects, kind: Kind) -> int:
     """Delete what is left of submissions that are accepted or expired; how many there were."""
     cleared = 0
     uploads = Uploads(objects)
-    for one in _unswept(database):
+    for one in _unswept(database, kind):
         recordings = _recordings(database, one)
         if one.state == "expired" and objects.read(receipt_of(one.id)) is not None:
             _log.critical("accepted, and the database does not know it", submission=one.id)
@@ -73,7 +87,7 @@ def _clear(database: Database, objects: Objects) -> int:
         uploads.discard(row.upload for row in recordings)
         if one.state == "expired":
             for row in recordings:
-                objects.delete(_keys_of(row))
+                (consents if is_consent(row.place) else objects).delete(_keys_of(row))
         else:
             try:
                 objects.keep(receipt_of(one.id), one.receipt.encode())
@@ -83,20 +97,22 @@ def _clear(database: Database, objects: Objects) -> int:
     return cleared
 
 
-def _expire(database: Database, now: datetime) -> int:
+def _expire(database: Database, kind: Kind, now: datetime) -> int:
     late = SUBMISSIONS.c.deadline < iso(now)
     with database.writing() as tables:
         return tables.execute(
             SUBMISSIONS.update()
-            .where(SUBMISSIONS.c.state == "announced", late)
+            .where(SUBMISSIONS.c.kind == kind, SUBMISSIONS.c.state == "announced", late)
             .values(state="expired", swept=False)
         ).rowcount
 
 
-def _unswept(database: Database) -> Sequence[sa.Row[Any]]:
+def _unswept(database: Database, kind: Kind) -> Sequence[sa.Row[Any]]:
     seen = (SUBMISSIONS.c.id, SUBMISSIONS.c.state, SUBMISSIONS.c.generation, SUBMISSIONS.c.receipt)
     query = sa.select(*seen).where(
-        SUBMISSIONS.c.state.in_(("accepted", "expired")), SUBMISSIONS.c.swept.is_(False)
+        SUBMISSIONS.c.kind == kind,
+        SUBMISSIONS.c.state.in_(("accepted", "expired")),
+        SUBMISSIONS.c.swept.is_(False),
     )
     with database.reading() as tables:
         return tables.execute(query).all()
@@ -139,13 +155,18 @@ def _note_swept(database: Database, one: sa.Row[Any]) -> int:
 
 
 def _sweep_pieces(database: Database, objects: Objects, before: datetime) -> Iterator[int]:
-    """Pieces of uploads that no row names: of those replaced, and of those discarded."""
+    """Pieces of uploads that nobody waits for: of those replaced, of those discarded, and what a
+    slow connection brought after its submission was accepted."""
     for items in _in_parts(objects.list(f"{STAGING_PREFIX}/"), before):
         uploads = {item.key.split("/")[1] for item in items}
         with database.reading() as tables:
-            query = sa.select(RECORDINGS.c.upload).where(RECORDINGS.c.upload.in_(uploads))
-            named = set(tables.execute(query).scalars())
-        orphans = [item.key for item in items if item.key.split("/")[1] not in named]
+            query = (
+                sa.select(RECORDINGS.c.upload)
+                .join(SUBMISSIONS, SUBMISSIONS.c.id == RECORDINGS.c.submission)
+                .where(RECORDINGS.c.upload.in_(uploads), SUBMISSIONS.c.state == "announced")
+            )
+            wanted = set(tables.execute(query).scalars())
+        orphans = [item.key for item in items if item.key.split("/")[1] not in wanted]
         objects.delete(orphans)
         yield len(orphans)
 
@@ -167,11 +188,16 @@ def _part(database: Database) -> tuple[str, str | None]:
 
 
 def _sweep_recordings(
-    database: Database, objects: Objects, before: datetime, first: str, end: str | None
+    database: Database,
+    objects: Objects,
+    prefix: str,
+    before: datetime,
+    first: str,
+    end: str | None,
 ) -> Iterator[int]:
     """Final objects that the row of their submission does not name."""
     unknown = 0
-    found_there = objects.list_between(f"{RECORDINGS_PREFIX}/", first, end)
+    found_there = objects.list_between(f"{prefix}/", first, end)
     for items in _in_parts(found_there, before):
         found = {item.key: _KEY.fullmatch(item.key) for item in items}
         ids = {match["submission"] for match in found.values() if match}

@@ -45,6 +45,17 @@ RECORDINGS = sa.Table(
     sa.Column("detail", sa.Text),
 )
 
+TOKENS = sa.Table(
+    "intake_tokens",
+    TABLES,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("site", sa.Text, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),  # site, lead
+    sa.Column("sha256", sa.Text, nullable=False, unique=True),
+    sa.Column("created_at", sa.Text, nullable=False),
+    sa.Column("revoked_at", sa.Text),
+)
+
 # The audit: a chain, each row with the digest of the one before it (spira.intake.audit).
 AUDIT = sa.Table(
     "intake_audit",

@@ -15,9 +15,8 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
-from spira.domain.answers import Sentence
 from spira.domain.errors import SpiraError
-from spira.intake.problems import problem, problem_of
+from spira.intake.problems import SaidOf, problem, problem_of
 from spira.intake.uploads import OffsetTaken, Uploads
 
 _VERSION = "1.0.0"
@@ -47,13 +46,10 @@ Find = Callable[[Request], Awaitable[Upload | None]]
 class Tus:
     """The three methods, over pieces."""
 
-    def __init__(
-        self, uploads: Uploads, find: Find, sentence_of: Callable[[int], Sentence | None]
-    ) -> None:
-        """sentence_of   what a person is told, by status"""
+    def __init__(self, uploads: Uploads, find: Find, said_of: SaidOf) -> None:
         self._uploads = uploads
         self._find = find
-        self._sentence_of = sentence_of
+        self._said_of = said_of
 
     async def respond(self, request: Request) -> Response:
         """Answer a request on an upload's address."""
@@ -71,7 +67,7 @@ class Tus:
                 return await self._head(upload)
             return await self._patch(request, upload)
         except SpiraError as error:
-            answer = problem_of(error, self._sentence_of)
+            answer = problem_of(error, request.url.path, self._said_of)
             answer.headers.update(_HEADERS)
             return answer
 
@@ -105,8 +101,7 @@ class Tus:
         return Response(status_code=204, headers=_HEADERS | {"Upload-Offset": str(taking.offset)})
 
     def _problem(self, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-        sentence = self._sentence_of(status)
-        return problem(status, detail, sentence=sentence, headers=_HEADERS | (headers or {}))
+        return problem(status, detail, headers=_HEADERS | (headers or {}), **self._said_of(status))
 
 
 class _TooManyPieces(Exception):

@@ -152,7 +152,7 @@ def _answer(
     """One file's row: refused, not scored, forced, or answered."""
     from spira.audio.decode import decode_blocks
     from spira.audio.quality import check
-    from spira.domain.answers import EVIDENCE_SENTENCES, OUTCOME_SENTENCES
+    from spira.domain.answers import EVIDENCE_SENTENCES, OUTCOME_SENTENCES, REFUSED_SENTENCES
     from spira.domain.errors import RecordingRefused
     from spira.model import prediction
 
@@ -195,7 +195,7 @@ def _answer(
     except RecordingRefused as refused:
         return prediction.Answer(
             status="refused",
-            sentence=prediction.REFUSED[refused.reason],
+            sentence=REFUSED_SENTENCES[refused.reason],
             detail=str(refused),
             **every,
         )

@@ -15,7 +15,6 @@ from spira.domain.answers import (
     Outcome,
     Sentence,
 )
-from spira.domain.errors import RefusalReason
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import (
     SHORTEST_SPEECH_S,
@@ -51,39 +50,6 @@ INTUBATED = Sentence(
     pt="O modelo não avalia pessoas intubadas.",
     en="The model does not score people who are intubated.",
 )
-
-REFUSED: dict[RefusalReason, Sentence] = {
-    "missing": Sentence(pt="Arquivo não encontrado.", en="File not found."),
-    "not_audio": Sentence(pt="Não é um arquivo de áudio.", en="Not an audio file."),
-    "undecodable": Sentence(
-        pt="O áudio não pôde ser lido. Grave de novo.",
-        en="The audio cannot be read. Record again.",
-    ),
-    "truncated": Sentence(
-        pt="Arquivo incompleto. Envie o arquivo de novo.",
-        en="Incomplete file. Send the file again.",
-    ),
-    "empty": Sentence(pt="Arquivo sem áudio. Grave de novo.", en="No audio. Record again."),
-    "zeros": Sentence(
-        pt="Sem som. Verifique se o microfone está liberado ou coberto pela capa.",
-        en="Silence. Check that the microphone is allowed and not covered by the case.",
-    ),
-    "not_finite": Sentence(
-        pt="Áudio com valores inválidos. Grave de novo.",
-        en="Audio with invalid values. Record again.",
-    ),
-    "out_of_scale": Sentence(
-        pt="Áudio fora de escala. Exporte de novo do original ou grave de novo.",
-        en="Audio out of scale. Export it again from the original or record again.",
-    ),
-    "too_short": Sentence(
-        pt="Gravação curta demais. Grave de novo.", en="Recording too short. Record again."
-    ),
-    "too_long": Sentence(
-        pt="Gravação longa demais. Envie só o trecho da fala.",
-        en="Recording too long. Send only the part with speech.",
-    ),
-}
 
 _UTTERANCES_PT: dict[str, str] = {
     "consent": "consentimento",

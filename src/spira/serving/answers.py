@@ -12,14 +12,17 @@ from spira.domain.answers import (
     EVIDENCE_SENTENCES,
     FINDING_SENTENCES,
     OUTCOME_SENTENCES,
+    Envelope,
     Outcome,
     Sentence,
 )
+from spira.domain.forms import Remark
 from spira.domain.frozen import Frozen
 from spira.domain.recordings import Described, EvidenceLevel, Finding
 from spira.model.bundle import ModelManifest
 from spira.model.prediction import (
     NOT_SCORED,
+    Undeclared,
     assumed,
     how_sure,
     not_declared,
@@ -28,7 +31,7 @@ from spira.model.prediction import (
 )
 from spira.serving.forms import declared, outside_intended_use
 from spira.serving.messages import Reply
-from spira.serving.words import inconclusive
+from spira.serving.words import FAILURES, Failure, inconclusive
 
 # What keeps a recording from being scored, the first to be said first: with several, the one whose
 # mending may mend the others.
@@ -43,7 +46,8 @@ class FindingSaid(Frozen):
 
 
 class Answer(Frozen):
-    """What is said about an assessment. `outcome` is None where nothing was scored."""
+    """What is said about an assessment. `outcome` is None where nothing was scored; whoever tells
+    an answer that no model gave adds its evidence."""
 
     outcome: Outcome | None
     sentence: Sentence
@@ -55,12 +59,14 @@ class Answer(Frozen):
     evidence_level: EvidenceLevel | None = None
     evidence: Sentence | None = None
     model: str | None = None
+    failure: Failure | None = None  # why it ended without an answer
 
 
 class About(Frozen):
     """What is kept of an assessment for its answer."""
 
     values: Mapping[str, Any] = Field(repr=False)  # of the form, those that may be used
+    marks: Mapping[str, Remark] = Field(default_factory=dict)  # on fields whose value is odd
     banner: Sentence | None = None
     vital_rules: str | None = None  # the version of the rules that it comes from
     found: Described | None = None  # of the recording that is scored
@@ -84,6 +90,11 @@ def before_scoring(about: About) -> Answer | None:
     return None
 
 
+def failed(kind: Failure) -> Answer:
+    """What is said of an assessment that ended without an answer: why, and what to do."""
+    return Answer(outcome=None, sentence=FAILURES[kind], failure=kind)
+
+
 def of_reply(about: About, reply: Reply) -> Answer:
     """The answer that a scored reply gives, with the words of the model that gave it."""
     assert about.found is not None
@@ -96,7 +107,7 @@ def of_reply(about: About, reply: Reply) -> Answer:
         "evidence": EVIDENCE_SENTENCES[model.evidence_level],
         "model": reply.model,
         "for_whom": population(model.envelope),
-        "assumed": assumed(model.envelope, not_declared(said)),
+        "assumed": _assumed(model.envelope, about.marks, not_declared(said)),
     }
     reasons = outside(model.envelope, said, about.found.format, about.found.measurements)
     if reasons:
@@ -109,6 +120,25 @@ def of_reply(about: About, reply: Reply) -> Answer:
         how_sure=None if share is None else how_sure(share),
         **every,
     )
+
+
+def _assumed(
+    envelope: Envelope, marks: Mapping[str, Remark], missing: tuple[Undeclared, ...]
+) -> Sentence | None:
+    """What was taken to be as in the test: what nobody declared, and what cannot be true."""
+    silent = assumed(envelope, tuple(name for name in missing if name not in marks))
+    said = [] if silent is None else [silent]
+    said += [
+        Sentence(
+            pt=f"{marks[name].pt} Suposto como no teste.",
+            en=f"{marks[name].en} Taken to be as in the test.",
+        )
+        for name in missing
+        if name in marks
+    ]
+    if not said:
+        return None
+    return Sentence(pt=" ".join(one.pt for one in said), en=" ".join(one.en for one in said))
 
 
 def _findings(found: Sequence[Finding]) -> tuple[FindingSaid, ...]:

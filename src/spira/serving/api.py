@@ -4,79 +4,60 @@
 client repeats it until it holds a receipt. Bytes travel by tus (spira.intake.tus).
 """
 
-import asyncio
-import base64
-import hmac
 import json
-import re
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal
 
-import structlog
-from anyio import CapacityLimiter, to_thread
-from fastapi import Depends, FastAPI, Header, Query, Request, Response
-from fastapi import Path as PathParameter
-from fastapi.exceptions import RequestValidationError
+from anyio import to_thread
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from pydantic import AfterValidator, Field, StringConstraints
 
 from spira import __version__
-from spira.audio.quality import QualityThresholds
-from spira.delivery.about import ABOUT
-from spira.domain.answers import Sentence
-from spira.domain.errors import InputError, SpiraError
-from spira.domain.fingerprint import fingerprint
+from spira.delivery.about import sections
+from spira.domain.answers import EVIDENCE_SENTENCES
 from spira.domain.forms import Filled, check, json_schema
 from spira.domain.frozen import Frozen
-from spira.domain.submissions import Files, FormValues, Id, Moment, Submission
-from spira.intake.audit import is_plain
-from spira.intake.keys import KeyRing
-from spira.intake.problems import problem, problem_of
-from spira.intake.submissions import Conflict, Intake, Owner, Progress, Standing, Unknown
-from spira.intake.tus import Tus, Upload
+from spira.domain.submissions import FormValues, Id, RecordingFile, Submission, each_once
+from spira.intake.front import (
+    DeviceSecret,
+    DeviceTime,
+    Front,
+    IdInPath,
+    Reason,
+    Refused,
+    device_ahead,
+    owner_of,
+    read,
+    remarks,
+    sealed,
+    tagged,
+)
+from spira.intake.keys import LONGEST_NUMBER, KeyRing
+from spira.intake.metrics import CountRefusals
+from spira.intake.settings import IntakeThresholds
+from spira.intake.submissions import Intake
+from spira.intake.tokens import Site, Tokens
+from spira.serving.answers import About
 from spira.serving.assessments import Assessments
 from spira.serving.forms import FORMS
-from spira.serving.metrics import CountRefusals, Metrics
+from spira.serving.metrics import Metrics
 from spira.serving.openapi import describe
 from spira.serving.settings import ServingSettings
 from spira.serving.taking import taken
-from spira.serving.tokens import Site, Tokens
-from spira.serving.words import PROBLEMS, REFUSALS, STATES, Problem, Refusal, stale
+from spira.serving.words import NO_MODELS_ANSWER, STATES, stale
 
-_LARGEST_BODY_BYTES = 256 << 10
-_BODY_S = 60.0  # that a body may take: 256 kB at 35 kbit/s
 _LARGEST_PAGE = 200
-_COMMITS_AT_ONCE = 16
-_MOST_OF_A_SITE = (
-    100  # commits at work and in line: of many phones at once, or of one that is broken
-)
-_UPLOAD = re.compile(r"[0-9a-f]{40}")
-_LONGEST_PLACE = 64  # characters of a name that the client made
-_SECRET = re.compile(r"[A-Za-z0-9_-]{43}=?")  # 32 bytes as base64url
-_WORDS_OF: dict[int, Problem] = {
-    400: "bad_request",
-    404: "not_allowed",  # of addresses; where something is not found, it says so itself
-    405: "not_allowed",
-    409: "wrong_offset",
-    412: "tus_version",
-    413: "too_large",
-    415: "wrong_type",
-    500: "broken",
-    503: "unavailable",
-    507: "storage_full",
-}
 
-_log = structlog.get_logger()
-_Model = TypeVar("_Model", bound=Frozen)
+
+class Recording(RecordingFile):
+    """A recording of an assessment: never one of spoken consent, which holds a name."""
+
+    utterance: Literal["sentence", "rhyme", "vowel", "ambient_before", "ambient_after"]
 
 
 class Manifest(Frozen):
@@ -84,30 +65,24 @@ class Manifest(Frozen):
 
     revision: int = Field(ge=1, le=1_000_000)
     form: FormValues
-    recordings: Files = Field(min_length=1, max_length=4)
+    recordings: Annotated[tuple[Recording, ...], AfterValidator(each_once)] = Field(
+        min_length=1, max_length=4
+    )
     replaces: Id | None = None
+
+
+def _numbers(text: str) -> str:
+    if not any(map(str.isalnum, unicodedata.normalize("NFKC", text))):
+        raise ValueError("has no letter or digit; write the number as it is on the chart")
+    return text
 
 
 class Search(Frozen):
     """A record number, in a body so that it stands in no address or log."""
 
-    record_number: str = Field(min_length=1, max_length=100, repr=False)
-
-
-def _plain(text: str) -> str:
-    if not is_plain(text):
-        raise ValueError("has control characters; write plain text")
-    return text
-
-
-class Reason(Frozen):
-    """Why, as the audit can keep it."""
-
-    reason: Annotated[
-        str,
-        StringConstraints(strip_whitespace=True, min_length=1, max_length=500),
-        AfterValidator(_plain),
-    ]
+    record_number: Annotated[
+        str, StringConstraints(min_length=1, max_length=LONGEST_NUMBER), AfterValidator(_numbers)
+    ] = Field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -119,16 +94,7 @@ class Parts:
     tokens: Tokens
     keys: KeyRing
     settings: ServingSettings
-    thresholds: QualityThresholds
-    # What is being committed now, by who sent it and what it is: a repeated manifest waits for it.
-    checking: dict[tuple[Owner, bytes], "asyncio.Task[Standing]"] = field(default_factory=dict)
-    # So many commits at once, waiting for a child that checks: others are still uploaded and asked.
-    committing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_COMMITS_AT_ONCE))
-    # A site has half of them at most, and stands in a line of its own for them: whoever else comes
-    # has a few in front of it, never all that one site sends.
-    of_site: dict[str, CapacityLimiter] = field(
-        default_factory=lambda: defaultdict(lambda: CapacityLimiter(_COMMITS_AT_ONCE // 2))
-    )
+    thresholds: IntakeThresholds
 
 
 def create_api(parts: Parts) -> FastAPI:
@@ -141,98 +107,62 @@ def create_api(parts: Parts) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    bearer = HTTPBearer(auto_error=False)
     metrics = Metrics(parts.assessments)
-
     app.add_middleware(CountRefusals, refused=metrics.refused)
-
-    async def authorised(
-        shown: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
-    ) -> Site:
-        site = None
-        if shown is not None:
-            site = await to_thread.run_sync(parts.tokens.site_of, shown.credentials)
-        if site is None:
-            raise _Refused("no_token", 401, "header Authorization: Bearer with a site's token")
-        return site
-
-    Of = Annotated[Site, Depends(authorised)]  # a type
-    Of_id = Annotated[Id, PathParameter()]
+    front = Front(
+        app,
+        parts.intake,
+        parts.tokens,
+        parts.keys,
+        parts.thresholds,
+        answer_within_s=parts.settings.checking_answer_s,
+        accepted=metrics.accepted,
+    )
+    Of = Annotated[Site, Depends(front.site)]  # a type
 
     async def told(rows: Sequence[Any]) -> list[dict[str, Any]]:
         model = await to_thread.run_sync(parts.assessments.model)
-        fresh_for = timedelta(hours=parts.settings.stale_after_h)
-        return [shown(row, model, fresh_for, datetime.now(UTC)) for row in rows]
-
-    async def find(request: Request) -> Upload | None:
-        site = await authorised(await bearer(request))
-        upload = request.path_params["upload"]
-        if not _UPLOAD.fullmatch(upload):
-            return None
-        n_bytes = await to_thread.run_sync(parts.intake.upload, upload, site.name)
-        return None if n_bytes is None else Upload(upload, n_bytes)
-
-    tus = Tus(
-        parts.intake.uploads,
-        find,
-        lambda status: STATES["incomplete"] if status == 404 else _sentence_of(status),
-    )
-    app.add_route("/v1/uploads/{upload}", tus.respond, methods=["HEAD", "PATCH", "OPTIONS"])
+        return [shown(row, model, parts.settings, datetime.now(UTC)) for row in rows]
 
     @app.put("/v1/assessments/{id}")
     async def put(
-        id: Of_id,
-        request: Request,
-        site: Of,
-        spira_device_secret: Annotated[
-            str, Header(json_schema_extra={"pattern": f"^{_SECRET.pattern}$"})
-        ],
-        spira_device_time: Annotated[
-            str | None, Header(json_schema_extra={"format": "date-time"})
-        ] = None,
+        id: IdInPath, request: Request, site: Of, secret: DeviceSecret, at: DeviceTime = None
     ) -> Response:
         """Announce an assessment, or hear how it stands; at last, its receipt."""
-        owner = Owner(site.name, _secret(spira_device_secret))
-        device_ahead = _device_ahead(spira_device_time)  # at once: a commit may have to wait
-        manifest = _read(Manifest, await _limited(request))
+        owner, ahead = owner_of(site, secret), device_ahead(at)
+        manifest = await read(request, Manifest)
+        if manifest.replaces == id:
+            what = "is this assessment; name the one that it is a re-recording of, or none"
+            places = [{"where": "replaces", "what": what}]
+            raise Refused("bad_manifest", 400, f"replaces: {what}", places=places)
         filled = _filled(manifest.form)
-        submission = _submission(id, manifest, filled, owner)
-        number = filled.identifying.get("record_number")
-        by = f"token {site.token_id}"
-        began = time.monotonic()
-
-        def commit() -> Standing:
-            # It reads the folder of keys, and may make one.
-            record = None if number is None else parts.keys.hash_record(site.name, number)
-            standing = parts.intake.commit(
-                submission,
-                owner,
-                taken(parts.settings.vital_rules, filled.values, record, by),
-                ready=not filled.refused,
-                unfinished=filled.values.get("unfinished", False) is True,
-                device_ahead=device_ahead,
-            )
-            if standing.now_accepted:  # whoever asks meanwhile waits for this call
-                metrics.accepted.observe(time.monotonic() - began)
-            return standing
-
-        standing = await _in_time(parts, (owner, submission.canonical()), commit)
-        if standing is None:
-            body = {"state": "checking", "sentence": STATES["checking"].model_dump()}
-            return JSONResponse(body, 202, headers={"Retry-After": "1"})
-        return _told(standing, filled)
+        submission = Submission(
+            kind="assessment",
+            id=id,
+            revision=manifest.revision,
+            form=sealed(manifest.form, filled, owner),
+            # Plain, as whoever checks them in a child knows them.
+            files=tuple(RecordingFile(**dict(one)) for one in manifest.recordings),
+            replaces=manifest.replaces,
+        )
+        rules, by = parts.settings.vital_rules, f"token {site.token_id}"
+        return await front.take(
+            submission,
+            owner,
+            filled,
+            lambda records: taken(rules, filled, records, by),
+            device_ahead=ahead,
+            hospital=site.name,
+        )
 
     @app.get("/v1/assessments/{id}")
-    async def get(id: Of_id, request: Request, site: Of) -> Response:
+    async def get(id: IdInPath, request: Request, site: Of) -> Response:
         """One assessment: its state, and its answer once there is one."""
         row = await to_thread.run_sync(parts.assessments.about, id)
         if row is None or row.site != site.name:
-            raise _Refused("not_found", 404, "there is no such assessment at this site")
+            raise Refused("not_found", 404, "there is no such assessment at this site")
         (found,) = await told([row])
-        tag = '"' + fingerprint(found)[:32] + '"'
-        if request.headers.get("If-None-Match") == tag:
-            return Response(status_code=304, headers={"ETag": tag})
-        return JSONResponse(found, headers={"ETag": tag, "Cache-Control": "private, no-cache"})
+        return tagged(request, found, {"Cache-Control": "private, no-cache"})
 
     @app.get("/v1/assessments")
     async def changes(
@@ -249,13 +179,10 @@ def create_api(parts: Parts) -> FastAPI:
     @app.post("/v1/assessments/search")
     async def search(request: Request, site: Of) -> JSONResponse:
         """The site's assessments of a record number, the latest first; audited."""
-        wanted = _read(Search, await _limited(request))
+        wanted = await read(request, Search)
 
         def found() -> Sequence[Any]:
-            try:
-                records = parts.keys.record_hashes(site.name, wanted.record_number)
-            except InputError as error:
-                raise _Refused("bad_manifest", 400, str(error)) from None
+            records = parts.keys.record_hashes(site.name, wanted.record_number)
             by = f"token {site.token_id}"
             return parts.assessments.search(site.name, records, by, _LARGEST_PAGE)
 
@@ -263,31 +190,20 @@ def create_api(parts: Parts) -> FastAPI:
         return JSONResponse({"assessments": await told(rows)})
 
     @app.post("/v1/assessments/{id}/void")
-    async def void(id: Of_id, request: Request, site: Of) -> JSONResponse:
+    async def void(id: IdInPath, request: Request, site: Of) -> JSONResponse:
         """It was recorded on the wrong patient: never to be used, and still there to be seen."""
-        why = _read(Reason, await _limited(request), blank="no_reason").reason
+        why = (await read(request, Reason, blank="no_reason")).reason
         by = f"token {site.token_id}"
         row = await to_thread.run_sync(parts.assessments.void, id, site.name, why, by)
         if row is None:
-            raise _Refused("not_found", 404, "there is no such assessment at this site")
+            raise Refused("not_found", 404, "there is no such assessment at this site")
         return JSONResponse((await told([row]))[0])
 
     @app.get("/v1/forms/assessment")
-    def form() -> JSONResponse:
+    def form(request: Request) -> Response:
         """The form in force, as JSON Schema with both languages."""
         latest = max((key for key in FORMS if key[0] == "assessment"), key=lambda key: key[1])
-        return JSONResponse(json_schema(FORMS[latest]))
-
-    @app.get("/v1/thresholds")
-    def thresholds() -> JSONResponse:
-        """Where a measurement becomes a finding, so that an app can check at the bedside."""
-        told = parts.thresholds.model_dump()
-        return JSONResponse({"version": fingerprint(told)[:12], "thresholds": told})
-
-    @app.get("/v1/keys")
-    def keys() -> JSONResponse:
-        """The keys that receipts are signed with, old ones too (RFC 7517)."""
-        return JSONResponse(parts.keys.public())
+        return tagged(request, json_schema(FORMS[latest]))
 
     @app.get("/v1/about")
     async def about() -> JSONResponse:
@@ -296,14 +212,9 @@ def create_api(parts: Parts) -> FastAPI:
             {
                 "version": __version__,
                 "model": await to_thread.run_sync(parts.assessments.model),
-                "sections": [section.model_dump() for section in ABOUT],
+                "sections": [one.model_dump() for one in sections(parts.settings.vital_rules)],
             }
         )
-
-    @app.get("/healthz")
-    async def healthz() -> JSONResponse:
-        """The process answers, also while every thread waits for a database."""
-        return JSONResponse({"well": True})
 
     @app.get("/metrics")
     async def scrape() -> Response:
@@ -323,263 +234,60 @@ def create_api(parts: Parts) -> FastAPI:
         "POST /v1/assessments/{id}/void": Reason,
     }
     app.openapi = lambda: describe(app, bodies)  # type: ignore[method-assign]
-    _translate_errors(app)
     return app
 
 
-class _Refused(Exception):  # what is answered instead
-    def __init__(self, what: Problem, status: int, detail: str, **more: Any) -> None:
-        super().__init__(detail)
-        self.answer = problem(status, detail, sentence=PROBLEMS[what], **more)
-        if status == 401:
-            self.answer.headers["WWW-Authenticate"] = "Bearer"
-
-
-def shown(row: Any, model: str | None, fresh_for: timedelta, now: datetime) -> dict[str, Any]:
+def shown(row: Any, model: str | None, settings: ServingSettings, now: datetime) -> dict[str, Any]:
     """An assessment as its site sees it.
 
     model      that answers; None where there is none
-    fresh_for  how long after its recording an answer is not old
     """
-    about = json.loads(row.about)
-    recorded_at = datetime.fromisoformat(row.recorded_at)
-    state = "received" if row.state == "queued" and row.attempt == 0 else row.state
-    old = stale(recorded_at, now, after=fresh_for)
-    waiting = STATES["no_model" if model is None else "queued"]
+    about = About.model_validate_json(row.about)
     answer = None if row.answer is None else json.loads(row.answer)
     if answer is not None:
         answer.pop("scored", None)  # never a bare probability
+        if answer["evidence"] is None:
+            answer |= _evidence(settings.demo)
+    # Without a model nobody can be asked, and no attempt begins.
+    waits = row.state == "queued" and row.attempt == 0 and model is not None
+    waiting = STATES["no_model" if model is None else "queued"]
+    recorded_at, accepted_at = map(datetime.fromisoformat, (row.recorded_at, row.accepted_at))
+    fresh_for = timedelta(hours=settings.stale_after_h)
+    answered = answer is not None and answer["outcome"] is not None
+    old = stale(recorded_at, accepted_at, now, after=fresh_for, answered=answered)
+    stale_after = min(recorded_at, accepted_at) + fresh_for  # whatever a device's clock says
     return {
         "id": row.id,
-        "state": state,
+        "state": "received" if waits else row.state,
         "sentence": waiting.model_dump() if answer is None else answer["sentence"],
         "why": "no model" if answer is None and model is None else None,
-        "banner": about.get("banner"),
+        "banner": None if about.banner is None else about.banner.model_dump(),
+        "marks": remarks(about.marks),
         "answer": answer,
         "recorded_at": row.recorded_at,
         "answered_at": row.answered_at,
-        "stale_after": (recorded_at + fresh_for).isoformat(timespec="seconds"),
+        "stale_after": stale_after.isoformat(timespec="seconds"),
         "stale": None if old is None else old.model_dump(),
         "voided": None
         if row.voided_at is None
         else {"at": row.voided_at, "sentence": STATES["voided"].model_dump()},
         "replaces": row.replaces,
+        "replaced_by": None
+        if row.replaced_by is None
+        else {"id": row.replaced_by, "sentence": STATES["replaced"].model_dump()},
     }
 
 
-def _told(standing: Standing, filled: Filled) -> JSONResponse:
-    if standing.receipt is not None:
-        return JSONResponse({"state": "accepted", "receipt": standing.receipt})
-    return JSONResponse(
-        {
-            "state": "incomplete",
-            "revision": standing.revision,
-            "sentence": STATES["incomplete"].model_dump(),
-            "recordings": [_progress(one) for one in standing.recordings],
-            "fields": [
-                {
-                    "name": name,
-                    "reason": remark.reason,
-                    "sentence": {"pt": remark.pt, "en": remark.en},
-                }
-                for name, remark in filled.refused.items()
-            ],
-        }
-    )
-
-
-def _progress(one: Progress) -> dict[str, Any]:
-    if one.state in ("refused", "dropped"):
-        assert one.reason is not None
-        sentence = REFUSALS[cast(Refusal, one.reason)].model_dump()
-        return {"id": one.id, "state": one.state, "reason": one.reason, "sentence": sentence}
-    if one.state == "stored":
-        return {"id": one.id, "state": "complete"}
-    return {
-        "id": one.id,
-        "state": "needed",
-        "upload_url": f"/v1/uploads/{one.upload}",
-        "n_bytes": one.n_bytes,
-        "offset": one.offset,
-    }
-
-
-async def _in_time(
-    parts: Parts, key: tuple[Owner, bytes], commit: Callable[[], Standing]
-) -> Standing | None:
-    """What committing comes to; None when it takes longer, and goes on meanwhile."""
-    task = parts.checking.get(key)
-    if task is None:
-        site = key[0].site
-        if sum(owner.site == site for owner, _ in parts.checking) >= _MOST_OF_A_SITE:
-            detail = f"{_MOST_OF_A_SITE} assessments of this site are being checked; try again"
-            raise _Refused("too_many", 429, detail, headers={"Retry-After": "2"})
-        task = asyncio.create_task(_in_turn(parts, site, commit))
-        parts.checking[key] = task
-        task.add_done_callback(lambda ended: _forget(parts, key, ended))
-    done, _ = await asyncio.wait({task}, timeout=parts.settings.checking_answer_s)
-    return task.result() if done else None
-
-
-async def _in_turn(parts: Parts, site: str, commit: Callable[[], Standing]) -> Standing:
-    async with parts.of_site[site]:
-        return await to_thread.run_sync(commit, limiter=parts.committing)
-
-
-def _forget(parts: Parts, key: tuple[Owner, bytes], ended: "asyncio.Task[Standing]") -> None:
-    parts.checking.pop(key, None)
-    if not ended.cancelled():
-        ended.exception()  # whoever asks again runs into the same; nobody may be here to hear it
+def _evidence(demo: bool) -> dict[str, Any]:
+    """What an answer that no model gave says of its evidence."""
+    if not demo:
+        return {"evidence": NO_MODELS_ANSWER.model_dump()}
+    sentence = EVIDENCE_SENTENCES["synthetic"].model_dump()
+    return {"evidence_level": "synthetic", "evidence": sentence}
 
 
 def _filled(form: FormValues) -> Filled:
     known = FORMS.get((form.id, form.version))
     if known is None:
-        raise _Refused("unknown_form", 400, f"form {form.id} {form.version}: unknown")
+        raise Refused("unknown_form", 400, f"form {form.id} {form.version}: unknown")
     return check(known, form.values)
-
-
-def _submission(id: str, manifest: Manifest, filled: Filled, owner: Owner) -> Submission:
-    """The submission as it is stored, without what identifies a person.
-
-    In its place stands a hash that only the device's secret can make, and the server does not keep
-    that: whether another number was sent can be told, and the number cannot, now or with whatever
-    key is in use later.
-    """
-    sealed = {
-        name: hmac.digest(owner.secret.encode(), f"{name}|{value}".encode(), "sha256").hex()
-        for name, value in filled.identifying.items()
-    }
-    return Submission(
-        kind="assessment",
-        id=id,
-        revision=manifest.revision,
-        form=manifest.form.model_copy(update={"values": {**filled.kept, **sealed}}),
-        files=manifest.recordings,
-        replaces=manifest.replaces,
-    )
-
-
-def _secret(text: str) -> str:
-    if not _SECRET.fullmatch(text):
-        detail = "header Spira-Device-Secret: 32 bytes as base64url are needed"
-        raise _Refused("bad_header", 400, detail)
-    raw = base64.urlsafe_b64decode(text[:43] + "=")
-    return base64.urlsafe_b64encode(raw).decode()
-
-
-def _device_ahead(text: str | None) -> timedelta | None:
-    if text is None:
-        return None
-    try:
-        return TypeAdapter(Moment).validate_python(text) - datetime.now(UTC)
-    except ValidationError:
-        detail = "header Spira-Device-Time: a time with its zone is needed (RFC 3339)"
-        raise _Refused("bad_header", 400, detail) from None
-
-
-async def _limited(request: Request) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_S):
-            async for part in request.stream():
-                body += part
-                if len(body) > _LARGEST_BODY_BYTES:
-                    what = f"the body has over {_LARGEST_BODY_BYTES} bytes"
-                    raise _Refused("too_large", 413, what)
-    except TimeoutError:
-        what = f"the body did not come within {_BODY_S:g} s; send it again"
-        raise _Refused("unavailable", 408, what) from None
-    return bytes(body)
-
-
-def _read(model: type[_Model], text: bytes, *, blank: Problem = "bad_manifest") -> _Model:
-    """A body; `blank` is what is told where all that is wrong is a text that is not there."""
-    faults = _said_twice(text)
-    try:
-        found = model.model_validate_json(text)
-    except ValidationError as error:
-        faults += error.errors(include_input=False, include_url=False)
-    if not faults:
-        return found
-    places = [{"where": _place(fault["loc"]), "what": fault["msg"]} for fault in faults[:50]]
-    detail = "; ".join(f"{one['where']}: {one['what']}" for one in places)
-    kinds = {fault["type"] for fault in faults}
-    what: Problem = blank if kinds <= {"missing", "string_too_short"} else "bad_manifest"
-    raise _Refused(what, 400, detail, places=places)
-
-
-def _said_twice(text: bytes) -> list[Any]:
-    """Keys that are in one object twice, as faults of pydantic, which would take the last."""
-    faults: list[Any] = []
-
-    def look(pairs: list[tuple[str, Any]]) -> None:
-        for key, times in Counter(key for key, _ in pairs).items():
-            if times > 1:
-                what = f"is there {times} times; say it once"
-                faults.append({"loc": (key,), "msg": what, "type": "said_twice"})
-
-    with suppress(ValueError, RecursionError):  # no JSON: that is told as it is
-        json.loads(text.decode(), object_pairs_hook=look, parse_int=str)  # of any length
-    return faults
-
-
-def _place(loc: Sequence[int | str]) -> str:
-    """Where in a body; a name that is not ours is escaped and cut."""
-    names = (ascii(name)[1:-1][:_LONGEST_PLACE] if isinstance(name, str) else name for name in loc)
-    return ".".join(map(str, names)) or "body"
-
-
-def _sentence_of(status: int) -> Sentence | None:
-    what = _WORDS_OF.get(status)
-    return None if what is None else PROBLEMS[what]
-
-
-def _translate_errors(app: FastAPI) -> None:
-    @app.exception_handler(_Refused)
-    async def refused(_: Request, error: _Refused) -> JSONResponse:
-        return error.answer
-
-    @app.exception_handler(Unknown)
-    async def unknown(_: Request, error: Unknown) -> JSONResponse:
-        return problem(404, str(error), sentence=PROBLEMS["not_found"])
-
-    @app.exception_handler(Conflict)
-    async def conflict(_: Request, error: Conflict) -> JSONResponse:
-        return problem(
-            409,
-            str(error),
-            sentence=PROBLEMS["conflict"],
-            differs=list(error.differs),
-            revision=error.revision,
-        )
-
-    @app.exception_handler(SpiraError)
-    async def translated(request: Request, error: SpiraError) -> JSONResponse:
-        _log.warning("a request failed", path=request.url.path, error=str(error))
-        return problem_of(error, _sentence_of)
-
-    @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        return problem(
-            error.status_code,
-            str(error.detail),
-            sentence=_sentence_of(error.status_code),
-            headers=dict(error.headers or {}),
-        )
-
-    @app.exception_handler(ClientDisconnect)
-    async def cut_off(_: Request, error: ClientDisconnect) -> JSONResponse:
-        return problem(400, "the request broke off")  # that nobody hears
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        places = [".".join(map(str, fault["loc"])) for fault in error.errors()]
-        return problem(
-            400, f"not as it should be: {', '.join(places)}", sentence=PROBLEMS["bad_request"]
-        )
-
-    @app.exception_handler(Exception)
-    async def defect(_: Request, error: Exception) -> JSONResponse:
-        _log.exception("a defect", exc_info=error)
-        return problem(500, "a defect; it is in the log", sentence=PROBLEMS["broken"])

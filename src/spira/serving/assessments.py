@@ -11,10 +11,11 @@ that losing the queue loses nothing; whatever comes back twice changes nothing t
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import sqlalchemy as sa
 
+from spira.domain.answers import Outcome
 from spira.intake import audit
 from spira.intake.keys import RECORDS_KEY_LENGTH
 from spira.intake.rechecking import confirm
@@ -231,6 +232,7 @@ class Assessments:
                         "reached": 0,
                         "lease_until": None,
                         "answer": None,
+                        "outcome": None,
                         "answered_at": None,
                         "change": next_change(tables),
                         **values,
@@ -239,7 +241,7 @@ class Assessments:
             )
             if stored is not None:
                 confirm(tables, stored)
-            _note(tables, by, "dead letter redriven", assessment, why)
+            _note(tables, by, "dead letter redriven", assessment, why, role="operator")
         return True
 
     def void(self, assessment: str, site: str, why: str, by: str) -> sa.Row[Any] | None:
@@ -249,17 +251,9 @@ class Assessments:
         """
         this = (ASSESSMENTS.c.id == assessment) & (ASSESSMENTS.c.site == site)
         with self._database.writing() as tables:
-            changed = tables.execute(
-                ASSESSMENTS.update()
-                .where(this, ASSESSMENTS.c.voided_at.is_(None))
-                .values(
-                    voided_at=iso(datetime.now(UTC)),
-                    void_reason=why,
-                    change=next_change(tables),
-                )
-            ).rowcount
+            voided = _void(tables, this, why, datetime.now(UTC))
             row = tables.execute(sa.select(ASSESSMENTS).where(this)).first()
-            if changed:
+            if voided:
                 _note(tables, by, "assessment voided", assessment, why)
             return row
 
@@ -275,6 +269,16 @@ class Assessments:
             rows = tables.execute(query).all()
             _note(tables, by, "record searched", records[0])
             return rows
+
+    def counts(self) -> Mapping[tuple[str, str | None], int]:
+        """How many assessments there are of each state and outcome, those of which there are none
+        too. Each that has failed has a dead letter that nobody redrove."""
+        how = (ASSESSMENTS.c.state, ASSESSMENTS.c.outcome)
+        with self._database.reading() as tables:
+            rows = tables.execute(sa.select(*how, sa.func.count()).group_by(*how)).all()
+        none: dict[tuple[str, str | None], int] = {("queued", None): 0, ("failed", None): 0}
+        none |= {("completed", outcome): 0 for outcome in (*get_args(Outcome), None)}
+        return none | {(state, outcome): n for state, outcome, n in rows}
 
     def oldest_open(self) -> datetime | None:
         """When the assessment that has waited longest was accepted; None when none waits."""
@@ -296,8 +300,10 @@ def record_keys(database: Database) -> Sequence[str]:
 
 def add(tables: sa.Connection, values: Mapping[str, Any]) -> None:
     """Write a new assessment in the transaction that accepts its submission."""
+    answer = values.get("answer")
     tables.execute(
         ASSESSMENTS.insert().values(
+            outcome=None if answer is None else json.loads(answer)["outcome"],
             attempt=0,
             redriven_after=0,
             reached=0,
@@ -307,6 +313,37 @@ def add(tables: sa.Connection, values: Mapping[str, Any]) -> None:
             change=next_change(tables),
         )
     )
+
+
+def strike_replaced(
+    tables: sa.Connection, new: Mapping[str, Any], records: Sequence[str], now: datetime
+) -> Mapping[str, str]:
+    """Mark what a new assessment replaces, and itself where what replaces it came first: a device
+    sends its newest first. Where the two have other record numbers, that was corrected: the one
+    that is replaced was recorded on the wrong patient, and is voided.
+
+    new       as it was added in this transaction: of two at once the later one sees the other
+    records   its record number's hashes, under every key of the site
+    returns   what was voided, and why
+    """
+    table = ASSESSMENTS.c
+    known = sa.select(table.id, table.record).where(table.site == new["site"])
+    replaced = tables.execute(known.where(table.id == new["replaces"])).all()
+    replacing = tables.execute(known.where(table.replaces == new["id"])).all()
+    pairs = [(one.id, new["id"], one.record) for one in replaced]
+    pairs += [(new["id"], one.id, one.record) for one in replacing]
+    voided = {}
+    for struck, by, record in pairs:
+        of_site = known.where(table.replaces == struck)
+        last = tables.execute(of_site.order_by(table.recorded_at.desc()).limit(1)).one()
+        this = table.id == struck
+        tables.execute(
+            ASSESSMENTS.update().where(this).values(replaced_by=last.id, change=next_change(tables))
+        )
+        why = f"record number corrected in {by}"
+        if _another_number(record, records) and _void(tables, this, why, now):
+            voided[struck] = why
+    return voided
 
 
 def bury(tables: sa.Connection, assessment: str, kind: str, detail: str, now: datetime) -> None:
@@ -350,6 +387,22 @@ def _waits(assessment: str, attempt: int) -> sa.ColumnElement[bool]:
     )
 
 
+def _void(tables: sa.Connection, which: sa.ColumnElement[bool], why: str, now: datetime) -> bool:
+    voided = tables.execute(
+        ASSESSMENTS.update()
+        .where(which, ASSESSMENTS.c.voided_at.is_(None))
+        .values(voided_at=iso(now), void_reason=why, change=next_change(tables))
+    ).rowcount
+    return bool(voided)
+
+
+def _another_number(record: str | None, records: Sequence[str]) -> bool:
+    """Whether a stored hash is of another number than these hashes of one; where its key is not
+    among theirs nobody can tell, and it is not said."""
+    key = (record or "").partition(":")[0]
+    return record not in records and key in {one.partition(":")[0] for one in records}
+
+
 def _answered(
     tables: sa.Connection,
     waits: sa.ColumnElement[bool],
@@ -363,6 +416,7 @@ def _answered(
         .values(
             state=state,
             answer=json.dumps(answer, ensure_ascii=False),
+            outcome=answer["outcome"],
             answered_at=iso(now),
             lease_until=None,
             change=next_change(tables),
@@ -371,5 +425,13 @@ def _answered(
     return bool(changed)
 
 
-def _note(tables: sa.Connection, by: str, what: str, which: str, why: str | None = None) -> None:
-    audit.note(tables, at=datetime.now(UTC), who=by, role="site", what=what, which=which, why=why)
+def _note(
+    tables: sa.Connection,
+    by: str,
+    what: str,
+    which: str,
+    why: str | None = None,
+    *,
+    role: str = "site",
+) -> None:
+    audit.note(tables, at=datetime.now(UTC), who=by, role=role, what=what, which=which, why=why)

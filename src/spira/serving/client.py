@@ -1,138 +1,86 @@
-"""What the Client App (5) does, as a library: record without a network, send when there is one.
+"""What the Client App (5) does, as a library: assessments of a clinician's device.
 
-A `Device` is an outbox in a folder. `record` puts an assessment there, whole, on stable storage;
-`sync` sends everything, until the server's receipt for each one is stored here too. It may be
-killed at any moment, and be called again as often as anybody likes. Nothing is deleted here that
-the server has not signed for, and nothing gets another id unless the server knows that one as
-something else.
+A `Device` is an outbox in a folder (spira.device.outbox) with, beside what is there,
 
-    lock
-    assessments/ID/assessment.json    how it is sent; another revision replaces it whole
-    assessments/ID/RECORDING          the bytes, until they are in a receipt
-    assessments/ID/receipt            the server's, checked; while it is not there, we send
-    keys/SERVER.json                  the public keys that receipts of this server verify with
-    making/                           what a kill left half-made; deleted at the next start
-    reserve                           space for a receipt on a device that is full: it frees more
-
-Whoever can read the folder can read what was recorded: it belongs on an encrypted disk.
+    voids/ID.json     what is to be struck through, until a server has done it
+    form.json         the form that the last sync brought
 """
 
-import base64
-import errno
-import hashlib
 import json
-import secrets
-import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
 
-from joserfc import jws
-from joserfc.errors import JoseError
-from joserfc.jwk import OKPKey
-from pydantic import Field, ValidationError
-from uuid_utils import uuid7
+from pydantic import BaseModel, StringConstraints, ValidationError
 
-from spira.domain.answers import Sentence
-from spira.domain.errors import InputError, IntegrityError, StorageFull, TransientError
+from spira.device import outbox
+from spira.device.bedside import Remarks, look_over, read_form
+from spira.device.line import Answer, Line, NoAnswer, NotNow, Rejected, TokenRefused, rejected
+from spira.device.outbox import Kept, Outbox, Outcome, Recorded, Refusal, checked, on_disk
+from spira.domain.errors import InputError, IntegrityError, TransientError
 from spira.domain.frozen import Frozen
-from spira.domain.recordings import Utterance
-from spira.domain.submissions import Capture, FormValues, Id, RecordingFile
-from spira.serving.line import (
-    KnownOtherwise,
-    Line,
-    NoAnswer,
-    NotNow,
-    Pace,
-    Rejected,
-    TokenRefused,
-    Told,
-)
-from spira.stores.files import sync_names, sync_path, write_new, write_whole
-from spira.stores.locks import locked
+from spira.domain.submissions import Id
+from spira.stores.files import write_whole
 
-MOST_RECORDINGS = 4
-LARGEST_RECORDING_BYTES = 20 << 20
+__all__ = ["Device", "Outcome", "Recorded", "Refusal", "Report", "Results", "Voiding"]
 
-_SECRET_BYTES = 32
-_RESERVE_BYTES = 64 << 10
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_MOST_POLLS = 100  # while the server checks; then the next sync asks again
-_RECEIPT_TYPE = "spira-receipt+jws"
-_ALGORITHM = "Ed25519"
+_PAGE = 200  # assessments
+_T = TypeVar("_T")
+_Reason = Annotated[
+    str,
+    StringConstraints(
+        strip_whitespace=True, min_length=1, max_length=500, pattern=r"^(?:[^\p{Cc}]|\n)*$"
+    ),
+]
 
 
-class Recorded(NamedTuple):
-    """A recording as it was made."""
+class Assessment(Kept):
+    """An assessment as the device keeps it."""
 
-    utterance: Utterance
-    audio: bytes
-    duration_s: float
-    recorded_at: datetime  # by the device's clock, with its zone
-    capture: Capture = Capture()
-
-
-class Assessment(Frozen):
-    """An assessment as the device keeps it.
-
-    `id` is what the server knows it by. It begins as what `record` returned, and becomes another
-    one when the server knows that id as something else (a cloned phone); `earlier_ids` has it then.
-    """
-
-    id: Id
-    secret: str = Field(repr=False)  # base64url; proves to the server that we made it
-    revision: int
-    form: FormValues = Field(repr=False)
-    recordings: tuple[RecordingFile, ...]
-    replaces: Id | None = None
-    left_out: tuple[RecordingFile, ...] = ()  # by a revision; kept here and sent to nobody
-    earlier_ids: tuple[Id, ...] = ()
-
-    def manifest(self) -> dict[str, Any]:
-        """What is sent of it, beside the bytes."""
-        return self.model_dump(mode="json", include={"revision", "replaces", "form", "recordings"})
+    kind = "assessment"
+    address = "/v1/assessments"
+    # Spoken consent holds a name: it belongs to a study, and never into an assessment.
+    utterances = ("sentence", "rhyme", "vowel", "ambient_before", "ambient_after")
+    most_recordings = 4
 
 
-class Refusal(Frozen):
-    """What the server does not take as it is, and what a person can do."""
+class Voiding(Frozen):
+    """What a sync came to for one assessment that is to be struck through.
 
-    what: Literal["recording", "field", "assessment"]
-    name: str  # the recording's id, the field's name, the assessment's id
-    reason: str
-    sentence: Sentence
-
-
-class Outcome(Frozen):
-    """What a sync came to for one assessment.
-
-    accepted      the receipt is stored here
-    refused       kept here; `refusals` says what a person has to change (`revise`)
+    voided        the server has answered that it is
     waiting       kept here; the next sync goes on
-    distrusted    kept here; the server gave a receipt that is not one for what was sent
-    damaged       kept here; the disk gave back other bytes than were recorded
+    refused       kept here; the server does not do it, and `detail` says why
     """
 
-    recorded_as: Id  # what `record` returned
-    id: Id
-    state: Literal["accepted", "refused", "waiting", "distrusted", "damaged"]
+    id: Id  # as it was given to `void`
+    state: Literal["voided", "waiting", "refused"]
     detail: str = ""
-    refusals: tuple[Refusal, ...] = ()
 
 
-class Report(Frozen):
-    """What a sync came to; one outcome for each assessment that had no receipt before."""
+class Report(outbox.Report):
+    """What a sync came to, for what was to be voided too."""
 
-    outcomes: tuple[Outcome, ...]
-    stopped: Literal["no network", "token refused"] | None = None
+    voids: tuple[Voiding, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether every assessment of this device holds a receipt."""
-        return all(one.state == "accepted" for one in self.outcomes)
+        """Whether every assessment of this device holds a receipt, and nothing is left to void."""
+        return super().complete and all(one.state == "voided" for one in self.voids)
+
+
+class _Void(Frozen):
+    """That an assessment is to be struck through, as it is kept."""
+
+    id: Id
+    reason: _Reason
+
+
+class _Served(Frozen):
+    """A form as it is kept."""
+
+    tag: str
+    form: Mapping[str, Any]
 
 
 class Results(Frozen):
@@ -142,214 +90,109 @@ class Results(Frozen):
     after: int  # where to go on
 
 
-class Device:
-    """An outbox in a folder, for one process at a time; its threads may share it."""
+class Device(Outbox[Assessment]):
+    """An outbox of assessments."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        pace: Pace | None = None,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        """Open the folder, made when it is not there.
-
-        now       the device's clock; it may be wrong
-        raises    TransientError when another process has it open
-        """
-        self._folder = folder
-        self._pace = pace or Pace()
-        self._now = now
-        self._changing = threading.RLock()
-        self._syncing = threading.Lock()
-        self._held = ExitStack()
-        with _on_disk("opening the outbox"):
-            for place in (folder, self._at(), folder / "keys", folder / "making"):
-                place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._held.enter_context(locked(folder / "lock", wait=False))
-            for place in (folder, self._at()):  # a kill may have come in front of it
-                sync_path(place)
-            sync_names(folder)
-            for half in (folder / "making").iterdir():
-                shutil.rmtree(half)
-            for name in self._names():
-                self._tidy(name)
-            self._make_reserve()
-
-    def __enter__(self) -> "Device":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let another process have the folder."""
-        self._held.close()
+    _keeps = Assessment
+    _folders = ("keys", "voids", "making")
 
     # --- what the person at the bed does ----------------------------------------------------
+
+    def form(self) -> Mapping[str, Any] | None:
+        """The form that the last sync brought, as JSON Schema; None before the first one."""
+        served = self._served()
+        return None if served is None else served.form
+
+    def remarks(self, form_values: Mapping[str, Any]) -> Remarks:
+        """What to correct or to confirm before it is recorded, by the form that is kept.
+
+        Nothing while none is: then the server says it, when the patient may have gone.
+        """
+        form = self.form()
+        return Remarks() if form is None else look_over(form, form_values)
 
     def record(
         self,
         form_values: Mapping[str, Any],
         recordings: Sequence[tuple[Any, ...]] = (),
         *,
+        confirmed: Sequence[str] = (),
         replaces: str | None = None,
-        form: tuple[str, int] = ("assessment", 1),
+        form: tuple[str, int] | None = None,
     ) -> str:
         """Keep an assessment; when this returns it is on stable storage, and before, nothing is.
 
         recordings  1 to 4 of `Recorded`, or tuples like it
+        confirmed   fields that somebody looked at again after `remarks` asked for it
         replaces    the assessment that this one is a re-recording of: what `record` returned, or
                     the id of one of another device
-        form        which form was filled in, and its version
+        form        which form was filled in, and its version; None: the one that is kept, or
+                    version 1 of `assessment`
         returns     its id
-        raises      InputError for what no server would take; StorageFull, TransientError
+        raises      InputError for what no server would take, or nobody has confirmed; StorageFull,
+                    TransientError
         """
-        files, audio = _described(recordings)
-        new = str(uuid7())
-        with self._changing:
-            new_one = _checked(
-                Assessment,
-                id=new,
-                secret=_secret(),
-                revision=1,
-                form=_filled(*form, form_values),
-                recordings=files,
-                replaces=self.get(replaces).id if replaces in self._names() else replaces,
-            )
-            _require_some(new_one)
-            with _on_disk("keeping a recording"):
-                making = self._folder / "making" / new
-                try:
-                    making.mkdir(mode=0o700)
-                    for id, data in audio.items():
-                        write_new(making / id, data)
-                    write_new(making / "assessment.json", new_one.model_dump_json().encode())
-                    sync_path(making)
-                    making.rename(self._at(new))
-                except OSError:
-                    shutil.rmtree(making, ignore_errors=True)
-                    raise
-                sync_path(self._at())
-        return new
+        in_use = (self.form() or {}).get("x-form", {"id": "assessment", "version": 1})
+        filled_in = form or (in_use["id"], in_use["version"])
+        self._require_looked_over(filled_in, form_values, confirmed)
+        return self._record(filled_in, form_values, recordings, replaces=replaces)
 
     def revise(
         self,
         id: str,
         form_values: Mapping[str, Any] | None = None,
         *,
+        confirmed: Sequence[str] = (),
         add: Sequence[tuple[Any, ...]] = (),
         leave_out: Sequence[str] = (),
     ) -> None:
         """Change an assessment that has no receipt yet; what was sent of it is kept there.
 
         form_values  all of them anew; None: as they are
+        confirmed    as for `record`
         leave_out    ids of recordings that are not to be sent; they are kept here
         raises       InputError when it has a receipt, or there is nothing like it
         """
-        files, audio = _described(add)
-        with self._changing:
-            old = self.get(id)
-            if self.receipt(id) is not None:
-                raise InputError(
-                    f"assessment {id}: has its receipt and changes no more; record another one "
-                    f"with replaces={id}"
-                )
-            unknown = set(leave_out) - {one.id for one in old.recordings}
-            if unknown:
-                raise InputError(f"assessment {id}: has no recording {', '.join(sorted(unknown))}")
-            form = old.form
-            if form_values is not None:
-                form = _filled(form.id, form.version, form_values)
-            left_out = tuple(one for one in old.recordings if one.id in leave_out)
-            new = old.model_copy(
-                update={
-                    "revision": old.revision + 1,
-                    "form": form,
-                    "recordings": tuple(
-                        one for one in (*old.recordings, *files) if one not in left_out
-                    ),
-                    "left_out": old.left_out + left_out,
-                }
-            )
-            _require_some(new)
-            with _on_disk("keeping a revision"):
-                for recording, data in audio.items():
-                    write_new(self._at(id, recording), data)
-                self._keep(id, new)
+        if form_values is not None:
+            form = self.get(id).form
+            self._require_looked_over((form.id, form.version), form_values, confirmed)
+        super().revise(id, form_values, add=add, leave_out=leave_out)
 
-    def ids(self) -> tuple[str, ...]:
-        """What `record` returned for each assessment of this device, the oldest first."""
-        return tuple(self._names())
+    def void(self, id: str, reason: str) -> None:
+        """Have an assessment struck through that was recorded on the wrong patient.
 
-    def get(self, id: str) -> Assessment:
-        """An assessment by what `record` returned.
-
-        raises    InputError when there is none; IntegrityError when the disk has lost it
+        Kept here until a sync has heard from the server that it is; one of this device that was
+        not sent yet is sent before. The answer stays, marked, and is never used.
+        id        what `record` returned, or the server's id of one of another device
+        reason    1 to 500 characters without control characters, for the audit; nobody's data
+        raises    InputError, StorageFull, TransientError
         """
-        try:
-            return Assessment.model_validate_json(self._at(id, "assessment.json").read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"assessment {id}: was not recorded in this folder") from None
-        except (OSError, ValidationError):
-            raise IntegrityError(
-                f"assessment {id}: its file cannot be read; keep the folder for whoever repairs it"
-            ) from None
-
-    def audio(self, id: str, recording: str) -> bytes | None:
-        """The bytes of a recording; None when they are in a receipt and not here any more.
-
-        raises    IntegrityError when the disk has other bytes than were recorded
-        """
-        kept = self.get(id)
-        file = next(
-            (one for one in (*kept.recordings, *kept.left_out) if one.id == recording), None
-        )
-        if file is None:
-            raise InputError(f"assessment {id}: has no recording {recording}")
-        try:
-            data = self._at(id, recording).read_bytes()
-        except FileNotFoundError:
-            if self.receipt(id) is not None:
-                return None
-            data = b""
-        if hashlib.sha256(data).hexdigest() != file.sha256:
-            raise IntegrityError(
-                f"assessment {id}: recording {recording} is not what was recorded; the disk lost it"
-            )
-        return data
-
-    def receipt(self, id: str) -> str | None:
-        """The server's signed word that it has an assessment; None while there is none."""
-        try:
-            return self._at(id, "receipt").read_text()
-        except FileNotFoundError:
-            return None
+        void = checked(_Void, id=id, reason=reason)
+        with self._changing, on_disk("keeping what is to be voided"):
+            write_whole(self._folder / "voids" / f"{id}.json", void.model_dump_json().encode())
 
     # --- sending ----------------------------------------------------------------------------
 
     def sync(self, server: str, token: str) -> Report:
         """Send everything that has no receipt, as far as the network goes; call it again later.
 
+        What is to be voided is sent as well, and the form that the server has now is kept.
         server    https://…; http:// only on this machine
         token     the site's
         returns   what has become of each; that there is no network is no error
         raises    InputError for what is no server's address
         """
         with self._syncing:
-            # The newest first: somebody may be waiting at the bed.
-            names = [name for name in reversed(self._names()) if self.receipt(name) is None]
-            at_once = max(1, min(self._pace.at_once, len(names)))
-            with (
-                Line(server, token, self._pace, at_once) as line,
-                ThreadPoolExecutor(at_once, "spira-sync") as pool,
-            ):
-                try:
-                    outcomes = tuple(pool.map(lambda name: self._send(name, line), names))
-                except BaseException:
-                    line.ended.set()
-                    raise
-            return Report(outcomes=outcomes, stopped=line.stopped)
+            names, voids = self._unsent(), self._voids()
+            with self._sending(server, token, len(names) + len(voids)) as (line, pool):
+                # First: on the wrong patient it may be acted on. Once more for those that had
+                # to be sent before.
+                tuple(pool.map(lambda id: self._send_void(id, line), voids))
+                outcomes = tuple(pool.map(lambda name: self._send(name, line), names))
+                voided = tuple(pool.map(lambda id: self._send_void(id, line), voids))
+                report = Report(outcomes=outcomes, voids=voided, stopped=line.stopped)
+                self._keep_form(line)
+            return report
 
     def results(self, server: str, token: str, *, after: int = 0) -> Results:
         """What has become of the site's assessments since `after`, this device's among them.
@@ -357,352 +200,195 @@ class Device:
         raises    TransientError without a network, InputError when the token is refused
         """
         found: dict[str, Mapping[str, Any]] = {}
-        with Line(server, token, self._pace) as line:
-            tries = 0
+        with self._asking("results", server, token) as line:
             while True:
-                try:
-                    page = line.changes(after)
-                except (NoAnswer, NotNow) as error:
-                    tries += 1
-                    if tries >= self._pace.tries:
-                        raise TransientError(f"results: {error}; ask again later") from error
-                    line.pause(tries, error.at_least_s)
-                    continue
-                except TokenRefused as error:
-                    raise InputError(f"results: {error}") from error
+                page = self._patiently(line, partial(_changes, line, after))
                 if not page.assessments or page.next <= after:
                     return Results(assessments=found, after=after)
-                tries, after = 0, page.next
+                after = page.next
                 found |= {one["id"]: one for one in page.assessments}
 
-    def _send(self, name: str, line: Line) -> Outcome:
-        """Go on with one assessment until it has its receipt, or no more can be done now."""
-        furthest: tuple[Assessment | None, int] = (None, 0)
-        stale = polls = 0  # rounds without progress; answers that it is being checked
-        renamed = False
-        why = "not begun"
-        id = name
+    def search(self, server: str, token: str, record_number: str) -> tuple[Mapping[str, Any], ...]:
+        """The site's assessments of a record number, the latest first; it is audited.
+
+        raises    TransientError without a network; InputError when the token is refused, or it
+                  is no record number
+        """
+        with self._asking("search", server, token) as line:
+            return self._patiently(line, partial(_search, line, record_number))
+
+    @contextmanager
+    def _asking(self, doing: str, server: str, token: str) -> Iterator[Line]:
+        with Line(server, token, self._pace) as line:
+            try:
+                yield line
+            except (TokenRefused, Rejected) as error:
+                raise InputError(f"{doing}: {error}") from error
+
+    def _patiently(self, line: Line, ask: Callable[[], _T]) -> _T:
+        """What the server answers at last.
+
+        raises    TransientError when it does not; what else it says, as it is
+        """
+        failures = 0
+        while True:
+            try:
+                return ask()
+            except (NoAnswer, NotNow) as error:
+                failures += 1
+                if failures >= self._pace.tries or line.ended.is_set():
+                    raise TransientError(f"{error}; ask again later") from error
+                line.pause(failures, error.at_least_s)
+
+    def _send_void(self, id: str, line: Line) -> Voiding:
+        """Strike one assessment through, as soon as the server has it."""
+        place = self._folder / "voids" / f"{id}.json"
         try:
-            while stale < self._pace.tries and polls < _MOST_POLLS and not line.ended.is_set():
-                kept = self.get(name)
-                id = kept.id
-                at_least_s = 0.0
-                stale += 1
-                try:
-                    told = line.put(kept.id, kept.secret, kept.manifest(), self._now())
-                    if told.state == "accepted":
-                        if self._take_receipt(name, kept, told.receipt or "", line):
-                            return Outcome(recorded_as=name, id=id, state="accepted")
-                        continue  # it was revised meanwhile, and is sent as that
-                    if told.state == "checking":
-                        why = "the server is checking"
-                        stale, polls = 0, polls + 1
-                        line.wait(told.at_least_s)
-                        continue
-                    if kept != furthest[0] or told.progress > furthest[1]:
-                        furthest = (kept, told.progress)
-                        stale = 0
-                    needed = [one for one in told.recordings if one.state == "needed"]
-                    if not needed and (refusals := _refusals(told)):
-                        return Outcome(
-                            recorded_as=name,
-                            id=id,
-                            state="refused",
-                            detail=f"{len(refusals)} things have to be changed; see refusals",
-                            refusals=refusals,
-                        )
-                    for one in needed:
-                        data = self.audio(name, one.id)
-                        assert data is not None  # only a receipt lets go of it
-                        line.patch(one, data)
-                    if stale == 0:
-                        continue
-                    why = (
-                        "the server asks for the same again, or has everything and does not say so"
-                    )
-                except KnownOtherwise as error:
-                    why = str(error)
-                    if not renamed:
-                        self._give_new_id(name, kept, conflict=error.status == 409)
-                        renamed = True
-                        continue
-                except (NoAnswer, NotNow) as error:
-                    why, at_least_s = str(error), error.at_least_s
-                line.pause(stale, at_least_s)
+            void = _Void.model_validate_json(place.read_bytes())
+            ours = id in self._names()
+            if ours and self.receipt(id) is None:
+                return Voiding(id=id, state="waiting", detail="it has to be sent before")
+            if not line.ended.is_set():
+                of = self.get(id).id if ours else id
+                self._patiently(line, partial(_strike, line, of, void.reason))
+                with suppress(OSError):  # then it is sent once more, which changes nothing
+                    place.unlink()
+                return Voiding(id=id, state="voided")
+            why = "not begun"
+        except FileNotFoundError:  # done a moment ago
+            return Voiding(id=id, state="voided")
+        except (OSError, ValidationError):
+            why = "what is kept of it here cannot be read; void it again"
+            return Voiding(id=id, state="refused", detail=why)
+        except (Rejected, IntegrityError) as error:
+            return Voiding(id=id, state="refused", detail=str(error))
         except TokenRefused as error:
             line.stop("token refused")
             why = str(error)
-        except Rejected as error:
-            refusal = Refusal(
-                what="assessment", name=id, reason=error.detail, sentence=error.sentence
-            )
-            return Outcome(
-                recorded_as=name, id=id, state="refused", detail=error.detail, refusals=(refusal,)
-            )
-        except _WrongReceipt as error:
-            return Outcome(recorded_as=name, id=id, state="distrusted", detail=str(error))
-        except IntegrityError as error:
-            return Outcome(recorded_as=name, id=id, state="damaged", detail=str(error))
-        except TransientError as error:  # of this device's disk
+        except TransientError as error:
             why = str(error)
-        return Outcome(recorded_as=name, id=id, state="waiting", detail=line.stopped or why)
+        return Voiding(id=id, state="waiting", detail=line.stopped or why)
 
-    def _take_receipt(self, name: str, sent: Assessment, receipt: str, line: Line) -> bool:
-        """Store a receipt for what was sent; False when that is not what is here any more.
-
-        raises    _WrongReceipt
-        """
-        taken = _check_receipt(receipt, sent, lambda kid: self._key(kid, line))
-        with self._changing, _on_disk("keeping a receipt"):
-            if self.get(name) != sent:
-                return False
-            self._replace(self._at(name, "receipt"), receipt.encode())
-            for recording in taken:
-                self._at(name, recording).unlink(missing_ok=True)
-            self._make_reserve()
-        return True
-
-    def _give_new_id(self, name: str, old: Assessment, *, conflict: bool) -> None:
-        """The server knows this id as something else: ours is another assessment.
-
-        Where we revised it, the server has an earlier revision (its answer was lost, or this
-        phone was cloned): what we have replaces that.
-        """
-        with self._changing, _on_disk("keeping a copy"):
-            kept = self.get(name)
-            if kept.id != old.id:
-                return
-            update = {
-                "id": str(uuid7()),
-                "secret": _secret(),
-                "revision": 1,
-                "replaces": old.id if conflict and old.revision > 1 else kept.replaces,
-                "earlier_ids": (*kept.earlier_ids, old.id),
-            }
-            self._keep(name, kept.model_copy(update=update))
-
-    def _key(self, kid: str, line: Line) -> Mapping[str, Any]:
-        """The public key of this id: pinned when a server is first met.
-
-        A key that is new is taken only where every key that we know is still there unchanged: a
-        server rotates its keys and publishes the old ones too, and another server has others.
-        raises    _WrongReceipt when there is none
-        """
-        with self._changing:
-            place = self._folder / "keys" / f"{hashlib.sha256(line.base.encode()).hexdigest()}.json"
-            pinned: dict[str, Mapping[str, Any]] = (
-                json.loads(place.read_text()) if place.exists() else {}
+    def _keep_form(self, line: Line) -> None:
+        """Keep the form that the server has now, where one comes that can be read here."""
+        served = self._served()
+        with suppress(NoAnswer, NotNow, TokenRefused, OSError):
+            found = (
+                None if line.ended.is_set() else _form(line, "" if served is None else served.tag)
             )
-            if kid not in pinned:
-                published = line.keys()
-                changed = [known for known in pinned if published.get(known) != pinned[known]]
-                if changed:
-                    raise _WrongReceipt(
-                        f"the server's keys {', '.join(changed)} are gone or others than when this "
-                        "device first met it; ask whoever runs the server"
-                    )
-                if kid not in published:
-                    raise _WrongReceipt(f"receipt: signed with key {kid!r}, which is not published")
-                with _on_disk("keeping the server's keys"):
-                    self._replace(place, json.dumps(published, indent=2).encode())
-                pinned = published
-            return pinned[kid]
+            if found is not None:
+                new = _Served(tag=found[0], form=found[1])
+                write_whole(self._folder / "form.json", new.model_dump_json().encode())
 
     # --- the folder -------------------------------------------------------------------------
 
-    def _at(self, *names: str) -> Path:
-        return self._folder.joinpath("assessments", *names)
+    def _voids(self) -> list[str]:
+        return sorted(place.stem for place in (self._folder / "voids").glob("*.json"))
 
-    def _names(self) -> list[str]:
-        return sorted(place.name for place in self._at().iterdir() if place.is_dir())
-
-    def _keep(self, name: str, kept: Assessment) -> None:
-        self._replace(self._at(name, "assessment.json"), kept.model_dump_json().encode())
-
-    def _replace(self, place: Path, data: bytes) -> None:
-        """A whole file or the one before, on stable storage; even when the device is full."""
+    def _served(self) -> _Served | None:
+        """The form that is kept; None where there is none that can be read here."""
         try:
-            write_whole(place, data)
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            (self._folder / "reserve").unlink(missing_ok=True)
-            write_whole(place, data)
+            served = _Served.model_validate_json((self._folder / "form.json").read_bytes())
+            read_form(served.form)
+        except (OSError, ValueError):
+            return None
+        return served
 
-    def _make_reserve(self) -> None:
-        reserve = self._folder / "reserve"
-        if not reserve.exists():
-            with suppress(OSError):  # full: until a receipt has freed some
-                write_new(reserve, bytes(_RESERVE_BYTES))
+    def _require_looked_over(
+        self, form: tuple[str, int], values: Mapping[str, Any], confirmed: Sequence[str]
+    ) -> None:
+        """See that the form which is kept allows these values, where it is the one filled in.
 
-    def _tidy(self, name: str) -> None:
-        """Finish what a kill cut off: files of a revision that never was, audio in a receipt."""
-        try:
-            kept = self.get(name)
-            receipt = self.receipt(name)
-            taken = frozenset() if receipt is None else _taken(_payload(receipt))
-        except (IntegrityError, InputError, ValueError, TypeError, LookupError):
-            return  # damaged: whatever lies there may be all that is left
-        recordings = {one.id for one in (*kept.recordings, *kept.left_out)}
-        keep = {"assessment.json", "receipt"} | recordings - taken
-        for place in self._at(name).iterdir():
-            if place.name not in keep:
-                place.unlink()
-
-
-def _refusals(told: Told) -> tuple[Refusal, ...]:
-    """What a person has to change."""
-    return (
-        *(
-            Refusal(what="recording", name=one.id, reason=one.reason, sentence=one.sentence)
-            for one in told.recordings
-            if one.state == "refused"
-        ),
-        *(
-            Refusal(what="field", name=one.name, reason=one.reason, sentence=one.sentence)
-            for one in told.fields
-        ),
-    )
+        raises    InputError
+        """
+        kept = self.form()
+        if kept is None or kept["x-form"] != {"id": form[0], "version": form[1]}:
+            return
+        remarks = look_over(kept, values)
+        said = [f"form field {name!r}: {one.en}" for name, one in remarks.refused.items()]
+        said += [
+            f"form field {name!r}: {one.en} Name it in `confirmed` where it is right."
+            for name, one in remarks.to_confirm.items()
+            if name not in confirmed
+        ]
+        if said:
+            raise InputError(*said)
 
 
-# --- receipts -------------------------------------------------------------------------------
+# --- what only the Client API is asked -------------------------------------------------------
 
 
-class _WrongReceipt(Exception):
-    """Not the server's word for what was sent."""
+class _Page(BaseModel):
+    """Assessments of the site, and where to go on."""
+
+    assessments: tuple[dict[str, Any], ...]
+    next: int
 
 
-def _check_receipt(
-    receipt: str, sent: Assessment, key_of: Callable[[str], Mapping[str, Any]]
-) -> frozenset[str]:
-    """Ids of the recordings that the server has, by its signed word about exactly what was sent.
+def _changes(line: Line, after: int) -> _Page:
+    """The next assessments in the order of their last change.
 
-    raises    _WrongReceipt
+    raises    NoAnswer, NotNow, TokenRefused
     """
-    try:
-        head = jws.extract_compact(receipt.encode()).headers()
-        if head.get("typ") != _RECEIPT_TYPE:
-            raise _WrongReceipt("receipt: signed as something else")
-        key = OKPKey.import_key(dict(key_of(str(head.get("kid")))))
-        jws.deserialize_compact(receipt, key, [_ALGORITHM])
-        payload = _payload(receipt)
-        told = sorted((one["id"], one["sha256"], one["n_bytes"]) for one in payload["recordings"])
-        taken = _taken(payload)
-    except (JoseError, ValueError, TypeError, KeyError) as error:
-        raise _WrongReceipt(f"receipt: is not signed as it should be ({error})") from error
-    wrong = [
-        name
-        for name, same in {
-            "kind": payload.get("kind") == "assessment",
-            "id": payload.get("id") == sent.id,
-            "revision": payload.get("revision") == sent.revision,
-            "recordings": told
-            == sorted((one.id, one.sha256, one.n_bytes) for one in sent.recordings),
-        }.items()
-        if not same
-    ]
-    if wrong:
-        raise _WrongReceipt(f"receipt: for another {', '.join(wrong)} than was sent")
-    return taken
+
+    def read(answer: Answer) -> _Page:
+        if answer.status >= 400:
+            raise NotNow(f"answered {answer.status}", answer.after_s)
+        page = _Page.model_validate(answer.document)
+        if not all(isinstance(one["id"], str) for one in page.assessments):
+            raise ValueError("an assessment without an id")
+        return page
+
+    return line.ask("GET", f"/v1/assessments?after={after}&limit={_PAGE}", read)
 
 
-def _payload(receipt: str) -> dict[str, Any]:
-    middle = receipt.split(".")[1]
-    payload = json.loads(base64.urlsafe_b64decode(middle + "=" * (-len(middle) % 4)))
-    if not isinstance(payload, dict):
-        raise ValueError("receipt: is no document")  # noqa: TRY004 - of what was sent
-    return payload
+def _strike(line: Line, id: str, reason: str) -> None:
+    """Strike an assessment through; once or several times is the same.
 
-
-def _taken(payload: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(str(one["id"]) for one in payload["recordings"] if one["what"] == "taken")
-
-
-# --- what is recorded -----------------------------------------------------------------------
-
-
-def _described(
-    recordings: Sequence[tuple[Any, ...]],
-) -> tuple[tuple[RecordingFile, ...], dict[str, bytes]]:
-    """As it is announced, and the bytes by id.
-
-    raises    InputError
+    raises    NoAnswer, NotNow, TokenRefused, Rejected
     """
-    files, audio = [], {}
-    for one in (Recorded(*each) for each in recordings):
-        file = _checked(
-            RecordingFile,
-            id=str(uuid7()),
-            utterance=one.utterance,
-            sha256=hashlib.sha256(one.audio).hexdigest(),
-            n_bytes=len(one.audio),
-            duration_s=one.duration_s,
-            recorded_at=one.recorded_at,
-            capture=one.capture,
-        )
-        if file.n_bytes > LARGEST_RECORDING_BYTES:
-            raise InputError(
-                f"recording {one.utterance}: {file.n_bytes} bytes; "
-                f"{LARGEST_RECORDING_BYTES} at most"
-            )
-        files.append(file)
-        audio[file.id] = bytes(one.audio)
-    return tuple(files), audio
+
+    def read(answer: Answer) -> None:
+        if answer.status >= 400:
+            raise rejected(answer)
+        if answer.document["id"] != id or not answer.document["voided"]:
+            raise ValueError("another assessment, or one that is not void")
+
+    _post(line, f"/v1/assessments/{id}/void", read, {"reason": reason})
 
 
-def _filled(form: str, version: int, values: Mapping[str, Any]) -> FormValues:
-    """Values that JSON brings over as they are.
+def _search(line: Line, record_number: str) -> tuple[dict[str, Any], ...]:
+    """The site's assessments of a record number, the latest first.
 
-    raises    InputError
+    raises    NoAnswer, NotNow, TokenRefused, Rejected
     """
-    wrong = []
-    for name, value in values.items():
-        try:
-            json.dumps({name: value}, allow_nan=False, ensure_ascii=False).encode()
-        except (ValueError, TypeError, RecursionError):
-            wrong.append(
-                f"form field {name!r}: JSON cannot hold its value ({type(value).__name__})"
-            )
-    if wrong:
-        raise InputError(*wrong)
-    return _checked(FormValues, id=form, version=version, values=dict(values))
+
+    def read(answer: Answer) -> tuple[dict[str, Any], ...]:
+        if answer.status >= 400:
+            raise rejected(answer)
+        return _Page.model_validate(answer.document | {"next": 0}).assessments
+
+    return _post(line, "/v1/assessments/search", read, {"record_number": record_number})
 
 
-_Model = TypeVar("_Model", bound=Frozen)
+def _form(line: Line, tag: str) -> tuple[str, dict[str, Any]] | None:
+    """The form in force and its ETag; None where it is the one of this tag.
+
+    raises    NoAnswer, NotNow, TokenRefused
+    """
+
+    def read(answer: Answer) -> tuple[str, dict[str, Any]] | None:
+        if answer.status >= 400:
+            raise NotNow(f"form: {answer.status}", answer.after_s)
+        if answer.status == 304:
+            return None
+        read_form(answer.document)
+        return answer.headers.get("ETag", ""), answer.document
+
+    headers = {"If-None-Match": tag} if tag else {}
+    return line.ask("GET", "/v1/forms/assessment", read, headers=headers)
 
 
-def _checked(model: type[_Model], **values: Any) -> _Model:
-    """A value, or every mistake in it; never the value of a field, which may be a person's."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise InputError(
-            *(
-                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-                for fault in error.errors(include_input=False, include_url=False)
-            )
-        ) from None
-
-
-def _require_some(kept: Assessment) -> None:
-    if not 1 <= len(kept.recordings) <= MOST_RECORDINGS:
-        raise InputError(
-            f"{len(kept.recordings)} recordings; an assessment has 1 to {MOST_RECORDINGS}"
-        )
-
-
-def _secret() -> str:
-    return base64.urlsafe_b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
-
-
-# --- the disk -------------------------------------------------------------------------------
-
-
-@contextmanager
-def _on_disk(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFull(f"{doing}: this device is full; free some space") from error
-        raise TransientError(f"{doing}: the disk failed ({error.strerror}); try again") from error
+def _post(line: Line, path: str, read: Callable[[Answer], _T], document: Mapping[str, str]) -> _T:
+    body = json.dumps(document).encode()
+    return line.ask("POST", path, read, headers={"Content-Type": "application/json"}, content=body)

@@ -10,8 +10,10 @@ from spira.console import account, json_option
 from spira.wiring import Application
 
 if TYPE_CHECKING:
+    from spira.intake.tokens import Role
     from spira.serving.assessments import Assessments
 
+_host = click.option("--host", default="127.0.0.1", help="Where it tells how it is.")
 _port = click.option("--port", type=click.IntRange(0, 65535), help="0: any; else by setting.")
 
 
@@ -53,16 +55,18 @@ def api(app: Application, port: int | None) -> None:
 
 
 @serve.command()
+@_host
+@_port
 @click.pass_obj
-def relay(app: Application) -> None:
+def relay(app: Application, host: str, port: int | None) -> None:
     """The relay alone: it publishes what waits, writes what comes back, and sweeps."""
     from spira.serving.service import run_relay
 
-    run_relay(app)
+    run_relay(app, host, port)
 
 
 @serve.command()
-@click.option("--host", default="127.0.0.1", help="Where metrics and health are served.")
+@_host
 @_port
 @click.pass_obj
 def predictor(app: Application, host: str, port: int | None) -> None:
@@ -79,14 +83,21 @@ def token() -> None:
 
 @token.command("create")
 @click.argument("site")
+@click.option(
+    "--role",
+    type=click.Choice(["site", "lead"]),
+    default="site",
+    show_default=True,
+    help="lead: may also see how a study's labels stand.",
+)
 @json_option
 @click.pass_obj
-def create_token(app: Application, site: str) -> None:
+def create_token(app: Application, site: str, role: "Role") -> None:
     """Make a token for SITE, shown once."""
-    from spira.serving.tokens import Tokens
+    from spira.intake.tokens import Tokens
 
     app.prepare()
-    made = Tokens(app.database).create(site)
+    made = Tokens(app.database).create(site, role)
     app.emit({"site": site, "token": made})
     app.say(made)
 
@@ -96,7 +107,7 @@ def create_token(app: Application, site: str) -> None:
 @click.pass_obj
 def list_tokens(app: Application) -> None:
     """Every token: its id, its site, and whether it is void."""
-    from spira.serving.tokens import Tokens
+    from spira.intake.tokens import Tokens
 
     app.prepare()
     found = Tokens(app.database).list()
@@ -112,7 +123,7 @@ def list_tokens(app: Application) -> None:
 def revoke_token(app: Application, token_id: str) -> None:
     """Make a token void, by its id."""
     from spira.domain.errors import InputError
-    from spira.serving.tokens import Tokens
+    from spira.intake.tokens import Tokens
 
     if not Tokens(app.database).revoke(token_id):
         raise InputError(f"token {token_id}: none in force; `spira serve token list` shows them")

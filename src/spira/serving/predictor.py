@@ -17,22 +17,20 @@ Failures are classified, because only one kind of them says anything about the r
 
 import asyncio
 import hashlib
+import math
 import signal
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import numpy as np
 import structlog
 from nats.aio.msg import Msg
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
-from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from spira.domain.answers import Outcome
 from spira.domain.errors import (
@@ -48,6 +46,7 @@ from spira.model.bundle import ModelManifest, load
 from spira.model.prediction import PresentShare
 from spira.model.scoring import Score, Scorer
 from spira.serving.messages import REPLIES, Ask, Reply, read_message, write_message
+from spira.serving.watched import tell
 from spira.stores.objects import Objects
 from spira.stores.queue import ACKNOWLEDGE_WITHIN_S, Queue
 from spira.stores.registry import Registry
@@ -62,6 +61,7 @@ _SEVERAL = 3  # different recordings in a row that the model has no number for
 _REST_S = 15.0  # of the breaker, doubled each time that the model fails again
 _LONGEST_REST_S = 300.0
 _SILENT_S = 120.0  # a turn of the loop takes 2 s, and more while a model is fetched
+_LONGEST_SCORE_S = 120.0  # ten minutes of audio take some seconds
 
 _log = structlog.get_logger()
 
@@ -192,12 +192,15 @@ class Predictor:
         self._scoring = ThreadPoolExecutor(1, "scoring")  # its queue is the order of arrival
         self._said = ""
         self._turned = time.monotonic()
+        self._scores_since = math.inf  # while no recording is with the model
         self.metrics = Metrics()
 
     @property
-    def is_turning(self) -> bool:
-        """Whether the loop goes round."""
-        return time.monotonic() - self._turned < _SILENT_S
+    def is_well(self) -> bool:
+        """Whether the loop goes round, and no recording is with the model for too long: its
+        message would be held for ever, and nobody else be asked."""
+        now = time.monotonic()
+        return now - self._turned < _SILENT_S and now - self._scores_since < _LONGEST_SCORE_S
 
     async def run(self, stop: asyncio.Event) -> None:
         """Answer until told to stop; then finish what is in hand."""
@@ -322,9 +325,16 @@ class Predictor:
         return np.frombuffer(data, "<f4").astype(np.float32, copy=False)
 
     async def _score(self, model: Model, waveform: Any, ask: Ask) -> Score:
+        def scored() -> Score:
+            self._scores_since = time.monotonic()
+            try:
+                return model.scorer.score(waveform)
+            finally:
+                self._scores_since = math.inf
+
         loop = asyncio.get_running_loop()
         try:
-            score = await loop.run_in_executor(self._scoring, model.scorer.score, waveform)
+            score = await loop.run_in_executor(self._scoring, scored)
         except (InputError, MemoryError):
             raise
         except Exception as error:
@@ -390,32 +400,13 @@ def run(
         queue = await Queue.connect(url, token=token)
         predictor = Predictor(queue, objects, load_model)
         if port is not None:
-            _tell_about(predictor, host, port)
+            tell(lambda: predictor.is_well, host, port, counted=predictor.metrics.registry)
         try:
             await predictor.run(stop)
         finally:
             await queue.close()
 
     asyncio.run(serve())
-
-
-# Says nothing about every question of a watcher.
-_Silent = type("_Silent", (WSGIRequestHandler,), {"log_message": lambda *_: None})
-
-
-def _tell_about(predictor: Predictor, host: str, port: int) -> None:
-    """Serve its metrics, and whether its loop goes round, from a thread."""
-    metrics = make_wsgi_app(predictor.metrics.registry)
-
-    def pages(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        if environment["PATH_INFO"] == "/healthz":
-            start("200 OK" if predictor.is_turning else "503 Service Unavailable", [])
-            return [b""]
-        found: Iterable[bytes] = metrics(environment, start)
-        return found
-
-    server = make_server(host, port, pages, ThreadingWSGIServer, _Silent)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

@@ -51,7 +51,11 @@ def redrive(
             "audio_sha256": stored.audio_sha256,
         }
         if answer is not None:
-            values |= {"answer": answer.model_dump_json(), "answered_at": iso(now)}
+            values |= {
+                "answer": answer.model_dump_json(),
+                "outcome": answer.outcome,
+                "answered_at": iso(now),
+            }
         checked = (stored, values)
     if not assessments.redrive(letter, by, why, now, checked=checked):
         raise InputError(

@@ -4,6 +4,7 @@ Any number of them may run; the database decides who publishes what.
 """
 
 import asyncio
+import time
 import traceback
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,8 @@ _AT_ONCE = 32  # replies fetched together
 _FETCH_S = 2.0  # a fetch is blind while the queue's server starts again
 _AFTER_TROUBLE_S = 1.0
 _LOOK_FOR_MODEL_S = 10.0
+_HANGS_S = 300.0  # a look at what waits, or a reply: some statements of a minute at most
+_HANGS_ASIDE_S = 3600.0  # a sweep, of many objects; or a look into a registry that is far away
 _REPLY_AGAIN_S = 5.0  # after one that could not be written down, or is of a later version
 
 _log = structlog.get_logger()
@@ -54,25 +57,37 @@ class Relay:
         self._queue = queue
         self._settings = settings
         self._now = now
+        self._due: dict[str, float] = {}  # of each work: when it has to go on, else it hangs
+
+    @property
+    def is_well(self) -> bool:
+        """Whether each of its works goes on; in trouble it does, and waits that out."""
+        return all(time.monotonic() < due for due in list(self._due.values()))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop; trouble is logged and waited out, whatever it is."""
+        sweep_s = self._settings.sweep_every_s
         await asyncio.gather(
-            self._keep(self._publish, stop, _EVERY_S),
-            self._keep(self._take_replies, stop, 0.0),
-            self._keep(self._sweep, stop, self._settings.sweep_every_s),
-            self._keep(self._look_for_model, stop, _LOOK_FOR_MODEL_S),
+            self._keep(self._publish, stop, _EVERY_S, _HANGS_S),
+            self._keep(self._take_replies, stop, 0.0, _HANGS_S),
+            self._keep(self._sweep, stop, sweep_s, _HANGS_ASIDE_S),
+            self._keep(self._look_for_model, stop, _LOOK_FOR_MODEL_S, _HANGS_ASIDE_S),
         )
 
     async def _keep(
-        self, work: Callable[[], Awaitable[None]], stop: asyncio.Event, every_s: float
+        self,
+        work: Callable[[], Awaitable[None]],
+        stop: asyncio.Event,
+        every_s: float,
+        hangs_s: float,
     ) -> None:
+        doing = getattr(work, "__name__", "")[1:]
         while not stop.is_set():
+            self._due[doing] = time.monotonic() + every_s + hangs_s
             pause_s = every_s
             try:
                 await work()
             except Exception as error:  # it must not end, nor end the other three
-                doing = getattr(work, "__name__", "")[1:]
                 _log.warning("the relay waits", doing=doing, error=_said(error))
                 pause_s = max(every_s, _AFTER_TROUBLE_S)
             try:
@@ -112,6 +127,7 @@ class Relay:
 
     async def _take_replies(self) -> None:
         for message in await self._queue.fetch("replies", "results", _AT_ONCE, within_s=_FETCH_S):
+            self._due["take_replies"] = time.monotonic() + _HANGS_S
             try:
                 await self._take(message)
             except Exception as error:  # of this one: those beside it are not held up

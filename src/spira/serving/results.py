@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 import structlog
 from pydantic import ValidationError
 
-from spira.serving.answers import About, Answer, of_reply
+from spira.serving.answers import About, failed, of_reply
 from spira.serving.assessments import Assessments
 from spira.serving.messages import Reply
-from spira.serving.words import FAILURES, Failure
+from spira.serving.words import Failure
 
 _MOST_REACHED = 20  # attempts that reached the model and brought no reply
 
@@ -74,11 +74,10 @@ class Results:
         )
 
     def _fail(self, reply: Reply, kind: Failure, detail: str) -> bool:
-        answer = Answer(outcome=None, sentence=FAILURES[kind])
-        document = answer.model_dump(mode="json")
-        failed = self._assessments.fail(
+        document = failed(kind).model_dump(mode="json")
+        ended = self._assessments.fail(
             reply.assessment, reply.attempt, kind, detail, document, self._now()
         )
-        if failed:
+        if ended:
             _log.error("a dead letter", assessment=reply.assessment, kind=kind, detail=detail)
-        return failed
+        return ended

@@ -32,20 +32,7 @@ TOKEN = "SPIRA_QUEUE_TOKEN"  # variable of the environment
 _LOCAL = "127.0.0.1"
 _LOOK_EVERY_S = 0.2
 _DRAINED_WITHIN_S = 20  # requests in hand when the API is told to end
-
-
-def check_keys(app: "Application") -> None:
-    """Make keys where there are none yet.
-
-    raises    IntegrityError where the keys are not those of the database: no patient of theirs
-              would be found
-    """
-    from spira.intake.keys import signed_with
-    from spira.intake.submissions import newest_receipts
-    from spira.serving.assessments import record_keys
-
-    app.keys.require(record_keys(app.database))
-    app.keys.require(map(signed_with, newest_receipts(app.database)))
+STOPPED_WITHIN_S = _DRAINED_WITHIN_S + 5  # API, relay and predictors; then they are killed
 
 
 def serve(app: "Application") -> None:
@@ -59,13 +46,13 @@ def serve(app: "Application") -> None:
         says = "`spira serve` is running on this data folder already"
         held.enter_context(held_folder(place, says))
         app.prepare()
-        check_keys(app)
+        app.check_keys()
         server = None
         if app.settings.serving.queue is None:
             server = held.enter_context(nats_server(place / "queue"))
         processes = _processes(app, place, server)
         ours = [one for one in processes if server is None or one is not server.process]
-        held.callback(stop_all, ours, within_s=_DRAINED_WITHIN_S + 5)  # the queue goes last
+        held.callback(stop_all, ours, within_s=STOPPED_WITHIN_S)  # the queue goes last
         try:
             _watch(app, processes, server)
         except KeyboardInterrupt:
@@ -75,15 +62,15 @@ def serve(app: "Application") -> None:
 def run_api(app: "Application", port: int) -> None:
     """The Client API, until SIGTERM; requests in hand are finished."""
     from spira.intake.checking import Checker
+    from spira.intake.listening import listen
     from spira.intake.submissions import Intake
+    from spira.intake.tokens import Tokens
     from spira.serving.api import Parts, create_api
     from spira.serving.assessments import Assessments
-    from spira.serving.listening import listen
-    from spira.serving.tokens import Tokens
 
     settings = app.settings
     app.prepare()
-    check_keys(app)
+    app.check_keys()
     checker = Checker(settings.intake.checking)
     try:
         parts = Parts(
@@ -99,11 +86,15 @@ def run_api(app: "Application", port: int) -> None:
         checker.close()
 
 
-def run_relay(app: "Application") -> None:
-    """The relay, until SIGTERM."""
+def run_relay(app: "Application", host: str, port: int | None) -> None:
+    """The relay, until SIGTERM.
+
+    port      serves /healthz at this address; None: nowhere
+    """
     from spira.intake.sweeping import sweep
     from spira.serving.assessments import Assessments
     from spira.serving.relay import Relay
+    from spira.serving.watched import tell
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -117,6 +108,8 @@ def run_relay(app: "Application") -> None:
             queue,
             app.settings.serving,
         )
+        if port is not None:
+            tell(lambda: relay.is_well, host, port)
         try:
             await relay.run(stop)
         finally:
@@ -168,13 +161,13 @@ def _processes(app: "Application", place: Path, server: NatsServer | None) -> li
 
     found = [] if server is None else [server.process]
     found.append(process("api", ("api", "--port", port), lambda: answers(f"{address}/healthz")))
-    found.append(process("relay", ("relay",), lambda: True))
-    for number in range(1, settings.predictors + 1):
+    predictors = [f"predictor-{number}" for number in range(1, settings.predictors + 1)]
+    for name in ("relay", *predictors):
         own = free_or_wanted("", 0)
         found.append(
             process(
-                f"predictor-{number}",
-                ("predictor", "--port", own),
+                name,
+                (name.partition("-")[0], "--port", own),
                 lambda own=own: answers(f"http://{_LOCAL}:{own}/healthz"),  # type: ignore[misc]
             )
         )

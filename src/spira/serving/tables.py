@@ -25,12 +25,16 @@ ASSESSMENTS = sa.Table(
     sa.Column("reached_delivery", sa.Integer, nullable=False),
     sa.Column("lease_until", sa.Text),  # published, and not to be published again before
     sa.Column("answer", sa.Text),
+    sa.Column("outcome", sa.Text),  # of the answer; null where nothing was scored
     sa.Column("answered_at", sa.Text),
     sa.Column("voided_at", sa.Text),
     sa.Column("void_reason", sa.Text),
+    sa.Column("replaced_by", sa.Text),  # the last recorded of those that replace it
     sa.Index("serving_assessments_by_state", "state", "lease_until"),
     sa.Index("serving_assessments_by_record", "site", "record"),
     sa.Index("serving_assessments_by_change", "site", "change"),
+    sa.Index("serving_assessments_by_replaces", "site", "replaces"),
+    sa.Index("serving_assessments_by_outcome", "state", "outcome"),
 )
 
 # One row: whoever changes an assessment takes the next number in the same transaction, so that a
@@ -52,13 +56,3 @@ DEAD_LETTERS = sa.Table(
 
 # One row: the model that predictors answer with, as the relay last saw it in the registry.
 MODEL = sa.Table("serving_model", TABLES, sa.Column("name", sa.Text, primary_key=True))
-
-TOKENS = sa.Table(
-    "serving_tokens",
-    TABLES,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("site", sa.Text, nullable=False),
-    sa.Column("sha256", sa.Text, nullable=False, unique=True),
-    sa.Column("created_at", sa.Text, nullable=False),
-    sa.Column("revoked_at", sa.Text),
-)

@@ -1,18 +1,19 @@
 """What Serving does in the transaction that accepts an assessment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
 from spira.domain.answers import Sentence
+from spira.domain.forms import Filled
 from spira.domain.vitals import VitalRules, banner
 from spira.intake import audit
 from spira.intake.submissions import Accepted, OnAccept, Stored
-from spira.serving.answers import About, Answer, before_scoring
-from spira.serving.assessments import add, bury
-from spira.serving.words import FAILURES
+from spira.serving.answers import About, Answer, before_scoring, failed
+from spira.serving.assessments import add, bury, strike_replaced
 
 SCORED = "sentence"  # the utterance that models are trained on, and answer for
 _NOBODYS_TIME = datetime(9000, 1, 1, tzinfo=UTC)  # with room for what is added to it
@@ -22,11 +23,11 @@ _NO_SENTENCE = Sentence(
 )
 
 
-def taken(rules: VitalRules, values: Mapping[str, Any], record: str | None, by: str) -> OnAccept:
+def taken(rules: VitalRules, filled: Filled, records: Sequence[str], by: str) -> OnAccept:
     """What is done with an assessment when it is accepted: an answer, or a request for one.
 
-    values    of the form, those that may be used
-    record    keyed hash of the record number
+    filled    what became of its form
+    records   keyed hashes of the record number, the first under the newest key
     by        the token that sent it, for the audit
     """
 
@@ -34,8 +35,9 @@ def taken(rules: VitalRules, values: Mapping[str, Any], record: str | None, by: 
         scored = scored_of(accepted.recordings)
         recorded_at = _corrected(accepted, scored)
         about = About(
-            values=values,
-            banner=banner(rules, values),
+            values=filled.values,
+            marks=filled.marks,
+            banner=banner(rules, filled.values),
             vital_rules=rules.version,
             found=None if scored is None else scored.found,
             utterance=None if scored is None else scored.file.utterance,
@@ -45,7 +47,7 @@ def taken(rules: VitalRules, values: Mapping[str, Any], record: str | None, by: 
         row: dict[str, Any] = {
             "id": accepted.submission.id,
             "site": accepted.site,
-            "record": record,
+            "record": records[0] if records else None,
             "replaces": accepted.submission.replaces,
             "recorded_at": recorded_at.isoformat(timespec="microseconds"),
             "accepted_at": accepted.accepted_at.isoformat(timespec="microseconds"),
@@ -58,17 +60,14 @@ def taken(rules: VitalRules, values: Mapping[str, Any], record: str | None, by: 
             row["answer"] = answer.model_dump_json()
             row["answered_at"] = row["accepted_at"]
         add(tables, row | {"state": state})
+        voided = strike_replaced(tables, row, records, accepted.accepted_at)
         if state == "failed":
             detail = "the check of its recording died twice"
             bury(tables, accepted.submission.id, "input", detail, accepted.accepted_at)
-        audit.note(
-            tables,
-            at=accepted.accepted_at,
-            who=by,
-            role="site",
-            what="assessment accepted",
-            which=accepted.submission.id,
-        )
+        note = partial(audit.note, tables, at=accepted.accepted_at, who=by, role="site")
+        note(what="assessment accepted", which=row["id"])
+        for which, why in voided.items():
+            note(what="assessment voided", which=which, why=why)
 
     return on_accept
 
@@ -81,7 +80,7 @@ def at_once(about: About, scored: Stored | None) -> tuple[str, Answer | None]:
     if scored is None:
         return "completed", Answer(outcome="inconclusive", sentence=_NO_SENTENCE)
     if scored.found is None:
-        return "failed", Answer(outcome=None, sentence=FAILURES["input"])
+        return "failed", failed("input")
     return "queued", None
 
 

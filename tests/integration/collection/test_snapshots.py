@@ -129,7 +129,13 @@ class Ward:
             visit=Visit(study=STUDY, study_version=1, participant=participant, synthetic=synthetic),
         )
         intake = Intake(
-            self.database, self.objects, Trusting(), self.keys, IntakeSettings(), now=lambda: at
+            self.database,
+            self.objects,
+            Trusting(),
+            self.keys,
+            IntakeSettings(),
+            consents=self.objects,
+            now=lambda: at,
         )
         owner = Owner(site, "a secret of the device")
         take = self.visits.taken(filled(**values), self.hashes(number), "token 1")
@@ -252,7 +258,7 @@ def small(tmp_path: Path) -> Ward:
     """The same in a data folder, on the embedded stores."""
     home = tmp_path / "home"
     home.mkdir()
-    return opened(home, f"sqlite:///{home / 'spira.db'}", str(home / "recordings"))
+    return opened(home, f"sqlite:///{home / 'spira.db'}", str(home / "collected"))
 
 
 @pytest.fixture

@@ -148,7 +148,20 @@ def test_every_codec_of_a_phone_is_found_whole(
     known = check(path, thresholds=QualityThresholds())
     assert (found.format, found.measurements) == (known.format, known.measurements)
     assert found.findings == known.findings
+    assert found.thresholds == CheckingSettings().quality.version  # why, years later
     assert np.array_equal(np.frombuffer(found.audio, "<f4"), decode(path))
+
+
+class OfASubsystem(RecordingFile):
+    """What a subsystem reads from a manifest, which may allow less."""
+
+
+def test_what_a_subsystem_makes_of_a_recording_is_checked_too(checker: Checker) -> None:
+    """A child can open no file any more, not even that of a class."""
+    data = _wav(_noise(2.0))
+    file = OfASubsystem.model_validate(_announced(data, 2.0).model_dump())
+
+    assert isinstance(checker.check([data], file), Found)
 
 
 def test_a_poor_recording_is_found_with_what_is_odd(checker: Checker) -> None:

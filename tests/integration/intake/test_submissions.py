@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -579,7 +580,8 @@ def test_a_pass_looks_through_a_part_of_many_and_each_part_has_its_turn(
 
     def noted(self: Objects, *words: Any) -> Iterator[Item]:
         found = list(list_between(self, *words))
-        looked.append({item.key.split("/")[1] for item in found})
+        if words[0] == "recordings/":
+            looked.append({item.key.split("/")[1] for item in found})
         return iter(found)
 
     monkeypatch.setattr(Objects, "list_between", noted)
@@ -686,6 +688,240 @@ def test_suspended_at_any_step_while_the_sweeper_runs(
     with database.reading() as tables:
         states = tables.execute(sa.select(SUBMISSIONS.c.state)).scalars().all()
     assert set(states) == {"accepted"}
+
+
+# --- spoken consents ----------------------------------------------------------------------------
+
+CONSENT = b"I, somebody with a name, agree to take part"
+
+
+@pytest.fixture
+def consents(
+    database: Database,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Objects:
+    """The store for them: a folder beside SQLite, real S3 beside PostgreSQL."""
+    if request.node.callspec.params["database"] == "sqlite":
+        return Objects.open(str(tmp_path / "consents"), setting="a test")
+    for name, value in request.getfixturevalue("s3").items():
+        monkeypatch.setenv(name, value)
+    return Objects.open(f"s3://spira/{uuid.uuid4().hex}", setting="a test")
+
+
+@pytest.fixture
+def sealing(database: Database, objects: Objects, consents: Objects, keys: KeyRing) -> Intake:
+    """Intake that takes spoken consents."""
+    return Intake(database, objects, Checking(), keys, IntakeSettings(), consents=consents)
+
+
+def with_consent(consent: bytes = CONSENT) -> Submission:
+    """A sentence and a spoken consent."""
+    return said(submission(SOUND, consent), "sentence", "consent")
+
+
+def said(sent: Submission, *utterances: str) -> Submission:
+    """The same recordings, said to be these."""
+    each = zip(sent.files, utterances, strict=True)
+    files = tuple(file.model_copy(update={"utterance": utterance}) for file, utterance in each)
+    return sent.model_copy(update={"files": files})
+
+
+def all_bytes(place: Path) -> bytes:
+    """Of every file below a folder."""
+    return b"|".join(path.read_bytes() for path in place.rglob("*") if path.is_file())
+
+
+def opened(consents: Objects, keys: KeyRing) -> list[bytes]:
+    """Every spoken consent that is kept."""
+    found = {item.key: consents.read(item.key) or b"" for item in consents.list("consents/")}
+    return [keys.unseal(sealed, about=key) for key, sealed in found.items()]
+
+
+def test_a_spoken_consent_is_nowhere_but_sealed_in_its_own_store(
+    sealing: Intake,
+    database: Database,
+    objects: Objects,
+    consents: Objects,
+    keys: KeyRing,
+    told: Told,
+    tmp_path: Path,
+) -> None:
+    """As soon as it is stored, whatever else is still to come: no piece, no samples, no copy. It is
+    described, accepted and named in the receipt as any other."""
+    sent = with_consent()
+    first = sealing.commit(sent, OWNER, told)
+    upload(sealing, replace(first, recordings=first.recordings[1:]), CONSENT)
+    assert CONSENT in all_bytes(tmp_path)
+
+    early = sealing.commit(sent, OWNER, told)
+    seen = [all_bytes(tmp_path)]
+    upload(sealing, early, SOUND)
+    receipt = sealing.commit(sent, OWNER, told).receipt
+    seen.append(all_bytes(tmp_path))
+    sweep(database, objects, NOW + timedelta(hours=2), consents=consents)
+    seen.append(all_bytes(tmp_path))
+
+    assert [one.state for one in early.recordings] == ["announced", "stored"]
+    assert receipt is not None
+    signed = {one.sha256: one.what for one in read_receipt(receipt, keys.public()).recordings}
+    assert signed == {file.sha256: "taken" for file in sent.files}
+    _, stored = told.accepted[0].recordings
+    assert stored.found is not None
+    assert (stored.audio, stored.audio_sha256) == (None, None)
+    sealed = consents.read(stored.original)
+    assert sealed is not None
+    assert keys.unseal(sealed, about=stored.original) == CONSENT
+    assert opened(consents, keys) == [CONSENT]
+    assert sorted(bytes_of(objects).values()) == sorted([SOUND, SOUND[::-1]])
+    for everything in seen:
+        assert CONSENT not in everything
+        assert CONSENT[::-1] not in everything
+
+
+def test_a_piece_that_comes_after_everything_was_accepted_is_swept(
+    sealing: Intake, database: Database, objects: Objects, told: Told
+) -> None:
+    """A connection that was given up may bring again what was discarded since."""
+    sent = with_consent()
+    first = sealing.commit(sent, OWNER, told)
+    upload(sealing, first, SOUND, CONSENT)
+    assert sealing.commit(sent, OWNER, told).receipt is not None
+    sweep(database, objects, NOW)
+    upload(sealing, first, SOUND, CONSENT)
+
+    sweep(database, objects, NOW + timedelta(hours=2))
+
+    assert list(objects.list("staging/")) == []
+
+
+def test_a_spoken_consent_that_kills_its_check_is_sealed_too(
+    sealing: Intake, objects: Objects, consents: Objects, keys: KeyRing, told: Told, tmp_path: Path
+) -> None:
+    """It proves that somebody agreed, whatever a decoder makes of it."""
+    sound = b"check_failed of a consent"
+    sent = with_consent(sound)
+    upload(sealing, sealing.commit(sent, OWNER, told), SOUND, sound)
+
+    assert sealing.commit(sent, OWNER, told).receipt is not None
+
+    assert told.accepted[0].recordings[1].found is None
+    assert opened(consents, keys) == [sound]
+    assert sound not in all_bytes(tmp_path)
+
+
+class Killed(Exception):
+    """The process is no more."""
+
+
+@pytest.mark.parametrize("happens", ["killed", "asleep for a month", "overtaken"])
+def test_a_spoken_consent_survives_whatever_happens_before_any_step(
+    happens: str,
+    sealing: Intake,
+    database: Database,
+    objects: Objects,
+    consents: Objects,
+    keys: KeyRing,
+    told: Told,
+    tmp_path: Path,
+) -> None:
+    """A kill, the sweeper for a month, another process with the same manifest: it is accepted with
+    every byte, and lies open nowhere once it was swept."""
+    later = NOW + timedelta(days=60)
+    at = 1
+    while True:
+        sent = with_consent(CONSENT + str(at).encode())
+        sounds = SOUND, CONSENT + str(at).encode()
+
+        def happen() -> None:
+            if happens == "killed":
+                raise Killed
+            if happens == "overtaken":
+                assert sealing.commit(sent, OWNER, told).receipt is not None  # noqa: B023
+            else:
+                sweep(database, objects, later, consents=consents)
+
+        upload(sealing, sealing.commit(sent, OWNER, told, ready=False), *sounds)
+        countdown = Countdown(at, happen)
+        suspended: Any = Suspended(database, countdown), Suspended(objects, countdown)
+        sealed: Any = Suspended(consents, countdown)
+        first = Intake(*suspended, Checking(), keys, IntakeSettings(), consents=sealed)
+
+        standing = Standing(1, None)
+        with suppress(Killed, SendAgain):
+            standing = first.commit(sent, OWNER, told)
+        for _ in range(4):
+            assert all(one.reason is None for one in standing.recordings), at
+            if standing.receipt is None:
+                upload(sealing, standing, *sounds)
+                standing = sealing.commit(sent, OWNER, told)
+
+        assert standing.receipt is not None, at
+        sweep(database, objects, later, consents=consents)
+        assert told.accepted[-1].submission == sent
+        _, stored = told.accepted[-1].recordings
+        data = consents.read(stored.original)
+        assert data is not None, at
+        assert keys.unseal(data, about=stored.original) == sounds[1], at
+        assert CONSENT not in all_bytes(tmp_path), at
+        if countdown.steps < at:
+            break
+        at += 1
+    assert (
+        at > 12
+    )  # announce; list, read, keep twice, note; list, read, seal, note, discard; accept
+    sweep(database, objects, later, consents=consents)
+    assert len(opened(consents, keys)) == at
+
+
+def test_a_spoken_consent_that_nobody_finishes_is_deleted(
+    sealing: Intake, database: Database, objects: Objects, consents: Objects, told: Told
+) -> None:
+    """With its row, after its deadline; what was accepted stays, also for an empty database."""
+    kept, left = with_consent(), with_consent()
+    for sent in (kept, left):
+        upload(sealing, sealing.commit(sent, OWNER, told, ready=False), SOUND, CONSENT)
+        sealing.commit(sent, OWNER, told, ready=sent is kept)
+    both = {item.key for item in consents.list("consents/")}
+    empty = Database.open("sqlite://", what="away")
+    empty.migrate(["spira.intake"])
+
+    sweep(empty, objects, NOW + timedelta(days=31), consents=consents)
+    assert {item.key for item in consents.list("consents/")} == both
+    sweep(database, objects, NOW + timedelta(days=31), consents=consents)
+
+    assert len(both) == 2
+    (stays,) = [item.key for item in consents.list("consents/")]
+    assert stays == told.accepted[0].recordings[1].original
+
+
+def test_what_turns_out_to_be_a_spoken_consent_lies_open_for_an_hour_at_most(
+    sealing: Intake,
+    database: Database,
+    objects: Objects,
+    consents: Objects,
+    keys: KeyRing,
+    told: Told,
+    tmp_path: Path,
+) -> None:
+    """A revision says what it is, and another that it was none: what lies where it does not belong
+    is nobody's then."""
+    wrong = said(with_consent(), "consent", "sentence")
+    upload(sealing, sealing.commit(wrong, OWNER, told, ready=False), SOUND, CONSENT)
+    sealing.commit(wrong, OWNER, told, ready=False)
+    right = said(wrong, "sentence", "consent").model_copy(update={"revision": 2})
+
+    standing = sealing.commit(right, OWNER, told)
+    assert [one.offset for one in standing.recordings] == [0, len(CONSENT)]
+    upload(sealing, standing, SOUND)
+    assert sealing.commit(right, OWNER, told).receipt is not None
+    assert len(opened(consents, keys)) == 2
+    sweep(database, objects, NOW + timedelta(hours=2), consents=consents)
+
+    assert opened(consents, keys) == [CONSENT]
+    assert CONSENT not in all_bytes(tmp_path)
+    assert CONSENT[::-1] not in all_bytes(tmp_path)
 
 
 # --- a full disk --------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def client(objects: Objects) -> httpx.AsyncClient:
     async def find(_: Request) -> Upload:
         return Upload("u", N_BYTES)
 
-    respond = Tus(Uploads(objects), find, lambda _: None).respond
+    respond = Tus(Uploads(objects), find, lambda _: {}).respond
     app = Starlette(routes=[Route("/", respond, methods=["HEAD", "PATCH"])])
     headers = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
     return httpx.AsyncClient(

@@ -1,5 +1,6 @@
 """Assessments on real databases: what is asked next, what comes back, what is told of changes."""
 
+import getpass
 import json
 import shutil
 import threading
@@ -14,6 +15,9 @@ import sqlalchemy as sa
 from spira.domain.errors import IntegrityError
 from spira.intake import audit
 from spira.intake.keys import KeyRing
+from spira.intake.tokens import Tokens
+from spira.model.prediction import NOT_SCORED
+from spira.serving.answers import Answer
 from spira.serving.assessments import Assessments, record_keys
 from spira.serving.messages import Ask, Reply
 from spira.serving.results import Results
@@ -56,12 +60,13 @@ def said(assessments: Assessments, assessment: str) -> tuple[str, float | None]:
     return row.state, answer.get("scored", {}).get("probability")
 
 
-def audited(database: Database, what: str) -> list[tuple[str, str, str | None]]:
-    """(who, which, why) of what was done, from an audit that is whole."""
+def audited(database: Database, what: str, role: str = "site") -> list[tuple[str, str, str | None]]:
+    """(who, which, why) of what was done in a role, from an audit that is whole."""
     with database.reading() as tables:
         audit.verify(tables)
         rows = [json.loads(line) for line in audit.export(tables)]
-    return [(row["who"], row["which"], row["why"]) for row in rows if row["what"] == what]
+    told = [row for row in rows if (row["what"], row["role"]) == (what, role)]
+    return [(row["who"], row["which"], row["why"]) for row in told]
 
 
 # --- what is asked next -------------------------------------------------------------------------
@@ -227,9 +232,36 @@ def test_a_failure_stays_until_somebody_redrives_it(
 
     assert said(assessments, one) == ("completed", 0.9)
     assert assessments.dead_letters() == []
-    assert audited(database, "dead letter redriven") == [
+    assert audited(database, "dead letter redriven", "operator") == [
         ("the lead", one, "the decoder was mended")
     ]
+
+
+def test_assessments_are_counted_by_what_they_came_to(
+    assessments: Assessments, results: Results, wait_for_answer: Waits, reply_to: Replies
+) -> None:
+    """With a model or without one, each once, however often its reply comes."""
+    one, other, _ = (wait_for_answer(number) for number in range(3))
+    for number, outcome in enumerate(("inconclusive", None), start=3):
+        answer = Answer(outcome=outcome, sentence=NOT_SCORED).model_dump_json()
+        wait_for_answer(number, state="completed", answer=answer)
+    lease(assessments)
+    for _ in range(2):
+        results.write(reply_to(one, 1, 0.9))
+        results.write(reply_to(other, 1, "failed"))
+
+    assert assessments.counts() == {
+        ("queued", None): 1,
+        ("failed", None): 1,
+        ("completed", "positive"): 1,
+        ("completed", "negative"): 0,
+        ("completed", "inconclusive"): 1,
+        ("completed", None): 1,
+    }
+    (letter,) = assessments.dead_letters()
+    assessments.redrive(letter.id, "the lead", "mended", NOW)
+    assert assessments.counts()["queued", None] == 2
+    assert assessments.counts()["failed", None] == 0
 
 
 def test_only_a_failure_is_redriven_and_only_once(
@@ -264,7 +296,7 @@ def test_only_a_failure_is_redriven_and_only_once(
         assert not assessments.redrive(letter, "somebody", "why", NOW)
     assert said(assessments, one) == ("completed", 0.9)
     assert said(assessments, other) == ("failed", None)
-    assert len(audited(database, "dead letter redriven")) == 1
+    assert len(audited(database, "dead letter redriven", "operator")) == 1
 
 
 def test_more_than_twenty_attempts_that_reached_the_model_end_it(
@@ -392,3 +424,69 @@ def test_keys_of_an_old_backup_are_not_enough(
 
     with pytest.raises(IntegrityError, match="was used and is not here; restore the keys"):
         KeyRing.open(tmp_path / "old").require(record_keys(database))
+
+
+def test_who_made_a_token_and_who_made_it_void_is_audited(database: Database) -> None:
+    """By its id, once each; the token itself is nowhere."""
+    tokens = Tokens(database)
+    token = tokens.create("ward")
+    ((token_id, *_),) = tokens.list()
+    assert tokens.revoke(token_id)
+    assert not tokens.revoke(token_id)
+
+    somebody = (getpass.getuser(), token_id, None)
+    assert audited(database, "token made", "operator") == [somebody]
+    assert audited(database, "token revoked", "operator") == [somebody]
+    with database.reading() as tables:
+        assert token not in "".join(audit.export(tables))
+
+
+def test_a_record_is_found_by_any_of_its_hashes_and_only_at_its_site(
+    assessments: Assessments, database: Database, wait_for_answer: Waits
+) -> None:
+    """The latest first; who searched for which hash is audited, whatever was found."""
+    old = wait_for_answer(1, minutes=90, record="records-1:aa")
+    new = wait_for_answer(2, minutes=30, record="records-2:bb")
+    wait_for_answer(3, record="records-2:cc")
+    wait_for_answer(4, record="records-2:bb", site="elsewhere")
+    wait_for_answer(5)
+
+    hashes = ("records-2:bb", "records-1:aa")
+    found = assessments.search("ward", hashes, "token 7", 10)
+
+    assert [row.id for row in found] == [new, old]
+    assert [row.id for row in assessments.search("ward", hashes, "token 7", 1)] == [new]
+    assert assessments.search("ward", ("records-2:dd",), "token 8", 10) == []
+    assert audited(database, "record searched") == [
+        ("token 7", "records-2:bb", None),
+        ("token 7", "records-2:bb", None),
+        ("token 8", "records-2:dd", None),
+    ]
+
+
+def test_what_is_voided_stays_to_be_found_with_its_answer(
+    assessments: Assessments,
+    results: Results,
+    database: Database,
+    wait_for_answer: Waits,
+    reply_to: Replies,
+) -> None:
+    """Before its answer too, which then comes; its first time and reason stay, and it is a change
+    that whoever follows the site is told. Another site voids nothing."""
+    one = wait_for_answer(1, record="records-1:aa")
+    before = assessments.changed_after("ward", 0, 10)[-1].change
+
+    assert assessments.void(one, "elsewhere", "theirs", "token 9") is None
+    voided = assessments.void(one, "ward", "wrong bed", "token 7")
+    again = assessments.void(one, "ward", "again", "token 8")
+    lease(assessments)
+    assert results.write(reply_to(one, 1, 0.9))
+
+    assert voided is not None
+    assert again is not None
+    assert (again.voided_at, again.void_reason) == (voided.voided_at, "wrong bed")
+    assert voided.change > before
+    (found,) = assessments.search("ward", ("records-1:aa",), "token 7", 10)
+    assert (found.id, found.state, found.voided_at) == (one, "completed", voided.voided_at)
+    assert json.loads(found.answer)["outcome"] == "positive"
+    assert audited(database, "assessment voided") == [("token 7", one, "wrong bed")]

@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from dying_disk import Disk, Killed
 from faulty_network import FaultyNetwork
 from joserfc import jws
 from joserfc.jwk import OKPKey
@@ -33,10 +34,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from spira.device.line import Pace
 from spira.domain.errors import InputError, IntegrityError, StorageFull, TransientError
 from spira.domain.fingerprint import canonical_json
 from spira.serving.client import Device, Recorded, Report
-from spira.serving.line import Pace
 
 TOKEN = "the site's token"
 NOW = datetime(2026, 11, 26, 3, 0, tzinfo=UTC)
@@ -156,10 +157,10 @@ class Honest:
         manifest = json.loads(body)
         one = self.held.setdefault(id, Held(secret, manifest))
         if one.secret != secret:
-            return problem(404)
+            return problem(404, code="not_found")
         if one.manifest != manifest:
             if one.receipt or manifest["revision"] <= one.manifest["revision"]:
-                return problem(409, differs=["form"])
+                return problem(409, code="conflict", differs=["form"])
             one.manifest = manifest
         if one.receipt is None:
             told = [self.stands(id, one, file) for file in manifest["recordings"]]
@@ -458,6 +459,17 @@ def test_refused_manifest_is_told(server: Honest, device: Device) -> None:
     assert device.receipt(id) is None
 
 
+def test_no_server_erases_an_assessment(server: Honest, device: Device) -> None:
+    """That whom it is of has withdrawn is a word of Collection's alone."""
+    id = device.record({"n": 0}, recorded(0))
+    server.answers_first = [problem(410, code="withdrawn", erase=True)]
+
+    (outcome,) = device.sync(server.url, TOKEN).outcomes
+
+    assert outcome.state == "refused"
+    assert device.audio(id, device.get(id).recordings[0].id) == audio_of(0)
+
+
 def test_refused_token_ends_everything(server: Honest, device: Device) -> None:
     """With a token that is not known any more nothing is lost, and nothing tried for long."""
     for number in range(9):
@@ -556,6 +568,46 @@ def test_wrong_receipt_frees_nothing(
     server.assert_every_byte()
 
 
+def test_what_the_server_dropped_is_not_kept_here_either(server: Honest, device: Device) -> None:
+    """It was a conversation of people who did not agree to be recorded."""
+
+    def drops(payload: dict[str, Any]) -> None:
+        payload["recordings"][1] |= {"what": "dropped", "reason": "speech_in_ambient"}
+
+    server.lie = drops
+    id = device.record({"n": 1}, recorded(1))
+
+    assert device.sync(server.url, TOKEN).complete
+
+    assert [device.audio(id, one.id) for one in device.get(id).recordings] == [None, None]
+
+
+@pytest.mark.parametrize("zeros", ["", "\0"], ids=["cut off", "zeros"])
+@pytest.mark.parametrize("left", [0, 1, 60, 200, -87, -86, -1])
+def test_receipt_that_the_disk_lost_a_part_of_is_asked_for_again(
+    server: Honest, tmp_path: Path, left: int, zeros: str
+) -> None:
+    """However little of it is gone; and what it was for is not changed meanwhile."""
+    with Device(tmp_path / "phone", pace=SWIFT) as device:
+        id = device.record({"n": 1}, recorded(1))
+        assert device.sync(server.url, TOKEN).complete
+        whole = device.receipt(id)
+        assert whole is not None
+        (tmp_path / "phone/assessments" / id / "receipt").write_text(
+            whole[:left] + zeros * len(whole[left:])
+        )
+    with Device(tmp_path / "phone", pace=SWIFT) as device:
+        assert device.receipt(id) is None
+        with pytest.raises(InputError, match="changes no more"):
+            device.revise(id, {"n": 2})
+
+        (outcome,) = device.sync(server.url, TOKEN).outcomes
+
+        assert outcome.state == "accepted"
+        assert device.receipt(id) == whole
+        assert set(server.held) == {id}
+
+
 def test_keys_may_rotate_and_not_be_exchanged(server: Honest, device: Device) -> None:
     """A new key beside the old ones is taken; a new key in their place is another server's."""
     device.record({"n": 0}, recorded(0))
@@ -570,6 +622,22 @@ def test_keys_may_rotate_and_not_be_exchanged(server: Honest, device: Device) ->
     (outcome,) = device.sync(server.url, TOKEN).outcomes
     assert outcome.state == "distrusted"
     assert "receipts-1, receipts-2" in outcome.detail
+
+
+def test_what_else_is_said_of_a_key_may_change(
+    server: Honest, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key is its curve and its point: a server that says more of each is still that server."""
+    device.record({"n": 0}, recorded(0))
+    assert device.sync(server.url, TOKEN).complete
+    server.keys = [*server.keys, new_key("receipts-2")]
+    as_dict = OKPKey.as_dict
+    monkeypatch.setattr(
+        OKPKey, "as_dict", lambda key, **how: {**as_dict(key, **how), "key_ops": ["verify"]}
+    )
+    device.record({"n": 1}, recorded(1))
+
+    assert device.sync(server.url, TOKEN).complete
 
 
 # --- clones and clocks ----------------------------------------------------------------------
@@ -609,10 +677,26 @@ def test_id_of_another_device_is_left_to_it(server: Honest, device: Device) -> N
     server.assert_every_byte()
 
 
-def test_not_found_by_a_stranger_is_no_word_about_the_id(server: Honest, device: Device) -> None:
-    """A 404 without our sentence, as of a wrong path, gives nothing a new id."""
+@pytest.mark.parametrize("status", [404, 409])
+@pytest.mark.parametrize("code", [{}, {"code": "not_allowed"}], ids=["no code", "another code"])
+def test_only_a_word_about_the_id_gives_a_new_one(
+    server: Honest, device: Device, status: int, code: dict[str, str]
+) -> None:
+    """A status alone is no such word, nor is that of a wrong address."""
     id = device.record({"n": 0}, recorded(0))
-    page = {"status": 404, "detail": "Not Found"}
+    server.answers_first = [problem(status, **code)]
+
+    (outcome,) = device.sync(server.url, TOKEN).outcomes
+
+    assert outcome.state == "refused"
+    assert device.get(id).id == id
+    assert device.sync(server.url, TOKEN).complete
+
+
+def test_not_found_by_a_stranger_is_no_word_about_the_id(server: Honest, device: Device) -> None:
+    """A 404 without our sentence is nobody's we know, and gives nothing a new id."""
+    id = device.record({"n": 0}, recorded(0))
+    page = {"status": 404, "code": "not_found", "detail": "Not Found"}
     kind = "application/problem+json"
     server.answers_first = [JSONResponse(page, 404, media_type=kind)] * SWIFT.tries
 
@@ -654,7 +738,7 @@ import random
 from datetime import UTC, datetime
 from pathlib import Path
 from spira.serving.client import Device, Recorded
-from spira.serving.line import Pace
+from spira.device.line import Pace
 
 NOW, TOKEN = {now!r}, {token!r}
 {audio_of}
@@ -712,37 +796,6 @@ def test_killed_at_random_moments_everything_arrives_once(server: Honest, tmp_pa
             assert device.receipt(id) == server.held[device.get(id).id].receipt
         left = {place.name for place in folder.glob("assessments/*/*")}
         assert left == {"assessment.json", "receipt"}
-
-
-class Killed(BaseException):
-    """As a kill: nobody handles it."""
-
-
-class Disk:
-    """The calls that change a disk; the one with this number does not happen any more."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.dies_at = -1
-        self.calls = 0
-        self.synced: set[Path] = set()
-        for name in ("open", "fsync", "rename", "replace", "mkdir", "unlink"):
-            monkeypatch.setattr(os, name, self._counted(name, getattr(os, name)))
-
-    def _counted(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **how: Any) -> Any:
-            if self.calls == self.dies_at:
-                raise Killed
-            self.calls += 1
-            if name == "fsync":
-                self.synced.add(Path(f"/proc/self/fd/{args[0]}").readlink())
-            if name in ("rename", "replace"):
-                source = Path(args[0])
-                files = [source, *source.iterdir()] if source.is_dir() else [source]
-                assert set(files) <= self.synced, "a name is given to what is not on the disk"
-                self.synced.discard(Path(args[1]).parent)
-            return call(*args, **how)
-
-        return counted
 
 
 def test_killed_at_any_step_of_recording_leaves_a_whole_one_or_none(
@@ -896,6 +949,8 @@ def test_others_cannot_read_the_outbox(device: Device, tmp_path: Path) -> None:
         ({}, [("sentence", b"x", 0.0, NOW)], "duration_s"),
         ({}, [("sentence", b"x", 1.0, NOW.replace(tzinfo=None))], "recorded_at"),
         ({}, [("song", b"x", 1.0, NOW)], "utterance"),
+        ({}, [("consent", b"x", 1.0, NOW)], "utterance"),
+        ({}, [("other", b"x", 1.0, NOW)], "utterance"),
         ({"age": float("nan")}, recorded(0), "JSON"),
         ({"age": object()}, recorded(0), "JSON"),
         ({"cid10": "\ud800"}, recorded(0), "JSON"),

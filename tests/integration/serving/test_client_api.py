@@ -25,15 +25,16 @@ from schemathesis.specs.openapi import checks
 
 from spira.audio.quality import QualityThresholds
 from spira.domain.submissions import RecordingFile
+from spira.domain.vitals import VitalRule, VitalRules
 from spira.intake.checking import Found, Refused
 from spira.intake.keys import KeyRing
-from spira.intake.settings import IntakeSettings
+from spira.intake.settings import IntakeSettings, IntakeThresholds
 from spira.intake.submissions import Intake, Owner, Standing
+from spira.intake.tokens import Tokens
 from spira.serving import api
 from spira.serving.api import Parts, create_api
 from spira.serving.assessments import Assessments
 from spira.serving.settings import ServingSettings
-from spira.serving.tokens import Tokens
 from spira.stores.database import Database
 from spira.stores.objects import Objects
 from spira.wiring import ROOMS
@@ -342,3 +343,22 @@ def test_a_site_that_sends_everything_at_once_holds_no_other_up(
         assert one.headers["Retry-After"]
         assert one.status_code == 202 or one.json()["sentence"]["pt"].startswith("Muitos envios")
     assert {one.status_code for one in again} == {200}
+
+
+def test_it_tells_the_thresholds_and_the_vital_signs_of_this_site(parts: Parts) -> None:
+    """Those that are set, and for thresholds the version that is kept with every finding."""
+    rules = VitalRules(version="w", rules=(VitalRule(sign="spo2", comparison="<", limit=85),))
+    thresholds = IntakeThresholds(noisy_db=12)
+    settings = ServingSettings(vital_rules=rules)
+    served = create_api(replace(parts, settings=settings, thresholds=thresholds))
+
+    async def get(path: str) -> dict[str, Any]:
+        transport = httpx.ASGITransport(served)
+        async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:
+            found: dict[str, Any] = (await client.get(path)).json()
+            return found
+
+    about, told = asyncio.run(get("/v1/about")), asyncio.run(get("/v1/thresholds"))
+
+    assert "(SpO₂ abaixo de 85 %)" in str(about["sections"])
+    assert (told["version"], told["thresholds"]["noisy_db"]) == (thresholds.version, 12)

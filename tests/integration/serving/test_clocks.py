@@ -12,6 +12,7 @@ import pytest
 import uuid_utils
 from found import found
 
+from spira.domain.forms import check
 from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.domain.vitals import DEFAULT_VITAL_RULES
 from spira.intake import audit
@@ -22,8 +23,10 @@ from spira.intake.submissions import Intake, Owner
 from spira.intake.sweeping import sweep
 from spira.serving.api import shown
 from spira.serving.assessments import Assessments
+from spira.serving.forms import ASSESSMENT_1
 from spira.serving.messages import Ask, Reply
 from spira.serving.results import Results
+from spira.serving.settings import ServingSettings
 from spira.serving.taking import taken
 from spira.serving.words import UNCERTAIN_TIME
 from spira.stores.database import Database
@@ -67,7 +70,8 @@ class Service:
 
     def send(self, sent: Submission, device_time: datetime | None = None) -> str | None:
         """Send the manifest, and what is needed then; the receipt."""
-        on_accept = taken(DEFAULT_VITAL_RULES, {"language": "pt-BR"}, None, "token 1")
+        filled = check(ASSESSMENT_1, {"language": "pt-BR"})
+        on_accept = taken(DEFAULT_VITAL_RULES, filled, (), "token 1")
         ahead = None if device_time is None else device_time - self.now
         standing = self.intake.commit(sent, OWNER, on_accept, device_ahead=ahead)
         for one in standing.recordings:
@@ -86,7 +90,7 @@ class Service:
     def shown(self, assessment: str) -> dict[str, Any]:
         """What the site is told."""
         row = self.assessments.about(assessment)
-        return shown(row, "spira/1", timedelta(hours=2), self.now)
+        return shown(row, "spira/1", ServingSettings(), self.now)
 
 
 @pytest.fixture
@@ -211,7 +215,7 @@ def test_when_it_was_recorded_is_corrected_by_the_clock_of_the_device(
     told = service.shown(sent.id)
 
     assert datetime.fromisoformat(told["recorded_at"]) == true
-    assert told["stale"]["pt"].startswith("Resultado antigo: gravado há 3 h")
+    assert told["stale"]["pt"].startswith("Gravado há 3 h, sem resultado.")
     assert service.shown(fresh.id)["stale"] is None
     assert [ask.assessment for ask in service.lease()] == [fresh.id, sent.id]
 
@@ -247,7 +251,7 @@ def test_a_time_of_long_ago_is_old(service: Service) -> None:
     sent = recorded(EARLIEST)
     service.send(sent, NOW)
     assert service.send(sent, NOW)
-    assert service.shown(sent.id)["stale"]["pt"].startswith("Resultado antigo: gravado há")
+    assert service.shown(sent.id)["stale"]["pt"].startswith("Gravado há 20")
 
 
 def test_the_audit_is_whole_though_its_times_go_back(service: Service) -> None:

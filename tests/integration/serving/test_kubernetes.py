@@ -138,15 +138,12 @@ def test_commands_and_ports_of_the_pods_exist() -> None:
             options = [option for one in find_command(*words[:2]).params for option in one.opts]
             assert program == "spira"
             assert all(word in options for word in words if word.startswith("--")), part
-        if "--port" in words:
-            (port,) = container["ports"]
-            assert str(port["containerPort"]) == words[words.index("--port") + 1]
-            assert container["livenessProbe"]["httpGet"] == {
-                "path": "/healthz",
-                "port": port["name"],
-            }
+        (port,) = container["ports"]
+        assert str(port["containerPort"]) == words[words.index("--port") + 1]
+        assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": port["name"]}
     assert pod("api")["containers"][0]["readinessProbe"]["httpGet"]["path"] == "/readyz"
-    assert "0.0.0.0" in pod("predictor")["containers"][0]["command"]  # else no probe reaches it
+    for part in ("relay", "predictor"):
+        assert "0.0.0.0" in pod(part)["containers"][0]["command"]  # else no probe reaches it
 
 
 def test_the_queue_is_where_the_parts_look_for_it() -> None:

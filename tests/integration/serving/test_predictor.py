@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -416,6 +417,40 @@ def test_one_recording_without_an_answer_does_not_stop_the_others(
     assert set(ended(found)) == {ask.assessment for ask in asks[1:]}
     tried = [(one.assessment, one.delivery) for one in found if one.kind == "tried"]
     assert tried == [(asks[0].assessment, 2), (asks[0].assessment, 3)]
+
+
+def test_a_predictor_whose_model_hangs_is_not_well(
+    local_queue: Any,
+    objects: Objects,
+    make_bundle: Bundles,
+    ask_for: Asks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its loop goes round meanwhile, and holds the message; after the answer it is well again."""
+    monkeypatch.setattr(predictor_module, "_LONGEST_SCORE_S", 0.5)
+    model, answers = model_of(make_bundle()), threading.Event()
+
+    class Hangs:
+        def score(self, waveform: Any) -> Score:
+            answers.wait(60)
+            return model.scorer.score(waveform)
+
+    hangs = Model(model.name, model.manifest, Hangs())  # type: ignore[arg-type]
+
+    async def scenario() -> None:
+        async with connected(local_queue) as queue:
+            await ask_all(queue, [ask_for(1)])
+            async with predicting(queue, objects, lambda: hangs) as predictor:
+                assert predictor.is_well
+                await until(lambda: not predictor.is_well)
+                answers.set()
+                await until(lambda: predictor.is_well)
+                assert len(await replies(queue, 1)) == 1
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        answers.set()
 
 
 def test_a_recording_that_takes_long_is_not_given_to_another(

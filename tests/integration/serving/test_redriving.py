@@ -17,6 +17,7 @@ from spira.audio.decode import decode
 from spira.cli import main
 from spira.domain.draws import draws
 from spira.domain.errors import InputError, IntegrityError, SpiraError, TransientError
+from spira.domain.forms import check
 from spira.domain.submissions import FormValues, RecordingFile, Submission
 from spira.domain.vitals import DEFAULT_VITAL_RULES
 from spira.intake import audit
@@ -27,13 +28,14 @@ from spira.intake.settings import IntakeSettings
 from spira.intake.submissions import Intake, Owner
 from spira.intake.sweeping import sweep
 from spira.serving.assessments import Assessments
+from spira.serving.forms import ASSESSMENT_1
 from spira.serving.messages import Reply
 from spira.serving.redriving import redrive
 from spira.serving.results import Results
-from spira.serving.service import ROOMS
 from spira.serving.taking import taken
 from spira.stores.database import Database
 from spira.stores.objects import Objects
+from spira.wiring import ROOMS
 
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(hours=2)  # for the sweeper: whatever nobody names is old enough
@@ -92,7 +94,8 @@ def fail(
         files=(file,),
     )
     intake = Intake(database, objects, Refusing(), keys, IntakeSettings())
-    on_accept = taken(DEFAULT_VITAL_RULES, {"language": "pt-BR"}, None, "token 1")
+    filled = check(ASSESSMENT_1, {"language": "pt-BR"})
+    on_accept = taken(DEFAULT_VITAL_RULES, filled, (), "token 1")
     owner = Owner("ward", "a secret of the device")
     (needed,) = intake.commit(sent, owner, on_accept).recordings
     intake.uploads.append(needed.upload, 0, sound)

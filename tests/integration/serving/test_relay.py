@@ -3,7 +3,10 @@
 import asyncio
 import hashlib
 import json
+import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -15,22 +18,27 @@ import nats.errors
 import numpy as np
 import pytest
 
+from spira.console import Console
 from spira.domain.draws import draws
 from spira.domain.errors import TransientError
 from spira.model.bundle import load
 from spira.model.scoring import Scorer
 from spira.serving import relay as relay_module
 from spira.serving import results as results_module
+from spira.serving import service
 from spira.serving.assessments import Assessments
 from spira.serving.messages import REPLIES, Reply, write_message
 from spira.serving.predictor import Model, Predictor
 from spira.serving.relay import Relay
 from spira.serving.results import Results
 from spira.serving.settings import ServingSettings
+from spira.settings import Settings
 from spira.stores import queue as queue_module
 from spira.stores.database import Database
 from spira.stores.objects import Objects
+from spira.stores.processes import stop_all
 from spira.stores.queue import Queue
+from spira.wiring import Application
 
 Waits = Callable[..., str]
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # it matters little
@@ -448,6 +456,75 @@ def test_a_fault_of_ours_ends_no_relay(
 
     assert failed == 3
     assert_right(assessments, model.scorer, numbers)
+
+
+@on_sqlite
+def test_a_relay_that_hangs_is_not_well_and_one_in_trouble_is(
+    local_queue: Any, assessments: Assessments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is away is waited for; one that never answers is left by starting again."""
+    monkeypatch.setattr(relay_module, "_AFTER_TROUBLE_S", 0.1)
+    monkeypatch.setattr(relay_module, "_FETCH_S", 0.2)
+    monkeypatch.setattr(relay_module, "_HANGS_S", 1.0)
+    answers, hangs = threading.Event(), False
+
+    def lease(self: Assessments, **_: Any) -> Any:
+        if not hangs:
+            raise TransientError("away")
+        answers.wait(60)
+        return []
+
+    monkeypatch.setattr(Assessments, "lease", lease)
+
+    async def scenario() -> None:
+        nonlocal hangs
+        stop, queue = asyncio.Event(), await connected(local_queue)
+        relay = Relay(assessments, lambda now: 0, lambda: "spira/1", queue, ServingSettings())
+        working = asyncio.create_task(relay.run(stop))
+        try:
+            for _ in range(20):
+                assert relay.is_well
+                await asyncio.sleep(0.1)
+            hangs = True
+            await until(lambda: not relay.is_well)
+            answers.set()
+            await until(lambda: relay.is_well)
+        finally:
+            answers.set()
+            stop.set()
+            await working
+            await queue.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_supervisor_starts_a_relay_again_that_hangs(
+    local_queue: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A suspended one, as one whose loop is stuck, says nothing where it is asked."""
+    monkeypatch.setenv(service.TOKEN, local_queue.server.token.read_text())
+    serving = ServingSettings(queue=local_queue.url, predictors=0, port=0)
+    app = Application(Settings(home=tmp_path / "home", serving=serving), Console())
+    service.prepare(app)
+    (app.home / "serving").mkdir()
+    _, relay = service._processes(app, app.home / "serving", None)
+    relay.silent_s = 1.0
+
+    def watched(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline
+            relay.watch()
+            time.sleep(0.05)
+
+    try:
+        watched(lambda: relay.well)
+        first = relay.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        watched(lambda: relay.pid not in (None, first))
+    finally:
+        stop_all([relay], within_s=0)
 
 
 @on_sqlite

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from spira.collection.hospitals.tables import TABLES as HOSPITALS
 from spira.collection.tables import TABLES as COLLECTION
 from spira.domain.errors import TransientError
 from spira.intake.tables import TABLES as INTAKE
@@ -41,7 +42,9 @@ def test_migrations_make_the_tables_that_the_code_knows(
     with database.reading() as tables:
         there = sa.inspect(tables)
         for table in (
-            t for room in (INTAKE, SERVING, COLLECTION, LABELS) for t in room.sorted_tables
+            t
+            for room in (INTAKE, SERVING, COLLECTION, HOSPITALS, LABELS)
+            for t in room.sorted_tables
         ):
             columns = {
                 (column["name"], column["nullable"]) for column in there.get_columns(table.name)
@@ -61,6 +64,37 @@ def test_rooms_are_migrated_one_after_the_other(open_database: Callable[[], Data
         assert "labels_entries" in made
         done.update(rooms)
         assert ("serving_assessments" in made) == ("spira.serving" in done)
+
+
+def test_answers_from_before_outcomes_were_a_column_have_theirs(
+    open_database: Callable[[], Database],
+) -> None:
+    """However their JSON was written; where nothing was scored there is none."""
+    database = open_database()
+    database.migrate(ROOMS)
+    answers = ('{"outcome":"positive","x":1}', '{"outcome": "negative"}', '{"outcome":null}', None)
+    with database.writing() as tables:
+        for statement in (
+            "DROP INDEX serving_assessments_by_outcome",
+            "ALTER TABLE serving_assessments DROP COLUMN outcome",
+            "UPDATE spira_migrations SET version_num = 'serving_0002' "
+            "WHERE version_num = 'serving_0003'",
+        ):
+            tables.execute(sa.text(statement))
+        columns = SERVING.tables["serving_assessments"].c
+        for number, answer in enumerate(answers):
+            row = {one.name: "x" if isinstance(one.type, sa.Text) else 0 for one in columns}
+            row |= {"id": str(number), "change": number, "answer": answer}
+            del row["outcome"]
+            into, values = ", ".join(row), ", ".join(f":{name}" for name in row)
+            statement = f"INSERT INTO serving_assessments ({into}) VALUES ({values})"
+            tables.execute(sa.text(statement), row)
+
+    database.migrate(ROOMS)
+
+    with database.reading() as tables:
+        query = sa.text("SELECT outcome FROM serving_assessments ORDER BY id")
+        assert [*tables.execute(query).scalars()] == ["positive", "negative", None, None]
 
 
 def test_many_that_migrate_at_once_do_it_once(open_database: Callable[[], Database]) -> None:

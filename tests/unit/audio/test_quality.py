@@ -415,3 +415,11 @@ def test_whoever_measures_can_hear_at_16_khz(tmp_path: Path) -> None:
         measure(native.blocks, native.format.rate_hz, hearing=heard.append)
 
     assert np.array_equal(np.concatenate(heard), decode(path))
+
+
+def test_thresholds_that_differ_in_anything_have_another_version() -> None:
+    """So that it says, beside a finding, where it came from."""
+    same = QualityThresholds(noisy_db=15)
+
+    assert same.version == QualityThresholds().version
+    assert QualityThresholds(noisy_db=15.1).version != same.version

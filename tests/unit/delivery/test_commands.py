@@ -15,6 +15,7 @@ from spira.console import Console
 from spira.delivery.commands import about, model
 from spira.delivery.settings import DeliverySettings
 from spira.domain.errors import InputError, IntegrityError, PolicyRefused, TransientError
+from spira.domain.vitals import DEFAULT_VITAL_RULES, VitalRule, VitalRules
 from spira.evaluation.results import EvaluationResult, read_operating_point, read_result
 from spira.stores.registry import ChampionChange, ModelVersion
 
@@ -64,10 +65,11 @@ def registry(tmp_path: Path, evaluated: Evaluated, registered: Registered) -> Re
 class Desk(Console):
     """What a command is handed, as far as these commands look."""
 
-    def __init__(self, registry: Remembering) -> None:
+    def __init__(self, registry: Remembering, vital_rules: VitalRules) -> None:
         super().__init__()
         self.registry, self.home = registry, Path("/nowhere")
-        self.settings = SimpleNamespace(delivery=DeliverySettings())
+        serving = SimpleNamespace(vital_rules=vital_rules)
+        self.settings = SimpleNamespace(delivery=DeliverySettings(), serving=serving)
         self.log = SimpleNamespace(info=lambda event, **values: None)
         self.console = self
 
@@ -76,9 +78,14 @@ class Desk(Console):
         return self.as_json
 
 
-def run(command: click.Command, registry: Remembering, *arguments: str) -> Result:
+def run(
+    command: click.Command,
+    registry: Remembering,
+    *arguments: str,
+    vital_rules: VitalRules = DEFAULT_VITAL_RULES,
+) -> Result:
     """Run a command, with the fake registry; errors of the domain come out as they are."""
-    result = CliRunner().invoke(command, arguments, obj=Desk(registry))
+    result = CliRunner().invoke(command, arguments, obj=Desk(registry, vital_rules))
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
@@ -262,6 +269,20 @@ def test_about_says_what_it_is_not(registry: Remembering) -> None:
     assert "Não regularizado na Anvisa" in text
     assert "Modelo: 2. Uso em pesquisa." in text
     assert "Só sabe o que lhe declaram" in text  # it promises no more than it can keep
+
+
+def test_about_tells_the_vital_signs_that_raise_a_banner_here(registry: Remembering) -> None:
+    """Those of the site's settings, or it would promise a banner that never comes."""
+    rule = VitalRule(sign="spo2", comparison="<", limit=88.5)
+    rules = VitalRules(version="ward-7", rules=(rule,))
+
+    default = run(about, registry).stdout
+    ours = " ".join(run(about, registry, vital_rules=rules).stdout.split())
+
+    said = "alterados (SpO₂ abaixo de 92 %, FR de 30 irpm ou mais, FC de 130 bpm ou mais)"
+    assert said in " ".join(default.split())
+    assert "Sinais vitais alterados (SpO₂ abaixo de 88,5 %): avalie o paciente agora." in ours
+    assert "Abnormal vital signs (SpO₂ below 88.5%): assess the patient now." in ours
 
 
 def test_about_can_be_read_when_the_registry_is_away(registry: Remembering) -> None:

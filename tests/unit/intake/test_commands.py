@@ -1,6 +1,7 @@
 """`spira keys`: what an operator sees, which is never a secret."""
 
 import errno
+import getpass
 import json
 import os
 import stat
@@ -11,7 +12,11 @@ from typing import Any
 import pytest
 
 from spira import cli
+from spira.console import Console
 from spira.intake.keys import KeyRing
+from spira.intake.settings import IntakeSettings
+from spira.settings import Settings
+from spira.wiring import Application
 
 Run = Callable[..., tuple[int, str, str]]
 PASSPHRASE = "uma frase que ninguém adivinha"
@@ -60,17 +65,54 @@ def test_an_operator_sees_which_key_is_in_use(spira: Run, tmp_path: Path) -> Non
     ]
 
 
+def test_separators_count_where_the_setting_says_so(tmp_path: Path) -> None:
+    """The ring that the services have is made as it says."""
+    told = IntakeSettings(record_separators=True)
+    ring = Application(Settings(home=tmp_path, intake=told), Console()).keys
+
+    assert ring.hash_record("ward", "123-1") != ring.hash_record("ward", "12-31")
+
+
 def test_keys_of_a_site_are_made_before_its_first_assessment(spira: Run, tmp_path: Path) -> None:
-    """With that of receipts; a second time changes nothing."""
+    """With those of receipts and of spoken consents; a second time changes nothing."""
     code, out, _ = spira("create", "ward", "--json")
     made = json.loads(out)
     again = json.loads(spira("create", "ward", "--json")[1])
     hashed = KeyRing.open(tmp_path / "home" / "keys").hash_record("ward", "1")
 
     assert code == 0
-    assert [(key["use"], key["site"]) for key in made] == [("receipts", None), ("records", "ward")]
+    assert [(key["use"], key["site"]) for key in made] == [
+        ("consents", None),
+        ("receipts", None),
+        ("records", "ward"),
+    ]
     assert again == made
-    assert hashed.startswith(made[1]["id"])
+    assert hashed.startswith(made[2]["id"])
+
+
+def test_who_made_and_rotated_keys_is_audited(
+    spira: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each key once, by its id; a key that was there is not made."""
+    for words in (("create", "ward"), ("create", "ward"), ("rotate", "receipts")):
+        assert spira(*words)[0] == 0
+    keys = {
+        (key["use"], key["number"]): key["id"] for key in json.loads(spira("list", "--json")[1])
+    }
+
+    with pytest.raises(SystemExit):
+        cli.main(["audit", "export"])
+    rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+
+    assert sorted((row["what"], row["which"]) for row in rows) == sorted(
+        [
+            ("key made", keys["consents", 1]),
+            ("key made", keys["receipts", 1]),
+            ("key made", keys["records", 1]),
+            ("key rotated", keys["receipts", 2]),
+        ]
+    )
+    assert {(row["who"], row["role"]) for row in rows} == {(getpass.getuser(), "operator")}
 
 
 def test_a_ring_moves_by_its_backup_and_no_command_tells_a_secret(
@@ -120,8 +162,9 @@ def test_half_a_backup_is_not_left(
     ("arguments", "says"),
     [
         (["rotate", "records"], "keys rotate: --site SITE says whose records"),
-        (["rotate", "receipts", "--site", "ward"], "receipts have no site"),
+        (["rotate", "receipts", "--site", "ward"], "only records have a site"),
         (["rotate", "receipts"], "there are none yet"),
+        (["rotate", "consents"], "keys for consents: there are none yet"),
         (["rotate", "records", "--site", "ward"], "keys for records of site ward: there are none"),
         (["backup", "saved"], "holds no keys; there is nothing to save"),
         (["restore", "nothing"], "nothing: cannot be read (no such file"),

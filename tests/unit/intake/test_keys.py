@@ -11,13 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spira.domain.errors import InputError, IntegrityError, TransientError
-from spira.intake.keys import KeyRing, verify
+from spira.intake.keys import KeyRing, sealed_with, verify
 
 PASSPHRASE = "uma frase que ninguém adivinha"
+
+
+_opened = Path.open
+
+
+def read_only(path: Path, mode: str = "r", **how: Any) -> Any:
+    """`Path.open` where nothing can be written; root may write whatever the mode is."""
+    if mode != "rb":
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+    return _opened(path, mode, **how)
 
 
 @pytest.fixture
@@ -201,18 +212,82 @@ def test_a_site_without_a_key_waits_where_none_can_be_made(
     ring = KeyRing.open(folder)
     ring.make_for("ward")
 
-    def read_only(path: Path, mode: str = "r", **how: Any) -> Any:
-        if mode != "rb":
-            raise OSError(errno.EROFS, "Read-only file system", str(path))
-        return opened(path, mode, **how)
-
-    opened = Path.open
-    monkeypatch.setattr(Path, "open", read_only)  # root may write whatever the mode is
+    monkeypatch.setattr(Path, "open", read_only)
 
     assert ring.hash_record("ward", "1")
     with pytest.raises(TransientError, match=r"of site other.*`spira keys create other` makes it"):
         ring.hash_record("other", "1")
     assert [key.site for key in ring.list_keys() if key.use == "records"] == ["ward"]
+
+
+def test_a_spoken_consent_waits_where_no_key_can_be_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a site's record numbers do; where the key was made beforehand, it is used."""
+    ring = KeyRing.open(folder)
+    monkeypatch.setattr(Path, "open", read_only)
+
+    with pytest.raises(
+        TransientError, match=r"no key for spoken consents.*`spira keys create SITE"
+    ):
+        ring.seal(b"eu aceito", about="consents/1")
+    monkeypatch.undo()
+    ring.make_for_consents()
+    monkeypatch.setattr(Path, "open", read_only)
+
+    assert ring.unseal(ring.seal(b"eu aceito", about="x"), about="x") == b"eu aceito"
+
+
+def test_what_is_sealed_is_as_documented(folder: Path) -> None:
+    """Whoever has the keys, and no SPIRA, opens it in years to come."""
+    ring = KeyRing.open(folder)
+    sealed = ring.seal(b"eu aceito", about="consents/1.original")
+
+    (kept,) = (json.loads(data) for name, data in files(folder).items() if "consents" in name)
+    secret = base64.urlsafe_b64decode(kept["secret"])
+    siv = AESSIV(hmac.digest(secret, b"AES-256-SIV", "sha512"))
+    head = f"spira sealed 1 {kept['id']}\n".encode()
+    assert sealed[: len(head)] == head
+    told = [head, b"consents/1.original"]
+    assert siv.decrypt(sealed[len(head) :], told) == b"eu aceito"
+
+
+def test_what_is_sealed_twice_is_the_same_and_opens_after_every_rotation(folder: Path) -> None:
+    """New ones are sealed under the newest key; also by a ring that was restored from a backup."""
+    ring = KeyRing.open(folder)
+    old = ring.seal(b"eu aceito", about="x")
+    assert ring.seal(b"eu aceito", about="x") == old
+    rotated = ring.rotate("consents")
+    new = ring.seal(b"eu aceito", about="x")
+    ring.backup(folder.parent / "saved.json", PASSPHRASE)
+
+    restored = KeyRing.restore(
+        folder.parent / "elsewhere", folder.parent / "saved.json", PASSPHRASE
+    )
+
+    assert sealed_with(new, about="x") == rotated.id != sealed_with(old, about="x")
+    assert new != old
+    for one in (ring, restored):
+        assert [one.unseal(sealed, about="x") for sealed in (old, new)] == [b"eu aceito"] * 2
+
+
+def test_what_was_not_sealed_so_is_told(folder: Path) -> None:
+    """One bit that is another, a piece that is missing, another object's name, another ring."""
+    ring = KeyRing.open(folder)
+    sealed = ring.seal(b"eu aceito", about="consents/1")
+    head = sealed.index(b"\n") + 1
+    changed = [
+        sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :] for at in range(len(sealed))
+    ]
+    cut = [sealed[:length] for length in (0, 5, head - 1, head, head + 3, len(sealed) - 1)]
+
+    for other in (*changed, *cut, b"eu aceito", sealed + b"x"):
+        with pytest.raises(IntegrityError, match=r"consents/1: is not what was sealed|is not here"):
+            ring.unseal(other, about="consents/1")
+    with pytest.raises(IntegrityError, match="consents/2: is not what was sealed"):
+        ring.unseal(sealed, about="consents/2")
+    with pytest.raises(IntegrityError, match=r"key 'consents-.*' was used and is not here"):
+        KeyRing.open(folder.parent / "other").unseal(sealed, about="consents/1")
 
 
 @pytest.mark.parametrize(
@@ -237,6 +312,28 @@ def test_numbers_are_compared_by_their_letters_and_digits(
     """As people write them: with dots, dashes, spaces, in either case; leading zeros count."""
     ring = KeyRing.open(folder)
     assert (ring.hash_record("ward", one) == ring.hash_record("ward", other)) is same
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("123-1", "12-31", False),
+        ("123-1", "1231", False),
+        ("123-1", "123 / 1", True),
+        ("  123-1. ", "123-1", True),
+        ("123\u20131", "123\u22121", True),  # a dash, a minus
+        ("12\u200b3-1", "123-1", True),  # what nobody sees separates nothing
+    ],
+)
+def test_where_separators_count_members_of_two_families_are_two(
+    folder: Path, one: str, other: str, same: bool
+) -> None:
+    """By where they stand, and not by which they are; elsewhere they do not count."""
+    ring = KeyRing.open(folder, separators=True)
+
+    assert (ring.hash_record("ward", one) == ring.hash_record("ward", other)) is same
+    plain = KeyRing.open(folder)
+    assert plain.hash_record("ward", one) == plain.hash_record("ward", other)
 
 
 @pytest.fixture(scope="module")

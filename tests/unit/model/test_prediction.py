@@ -4,10 +4,9 @@ from typing import Any, get_args
 
 import pytest
 
-from spira.domain.answers import Envelope, OperatingPoint
+from spira.domain.answers import REFUSED_SENTENCES, Envelope, OperatingPoint
 from spira.domain.errors import RefusalReason
 from spira.domain.recordings import Measurements, SourceFormat
-from spira.model import prediction
 from spira.model.prediction import (
     Declared,
     PresentShare,
@@ -215,4 +214,4 @@ def test_every_reason_to_refuse_one_file_has_its_words() -> None:
     from typing import get_args
 
     of_datasets = {"duplicate"}
-    assert set(prediction.REFUSED) == set(get_args(RefusalReason)) - of_datasets
+    assert set(REFUSED_SENTENCES) == set(get_args(RefusalReason)) - of_datasets

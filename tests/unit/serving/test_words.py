@@ -8,17 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spira.domain.errors import RefusalReason
+from spira.collection import api as of_collection
 from spira.domain.recordings import FINDINGS, Finding
-from spira.serving import api, listening, words
-from spira.serving.words import FAILURES, PROBLEMS, REFUSALS, STATES, inconclusive, stale
+from spira.intake import front, listening
+from spira.intake import words as of_intake
+from spira.intake.checking import Refused
+from spira.intake.words import PROBLEMS, REFUSALS
+from spira.serving import api, results, taking, words
+from spira.serving.words import FAILURES, STATES, inconclusive, stale
 
 FORBIDDEN = ("diagnóstico", "diagnos", "normal", "saudável", "healthy", "✓", "✔", "%")
-GROUPS = (STATES, FAILURES, REFUSALS, PROBLEMS)
+GROUPS = (of_intake.STATES, STATES, FAILURES, REFUSALS, PROBLEMS)
 SENTENCES = [
     *(sentence for group in GROUPS for sentence in group.values()),
     *(inconclusive(finding) for finding in FINDINGS),
     words.UNCERTAIN_TIME,
+    words.NO_MODELS_ANSWER,
 ]
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 TWO_HOURS = timedelta(hours=2)
@@ -26,18 +31,32 @@ TWO_HOURS = timedelta(hours=2)
 
 def test_every_state_and_reason_has_its_sentence() -> None:
     """No answer of the API is without words."""
+    assert {*of_intake.STATES} == {*get_args(of_intake.State)}
     assert {*STATES} == {*get_args(words.State)}
     assert {*FAILURES} == {*get_args(words.Failure)}
-    assert {*PROBLEMS} == {*get_args(words.Problem)}
-    assert {*REFUSALS} > {*get_args(RefusalReason)}
-    assert {*REFUSALS} >= {"wrong_digest", "wrong_length", "wrong_duration", "check_failed"}
+    assert {*PROBLEMS} == {*get_args(of_intake.Problem)}
+    # What did not arrive as announced is needed again, what died of its check is accepted, and
+    # datasets alone have duplicates, and what a store has damaged: none of them is refused here.
+    kinds = get_args(Refused.model_fields["reason"].annotation)
+    told = {reason for kind in kinds for reason in get_args(kind)} | {"too_large"}
+    assert {*REFUSALS} == told - {
+        "wrong_digest",
+        "wrong_length",
+        "check_failed",
+        "duplicate",
+        "damaged",
+    }
 
 
-def test_no_problem_is_there_that_nobody_is_told() -> None:
-    """Each sentence of a problem stands for something that the API does answer."""
-    answering = inspect.getsource(api) + inspect.getsource(listening)
+def test_no_sentence_is_there_that_nobody_is_told() -> None:
+    """Each of a state or a problem stands for something that the API answers, or, of what was not
+    sent yet, that an app says."""
+    answering = "".join(
+        map(inspect.getsource, (front, listening, api, of_collection, results, taking))
+    )
+    names = (*of_intake.STATES, *STATES, *FAILURES, *PROBLEMS)
 
-    assert [name for name in PROBLEMS if f'"{name}"' not in answering] == []
+    assert [name for name in names if f'"{name}"' not in answering] == ["saved"]
 
 
 def test_no_sentence_claims_what_the_system_cannot_know() -> None:
@@ -54,12 +73,12 @@ def test_sentences_fit_a_phone() -> None:
     assert [text for text in texts if len(text) > 90 or text[-1] not in ".?"] == []
 
 
-def test_saved_and_sent_are_the_words_of_the_ward() -> None:
+def test_saved_and_accepted_are_the_words_of_the_ward() -> None:
     """The sentences that CLINICAL.md gives, word for word."""
     saved = "Guardado neste celular. Será enviado quando houver internet."
 
-    assert STATES["saved"].pt == saved
-    assert STATES["sent"].pt == "Recebido pelo servidor. Pode seguir."
+    assert of_intake.STATES["saved"].pt == saved
+    assert of_intake.STATES["accepted"].pt == "Recebido pelo servidor. Pode seguir."
 
 
 @pytest.mark.parametrize(
@@ -74,7 +93,7 @@ def test_saved_and_sent_are_the_words_of_the_ward() -> None:
 )
 def test_an_old_answer_says_how_old_it_is(age: timedelta, ago: str) -> None:
     """The sentence of CLINICAL.md, with the time since the recording."""
-    said = stale(NOW - age, NOW, after=TWO_HOURS)
+    said = stale(NOW - age, NOW - age, NOW, after=TWO_HOURS)
 
     assert said is not None
     assert said.pt == f"Resultado antigo: gravado {ago} O quadro pode ter mudado."
@@ -82,8 +101,8 @@ def test_an_old_answer_says_how_old_it_is(age: timedelta, ago: str) -> None:
 
 def test_a_site_that_calls_minutes_old_is_told_minutes() -> None:
     """Limits below an hour read as such."""
-    first = stale(NOW - timedelta(minutes=25), NOW, after=timedelta(minutes=20))
-    at_once = stale(NOW, NOW, after=timedelta(0))
+    first = stale(NOW - timedelta(minutes=25), NOW, NOW, after=timedelta(minutes=20))
+    at_once = stale(NOW, NOW, NOW, after=timedelta(0))
 
     assert first is not None
     assert "gravado há 25 min." in first.pt
@@ -93,21 +112,41 @@ def test_a_site_that_calls_minutes_old_is_told_minutes() -> None:
 
 def test_a_fresh_answer_carries_no_warning() -> None:
     """Under the limit, and a few minutes ahead as clocks are, nothing is said."""
-    assert stale(NOW - timedelta(hours=1, minutes=59), NOW, after=TWO_HOURS) is None
-    assert stale(NOW + timedelta(minutes=5), NOW, after=TWO_HOURS) is None
+    assert stale(NOW - timedelta(hours=1, minutes=59), NOW, NOW, after=TWO_HOURS) is None
+    assert stale(NOW + timedelta(minutes=5), NOW, NOW, after=TWO_HOURS) is None
 
 
-@given(ahead=st.timedeltas(min_value=timedelta(minutes=6), max_value=timedelta(days=4000)))
-def test_a_recording_from_the_future_is_never_taken_for_fresh(ahead: timedelta) -> None:
-    """A clock that is wrong by a year must not make an old answer look new."""
-    assert stale(NOW + ahead, NOW, after=TWO_HOURS) == words.UNCERTAIN_TIME
+@given(
+    ahead=st.timedeltas(min_value=timedelta(minutes=6), max_value=timedelta(days=4000)),
+    later=st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=5000)),
+)
+def test_a_recording_from_the_future_is_never_taken_for_fresh(
+    ahead: timedelta, later: timedelta
+) -> None:
+    """A clock that is wrong must not make an old answer look new, not when its time has come."""
+    assert stale(NOW + ahead, NOW, NOW + later, after=TWO_HOURS) == words.UNCERTAIN_TIME
+
+
+def test_a_server_whose_clock_was_put_back_calls_nothing_fresh() -> None:
+    """What it accepted while its clock was ahead was recorded in what is now the future."""
+    ahead = NOW + timedelta(days=1)
+
+    assert stale(ahead, ahead, NOW, after=TWO_HOURS) == words.UNCERTAIN_TIME
+
+
+def test_where_there_is_no_result_none_is_called_old() -> None:
+    """How long ago it was recorded is said all the same."""
+    said = stale(NOW - TWO_HOURS, NOW, NOW, after=TWO_HOURS, answered=False)
+
+    assert said is not None
+    assert said.pt == "Gravado há 2 h, sem resultado. O quadro pode ter mudado."
 
 
 def test_time_zones_do_not_change_an_age() -> None:
     """Three in the morning in Brasília is six o'clock UTC."""
     brasilia = datetime(2026, 11, 26, 3, 0, tzinfo=timezone(timedelta(hours=-3)))
 
-    said = stale(brasilia, NOW, after=TWO_HOURS)
+    said = stale(brasilia, NOW, NOW, after=TWO_HOURS)
 
     assert said is not None
     assert "há 6 h." in said.pt

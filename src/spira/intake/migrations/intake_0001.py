@@ -64,6 +64,15 @@ def upgrade() -> None:
         sa.Column("digest", sa.String(64), nullable=False),
     )
     op.create_table(
+        "intake_tokens",
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("site", sa.Text, nullable=False),
+        sa.Column("role", sa.Text, nullable=False),
+        sa.Column("sha256", sa.Text, nullable=False, unique=True),
+        sa.Column("created_at", sa.Text, nullable=False),
+        sa.Column("revoked_at", sa.Text),
+    )
+    op.create_table(
         "intake_audit_head",
         sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1"), primary_key=True),
         sa.Column("number", sa.BigInteger, nullable=False),

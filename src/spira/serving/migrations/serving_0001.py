@@ -1,4 +1,4 @@
-"""Assessments, their answers, dead letters, site tokens."""
+"""Assessments, their answers, dead letters."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -48,11 +48,3 @@ def upgrade() -> None:
         sa.Column("why", sa.Text),
     )
     op.create_table("serving_model", sa.Column("name", sa.Text, primary_key=True))
-    op.create_table(
-        "serving_tokens",
-        sa.Column("id", sa.Text, primary_key=True),
-        sa.Column("site", sa.Text, nullable=False),
-        sa.Column("sha256", sa.Text, nullable=False, unique=True),
-        sa.Column("created_at", sa.Text, nullable=False),
-        sa.Column("revoked_at", sa.Text),
-    )

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from spira.intake.problems import problem
-from spira.serving.words import PROBLEMS
+from spira.intake.words import PROBLEMS
 
 _HEAD_S = 20.0  # that the head of a request may take
 _HEAD_BYTES = 16 << 10
@@ -49,7 +49,8 @@ class AtMost:
         if counts and self._in_hand >= _MOST_AT_ONCE:
             detail = f"{self._in_hand} requests are in hand; try again"
             after = {"Retry-After": "2"}
-            answer = problem(503, detail, sentence=PROBLEMS["too_many"], headers=after)
+            said = PROBLEMS["too_many"]
+            answer = problem(503, detail, headers=after, code="too_many", sentence=said)
             await answer(scope, receive, send)
             return
         self._in_hand += counts
@@ -93,7 +94,7 @@ class Impatient(H11Protocol):
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        body = bytes(problem(400, msg, sentence=PROBLEMS["bad_request"]).body)
+        body = bytes(problem(400, msg, code="bad_request", sentence=PROBLEMS["bad_request"]).body)
         headers = [
             (b"content-type", b"application/problem+json; charset=utf-8"),
             (b"content-length", str(len(body)).encode()),

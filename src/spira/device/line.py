@@ -24,7 +24,6 @@ from spira.domain.frozen import Frozen
 
 _LARGEST_ANSWER_BYTES = 4 << 20
 _LONGEST_ANSWER_S = 300.0  # for a portal that drips for ever; each part of one has its own limit
-_PAGE = 200
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
 _TUS = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
@@ -34,7 +33,7 @@ _T = TypeVar("_T")
 class Pace(Frozen):
     """How hard a device tries. Pauses double, and are drawn anew each time (full jitter)."""
 
-    at_once: int = Field(default=4, ge=1, le=32)  # assessments
+    at_once: int = Field(default=4, ge=1, le=32)  # submissions
     tries: int = Field(default=6, ge=1)  # in a row without progress; then the next sync goes on
     first_pause_s: float = Field(default=0.5, gt=0)
     longest_pause_s: float = Field(default=30.0, gt=0)
@@ -61,11 +60,11 @@ class TokenRefused(Exception):
 
 
 class KnownOtherwise(Exception):
-    """Our API knows the id as another assessment: of another device (404), or changed (409)."""
+    """Our API knows the id as something else: of another device, or ours with other content."""
 
-    def __init__(self, status: int) -> None:
-        super().__init__(f"the server knows this id as another assessment ({status})")
-        self.status = status
+    def __init__(self, *, ours: bool) -> None:
+        super().__init__("the server knows this id as something else")
+        self.ours = ours
 
 
 class Rejected(Exception):
@@ -75,6 +74,10 @@ class Rejected(Exception):
         super().__init__(detail)
         self.detail = detail
         self.sentence = sentence
+
+
+class Withdrawn(Rejected):
+    """Our API says that whom it is of has withdrawn, and to erase it."""
 
 
 class Part(BaseModel):
@@ -101,17 +104,13 @@ class Told(BaseModel):
     progress: int = 0
 
 
-class Page(BaseModel):
-    """Assessments of the site, and where to go on."""
+class Answer(NamedTuple):
+    """What our API has answered."""
 
-    assessments: tuple[dict[str, Any], ...]
-    next: int
-
-
-class _Answer(NamedTuple):
     status: int
     headers: httpx.Headers
     document: dict[str, Any]
+    after_s: float  # it asks to be left alone for so long
 
 
 class Line:
@@ -139,9 +138,10 @@ class Line:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def put(self, id: str, secret: str, manifest: Mapping[str, Any], now: datetime) -> Told:
+    def put(self, path: str, secret: str, manifest: Mapping[str, Any], now: datetime) -> Told:
         """Send a manifest; how it stands.
 
+        path      of the submission
         raises    NoAnswer, NotNow, TokenRefused, KnownOtherwise, Rejected
         """
         headers = {
@@ -151,7 +151,7 @@ class Line:
         }
         sizes = {one["id"]: one["n_bytes"] for one in manifest["recordings"]}
 
-        def read(answer: _Answer) -> Told:
+        def read(answer: Answer) -> Told:
             if answer.status >= 400:
                 raise _refusal(answer)
             told = Told.model_validate(answer.document)
@@ -163,13 +163,13 @@ class Line:
                     or one.offset > size
                     or not one.upload_url.startswith("/v1/uploads/")
                 ):
-                    raise ValueError("an upload that is not of this assessment")
+                    raise ValueError("an upload that is not of this submission")
                 done += one.offset if one.state == "needed" else size + 1
-            after_s = self._retry_after(answer) or self._pace.first_pause_s
+            after_s = answer.after_s or self._pace.first_pause_s
             return told.model_copy(update={"progress": done, "at_least_s": after_s})
 
         body = json.dumps(manifest, ensure_ascii=False).encode()
-        return self._ask("PUT", f"/v1/assessments/{id}", read, headers=headers, content=body)
+        return self.ask("PUT", path, read, headers=headers, content=body)
 
     def patch(self, part: Part, data: bytes) -> None:
         """Send the bytes from an upload's offset on; the next `put` tells what came of it.
@@ -177,16 +177,16 @@ class Line:
         raises    NoAnswer, NotNow, TokenRefused
         """
 
-        def read(answer: _Answer) -> None:
+        def read(answer: Answer) -> None:
             if "Tus-Resumable" not in answer.headers:
                 raise ValueError("no answer of tus")
             if answer.status >= 400:
                 detail = str(answer.document.get("detail"))
-                raise NotNow(f"upload: {answer.status} {detail}", self._retry_after(answer))
+                raise NotNow(f"upload: {answer.status} {detail}", answer.after_s)
             int(answer.headers["Upload-Offset"])
 
         headers = _TUS | {"Upload-Offset": str(part.offset)}
-        self._ask("PATCH", part.upload_url, read, headers=headers, content=data[part.offset :])
+        self.ask("PATCH", part.upload_url, read, headers=headers, content=data[part.offset :])
 
     def keys(self) -> dict[str, Mapping[str, Any]]:
         """The server's public keys by their ids.
@@ -194,48 +194,21 @@ class Line:
         raises    NoAnswer, NotNow, TokenRefused
         """
 
-        def read(answer: _Answer) -> dict[str, Mapping[str, Any]]:
+        def read(answer: Answer) -> dict[str, Mapping[str, Any]]:
             if answer.status >= 400:
-                raise NotNow(f"keys: {answer.status}", self._retry_after(answer))
+                raise NotNow(f"keys: {answer.status}", answer.after_s)
             found = {str(key["kid"]): key for key in answer.document["keys"]}
             for key in found.values():
                 OKPKey.import_key(dict(key))
             return found
 
-        return self._ask("GET", "/v1/keys", read)
+        return self.ask("GET", "/v1/keys", read)
 
-    def changes(self, after: int) -> Page:
-        """The next assessments in the order of their last change.
+    def ask(self, method: str, path: str, read: Callable[[Answer], _T], **how: Any) -> _T:
+        """Ask, and read the answer; whatever cannot be read is none of our API.
 
-        raises    NoAnswer, NotNow, TokenRefused
+        raises    NoAnswer, NotNow, TokenRefused, and what `read` makes of an answer
         """
-
-        def read(answer: _Answer) -> Page:
-            if answer.status >= 400:
-                raise NotNow(f"answered {answer.status}", self._retry_after(answer))
-            page = Page.model_validate(answer.document)
-            if not all(isinstance(one["id"], str) for one in page.assessments):
-                raise ValueError("an assessment without an id")
-            return page
-
-        return self._ask("GET", f"/v1/assessments?after={after}&limit={_PAGE}", read)
-
-    def pause(self, failures: int, at_least_s: float = 0.0) -> None:
-        """Wait before the next try, less when everything ends meanwhile."""
-        longest = min(self._pace.longest_pause_s, self._pace.first_pause_s * 2.0 ** (failures - 1))
-        self.wait(at_least_s + random.uniform(0, longest))
-
-    def wait(self, seconds: float) -> None:
-        """Wait, less when everything ends meanwhile."""
-        self.ended.wait(seconds)
-
-    def stop(self, why: Literal["no network", "token refused"]) -> None:
-        """Everything ends."""
-        self.stopped = self.stopped or why
-        self.ended.set()
-
-    def _ask(self, method: str, path: str, read: Callable[[_Answer], _T], **how: Any) -> _T:
-        """Ask, and read the answer; whatever cannot be read is none of our API."""
         try:
             found = read(self._answer(method, path, **how))
         except (NotNow, TokenRefused, KnownOtherwise, Rejected):
@@ -252,7 +225,21 @@ class Line:
         self._heard()
         return found
 
-    def _answer(self, method: str, path: str, **how: Any) -> _Answer:
+    def pause(self, failures: int, at_least_s: float = 0.0) -> None:
+        """Wait before the next try, less when everything ends meanwhile."""
+        longest = min(self._pace.longest_pause_s, self._pace.first_pause_s * 2.0 ** (failures - 1))
+        self.wait(at_least_s + random.uniform(0, longest))
+
+    def wait(self, seconds: float) -> None:
+        """Wait, less when everything ends meanwhile."""
+        self.ended.wait(seconds)
+
+    def stop(self, why: Literal["no network", "token refused"]) -> None:
+        """Everything ends."""
+        self.stopped = self.stopped or why
+        self.ended.set()
+
+    def _answer(self, method: str, path: str, **how: Any) -> Answer:
         """What came back, if it can be our API's.
 
         raises    TokenRefused, NotNow; NoAnswer, ValueError, KeyError and what httpx raises
@@ -261,7 +248,8 @@ class Line:
         with self._http.stream(method, self.base + path, **how) as answer:
             kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             status = answer.status_code
-            ours = kind == _JSON if status in (200, 202) else status == 204 or kind == _PROBLEM
+            empty = status in (204, 304)
+            ours = kind == _JSON if status in (200, 202) else empty or kind == _PROBLEM
             if not ours:
                 raise NoAnswer(f"{status} {kind}, as a captive portal answers")
             body = bytearray()
@@ -269,19 +257,19 @@ class Line:
                 body += part
                 if len(body) > _LARGEST_ANSWER_BYTES or time.monotonic() > until:
                     raise NoAnswer("an answer without end")
-        document = {} if status == 204 else json.loads(body)
+        document = {} if empty else json.loads(body)
         if not isinstance(document, dict) or (status >= 400 and document["status"] != status):
             raise NoAnswer(f"{status} with another document")
-        found = _Answer(status, answer.headers, document)
+        found = Answer(status, answer.headers, document, self._after_s(answer.headers))
         if status == 401:
             raise TokenRefused("the server does not know this token; ask for another one")
         if status in (408, 429) or status >= 500:
-            raise NotNow(f"{status} {document.get('detail')}", self._retry_after(found))
+            raise NotNow(f"{status} {document.get('detail')}", found.after_s)
         return found
 
-    def _retry_after(self, answer: _Answer) -> float:
+    def _after_s(self, headers: httpx.Headers) -> float:
         """In seconds, as our API says it."""
-        said = answer.headers.get("Retry-After", "")
+        said = headers.get("Retry-After", "")
         seconds = float(said) if said.isascii() and said.isdecimal() else 0.0
         return min(seconds, self._pace.longest_retry_after_s)
 
@@ -297,17 +285,25 @@ class Line:
             self.stop("no network")
 
 
-def _refusal(answer: _Answer) -> Exception:
+def _refusal(answer: Answer) -> Exception:
     """What an error of our API means for a manifest.
 
     raises    ValidationError, KeyError without its sentence: then it is somebody else's
     """
+    refusal = rejected(answer)
+    code = answer.document.get("code")  # a wrong address is a 404 as well
+    if (answer.status, code, answer.document.get("erase")) == (410, "withdrawn", True):
+        return Withdrawn(refusal.detail, refusal.sentence)
+    return KnownOtherwise(ours=code == "conflict") if code in ("not_found", "conflict") else refusal
+
+
+def rejected(answer: Answer) -> Rejected:
+    """What an error of our API means elsewhere.
+
+    raises    ValidationError, KeyError without its sentence: then it is somebody else's
+    """
     sentence = Sentence.model_validate(answer.document["sentence"])
-    if answer.status in (404, 409):
-        return KnownOtherwise(answer.status)
-    if answer.status == 410:
-        return NotNow("the server let go of what was sent before")
-    return Rejected(str(answer.document.get("detail")), sentence)
+    return Rejected(f"{answer.status} {answer.document.get('detail')}", sentence)
 
 
 def _base(server: str) -> str:

@@ -14,8 +14,8 @@ import uvicorn
 from services import wait_for
 from starlette.types import Receive, Scope, Send
 
-from spira.serving import listening
-from spira.serving.listening import OPTIONS, AtMost
+from spira.intake import listening
+from spira.intake.listening import OPTIONS, AtMost
 from spira.stores.processes import free_or_wanted
 
 WELL = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

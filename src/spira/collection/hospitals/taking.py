@@ -1,0 +1,267 @@
+"""Taking what a hospital says: whose it is, what becomes of it, and into the Label Store with it.
+
+Record numbers are hashed as they come; what is of somebody who is no participant is dropped unread.
+The server's own id of a patient is kept as a keyed hash, too: exports have a patient's numbers only
+when they changed.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Protocol
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+
+from spira.collection.hospitals.reading import Question, Read, Reader, name_of, names_of
+from spira.collection.hospitals.settings import HospitalSettings
+from spira.collection.hospitals.tables import PATIENTS
+from spira.domain.labels import Entry, Subject
+from spira.stores.database import Database
+
+PATIENT_ID = "fhir-patient-id"  # as what kind of number the server's own id is hashed
+
+_LONGEST_NUMBER = 100  # characters; longer ones are no number of a person
+_FAULTS_TOLD = 20
+_REFERENCE = re.compile(r"(?:(https?://.+)/)?Patient/([A-Za-z0-9\-.]{1,64})(?:/_history/.+)?")
+
+HashOf = Callable[[str, str], Sequence[Subject]]
+"""(kind of number, number) -> the subject under each key of the hospital, the newest first."""
+
+
+class Visit(NamedTuple):
+    """When somebody was recorded."""
+
+    subject: Subject  # under the hospital's newest key
+    at: datetime
+
+
+class People(Protocol):
+    """Who takes part."""
+
+    def known(self, subjects: Collection[Subject]) -> Collection[Subject]:
+        """Those of them that are participants."""
+        ...
+
+    def visits(self, since: datetime) -> Iterable[Visit]:
+        """The visits of this hospital that have arrived from a moment on."""
+        ...
+
+
+class Labels(Protocol):
+    """The Label Store."""
+
+    def add(
+        self,
+        entries: Sequence[Entry],
+        questions: Sequence[Question],
+        received_at: datetime,
+        *,
+        also: Callable[[sa.Connection], None],
+    ) -> int:
+        """Add what is not there yet, with `also` in one transaction; how many entries were new."""
+        ...
+
+    def held(self, origin: str, names: Collection[str]) -> Mapping[str, Subject]:
+        """Of these entries those that are there and not taken back, and whom each is about."""
+        ...
+
+
+@dataclass
+class Pulled:
+    """What a pull came to."""
+
+    lines: int = 0  # resources that came
+    entries: int = 0  # versions that are new in the Label Store
+    questions: int = 0  # for the worklist
+    dropped: int = 0  # of no participant
+    found: int = 0  # participants whose patient was searched for, and found
+    exports: int = 0  # that were asked for
+    faults: list[str] = field(default_factory=list)  # where something was no FHIR
+    more_faults: int = 0
+
+    def fault(self, said: str) -> None:
+        """Tell of one, up to a number."""
+        if len(self.faults) < _FAULTS_TOLD:
+            self.faults.append(said)
+        else:
+            self.more_faults += 1
+
+
+class Broken(NamedTuple):
+    """A line that is no JSON."""
+
+    data: bytes
+    detail: str
+
+
+Came = tuple[str, Any]
+"""Where something was, and what it is: JSON, or Broken."""
+
+
+class Placed(NamedTuple):
+    """A patient that is a participant."""
+
+    subject: Subject
+    complete: bool
+
+
+class Taker:
+    """Takes what one hospital says."""
+
+    def __init__(
+        self,
+        hospital: str,
+        settings: HospitalSettings,
+        database: Database,
+        *,
+        labels: Labels,
+        people: People,
+        hash_of: HashOf,
+        newest: Callable[[Subject], Subject],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """What it says of whom.
+
+        newest    a subject as it is under the hospital's newest key
+        now       our clock
+        """
+        self.hospital = hospital
+        self.settings = settings
+        self.database = database
+        self.labels = labels
+        self.people = people
+        self.newest = newest
+        self.now = now
+        self.reader = Reader(hospital, zone=ZoneInfo(settings.zone), diagnoses=settings.diagnoses)
+        self.pulled = Pulled()
+        self._hash_of = hash_of
+
+    def add(
+        self,
+        entries: Sequence[Entry],
+        questions: Sequence[Question],
+        also: Callable[[sa.Connection], None],
+    ) -> None:
+        """Into the Label Store, with `also` in one transaction."""
+        self.pulled.questions += len(questions)
+        self.pulled.entries += self.labels.add(entries, questions, self.now(), also=also)
+
+    def documents(
+        self, came: Iterable[Came], questions: list[Question]
+    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """What is a JSON object, with where it was; of anything else, a question."""
+        for where, document in came:
+            self.pulled.lines += 1
+            if isinstance(document, Mapping):
+                yield where, document
+                continue
+            detail = document.detail if isinstance(document, Broken) else "not a JSON object"
+            data = document.data if isinstance(document, Broken) else document
+            questions.append(self.reader.question(data, "not_fhir", detail))
+            self.pulled.fault(f"{where}: {detail}")
+
+    def read(
+        self, documents: Iterable[tuple[str, Mapping[str, Any]]], questions: list[Question]
+    ) -> list[Entry]:
+        """What they say of participants, and what they no longer say."""
+        others = [one for one in documents if one[1].get("resourceType") != "Patient"]
+        names = [name for _, document in others if (name := name_of(document)) is not None]
+        held = dict(self.labels.held(self.hospital, [n for one in names for n in names_of(one)]))
+        subjects = self.subjects([document for _, document in others])
+        taking_part = self._taking_part({one for one in subjects if one is not None})
+        now = self.now()
+        entries: list[Entry] = []
+        for (where, document), subject in zip(others, subjects, strict=True):
+            name, read = name_of(document), Read()
+            before = {one: held[one] for one in names_of(name or "") if one in held}
+            if subject is not None and subject not in taking_part:
+                self.pulled.dropped += 1  # has withdrawn, or was registered by mistake
+                continue
+            if subject is not None:
+                read = self.reader.read(document, subject, now)
+            elif not document.get("subject") and self.reader.concerns(document):
+                detail = "does not say whom it is about"
+                read = Read(questions=(self.reader.question(document, "no_subject", detail),))
+            elif not before:
+                self.pulled.dropped += 1
+            questions += read.questions
+            for question in read.questions:
+                if question.reason == "not_fhir":
+                    self.pulled.fault(f"{where}: {question.detail}")
+            for entry in self.reader.settled(document, read, before, now):
+                entries.append(entry)
+                if entry.observation is None:
+                    held.pop(entry.name, None)
+                elif entry.status != "preliminary":
+                    held[entry.name] = entry.subject
+        return entries
+
+    # Whose a resource is
+
+    def subjects(self, documents: Sequence[Mapping[str, Any]]) -> list[Subject | None]:
+        """Whom each is about, where that is a participant."""
+        ids: list[str | None] = []
+        identified: list[list[Subject]] = []
+        for document in documents:
+            subject = document.get("subject")
+            subject = subject if isinstance(subject, Mapping) else {}
+            reference = _REFERENCE.fullmatch(str(subject.get("reference")))
+            ours = reference is not None and reference[1] in (None, self.settings.url)
+            ids.append(reference[2] if reference is not None and ours else None)
+            identified.append(self.candidates([subject.get("identifier")]))
+        known = self.people.known({one for some in identified for one in some})
+        placed = self.placed({id for id in ids if id is not None})
+        return [
+            placed[id].subject
+            if id in placed
+            else next((one for one in candidates if one in known), None)
+            for id, candidates in zip(ids, identified, strict=True)
+        ]
+
+    def _taking_part(self, subjects: Collection[Subject]) -> set[Subject]:
+        """Those of them that are participants still, under the key that they have or the newest."""
+        newest = {one: self.newest(one) for one in subjects}
+        known = self.people.known({*newest, *newest.values()})
+        return {one for one in subjects if one in known or newest[one] in known}
+
+    def candidates(self, identifiers: Any) -> list[Subject]:
+        """What somebody may be known as, by the numbers that we know the systems of."""
+        found: list[Subject] = []
+        given = [one for one in mappings(identifiers) if one.get("use") != "old"]
+        for system, kind in self.settings.systems.items():
+            for one in given:
+                number = one.get("value")
+                if one.get("system") == system and isinstance(number, str) and _is_number(number):
+                    found += self._hash_of(kind, number)
+        return found
+
+    def hashes(self, id: str, kind: str = PATIENT_ID) -> Sequence[Subject]:
+        """Of an id in which every letter counts; in a record number they do not."""
+        return self._hash_of(kind, hashlib.sha256(id.encode()).hexdigest())
+
+    def placed(self, ids: Collection[str]) -> dict[str, Placed]:
+        """Those of the server's ids that are participants."""
+        by_hash = {one: id for id in ids for one in self.hashes(id)}
+        if not by_hash:
+            return {}
+        query = sa.select(PATIENTS).where(self.is_patient(by_hash))
+        with self.database.reading() as tables:
+            rows = tables.execute(query).all()
+        return {by_hash[row.patient]: Placed(row.subject, row.complete) for row in rows}
+
+    def is_patient(self, hashes: Collection[str]) -> sa.ColumnElement[bool]:
+        """Which rows are a patient's."""
+        return (PATIENTS.c.hospital == self.hospital) & PATIENTS.c.patient.in_(hashes)
+
+
+def mappings(value: Any) -> list[Mapping[str, Any]]:
+    """The objects of what should be a list of them."""
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+
+
+def _is_number(text: str) -> bool:
+    """Whether there is anything to hash."""
+    return 0 < len(text) <= _LONGEST_NUMBER and any(map(str.isalnum, text))

@@ -1,0 +1,384 @@
+"""The Data Collection API in this process, on real databases: what it takes, and what not."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from found import found
+
+from spira.collection.api import Parts, create_api
+from spira.collection.settings import CollectionSettings
+from spira.collection.studies import Studies, default_study
+from spira.collection.visits import Visits
+from spira.documents import parse_document
+from spira.domain.studies import Approval, Study
+from spira.domain.submissions import RecordingFile
+from spira.intake.checking import Found, Refused
+from spira.intake.keys import KeyRing
+from spira.intake.receipts import read_receipt
+from spira.intake.settings import IntakeSettings, IntakeThresholds
+from spira.intake.submissions import Intake
+from spira.intake.tokens import Tokens
+from spira.labels.store import Labels
+from spira.stores.database import Database
+from spira.stores.objects import Objects
+
+SECRET = "A" * 43
+NOW = datetime.now(UTC)
+FORM = {
+    "record_number": "123.456-7",
+    "age": 63,
+    "sex": "female",
+    "language": "pt-BR",
+    "mask": "none",
+    "tracheostomy": False,
+    "research_consent": True,
+    "consent_form_version": "1",
+    "consent_given_by": "participant",
+    "consent_how": "paper",
+}
+
+
+class Takes:
+    """Finds everything as announced, but speech in a room."""
+
+    def check(
+        self, pieces: Sequence[bytes], file: RecordingFile, *, unfinished: bool = False
+    ) -> Found | Refused:
+        data = b"".join(pieces)
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            return Refused(reason="wrong_digest", detail="other bytes")
+        if data.startswith(b"people talk"):
+            return Refused(reason="speech_in_ambient", detail="1 s of speech")
+        return found(data)
+
+
+def identity(number: int) -> str:
+    """An id that a device may have made."""
+    return f"01938f00-0000-7000-8000-{number:012d}"
+
+
+class Ward:
+    """A device at a site, and what the API is made of."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self.keys = KeyRing.open(folder / "keys")
+        self.objects = Objects.open(str(folder / "collected"), setting="a test")
+        self.studies = Studies(database)
+        self.visits = Visits(database, self.keys.wrapped)
+        self.labels = Labels(database, lambda subject: subject)
+        self.tokens = Tokens(database)
+        self.api = create_api(
+            Parts(
+                intake=Intake(database, self.objects, Takes(), self.keys, IntakeSettings()),
+                studies=self.studies,
+                visits=self.visits,
+                labels=self.labels,
+                tokens=self.tokens,
+                keys=self.keys,
+                settings=CollectionSettings(),
+                thresholds=IntakeThresholds(),
+            )
+        )
+        self.token = self.tokens.create("site-1")
+
+    def ask(
+        self, method: str, path: str, body: Any = None, *, token: str | None = None, **headers: str
+    ) -> httpx.Response:
+        """One request."""
+        sent = {"Authorization": f"Bearer {token or self.token}"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
+
+        async def asked() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.api, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                content = body if isinstance(body, bytes) else json.dumps(body).encode()
+                return await client.request(
+                    method, path, content=None if body is None else content, headers=sent
+                )
+
+        return asyncio.run(asked())
+
+    def put(self, number: int, manifest: Mapping[str, Any], secret: str = SECRET) -> httpx.Response:
+        """Send a manifest."""
+        return self.ask(
+            "PUT",
+            f"/v1/collection/visits/{identity(number)}",
+            manifest,
+            Spira_Device_Secret=secret,
+            Spira_Device_Time=datetime.now(UTC).isoformat(),
+        )
+
+    def send(self, number: int, manifest: Mapping[str, Any], *sounds: bytes) -> httpx.Response:
+        """Send a visit to its end; the last answer."""
+        answer = self.put(number, manifest)
+        if answer.status_code != 200:
+            return answer
+        for told, sound in zip(answer.json().get("recordings", ()), sounds, strict=False):
+            if told["state"] == "needed":
+                patched = self.ask(
+                    "PATCH",
+                    told["upload_url"],
+                    sound[told["offset"] :],
+                    Tus_Resumable="1.0.0",
+                    Upload_Offset=str(told["offset"]),
+                    Content_Type="application/offset+octet-stream",
+                )
+                assert patched.status_code == 204
+        return self.put(number, manifest)
+
+
+def manifest(
+    number: int,
+    *sounds: bytes,
+    participant: int = 1,
+    utterances: Sequence[str] = ("sentence", "ambient_before"),
+    synthetic: bool = True,
+    values: Mapping[str, Any] = FORM,
+    **more: Any,
+) -> dict[str, Any]:
+    """Of a visit."""
+    return {
+        "revision": 1,
+        "visit": {
+            "study": "spira",
+            "study_version": 1,
+            "participant": identity(participant),
+            "synthetic": synthetic,
+        },
+        "form": {"id": "visit", "version": 1, "values": dict(values)},
+        "recordings": [
+            {
+                "id": identity(1000 * number + place),
+                "utterance": utterance,
+                "sha256": hashlib.sha256(sound).hexdigest(),
+                "n_bytes": len(sound),
+                "duration_s": 6.0,
+                "recorded_at": NOW.isoformat(),
+            }
+            for place, (sound, utterance) in enumerate(zip(sounds, utterances, strict=False))
+        ],
+        **more,
+    }
+
+
+@pytest.fixture
+def study() -> Study:
+    """The one that ships."""
+    return parse_document(default_study(), Study, where="the default", words=True)
+
+
+@pytest.fixture
+def ward(database: Database, tmp_path: Path, study: Study) -> Ward:
+    """With the study that ships."""
+    ward = Ward(database, tmp_path)
+    ward.studies.apply(study, by="a test")
+    return ward
+
+
+def test_a_visit_ends_with_a_receipt_that_names_all_it_holds(ward: Ward) -> None:
+    """Sent again it is the same receipt, and it is a visit's."""
+    sent = manifest(10, b"spoken", b"the room")
+    accepted = ward.send(10, sent, b"spoken", b"the room").json()
+
+    receipt = read_receipt(accepted["receipt"], ward.keys.public())
+
+    assert accepted["state"] == "accepted"
+    assert (receipt.kind, receipt.id, receipt.site) == ("visit", identity(10), "site-1")
+    assert [one.what for one in receipt.recordings] == ["taken", "taken"]
+    assert ward.put(10, sent).json()["receipt"] == accepted["receipt"]
+    told = ward.ask("GET", f"/v1/collection/visits/{identity(10)}").json()
+    assert told["participant"] == identity(1)
+    assert told["forms"][0]["values"]["age"] == 63
+    assert FORM["record_number"] not in json.dumps(told)
+
+
+def test_people_who_talk_in_the_room_hold_up_no_visit(ward: Ward) -> None:
+    """That file is dropped, and the receipt says so by name."""
+    sounds = (b"spoken", b"people talk")
+    accepted = ward.send(11, manifest(11, *sounds), *sounds).json()
+
+    said = read_receipt(accepted["receipt"], ward.keys.public()).recordings
+    assert [(one.what, one.reason) for one in said] == [
+        ("taken", None),
+        ("dropped", "speech_in_ambient"),
+    ]
+    told = ward.ask("GET", f"/v1/collection/visits/{identity(11)}").json()
+    assert [one["utterance"] for one in told["recordings"]] == ["sentence"]
+
+
+def test_a_retry_after_a_partial_upload_attaches_nothing_twice_or_elsewhere(ward: Ward) -> None:
+    """The visit goes on where it was; another visit of the same person is its own."""
+    sound = b"spoken for a while" * 100
+    sent = manifest(12, sound, utterances=("sentence",))
+    (needed,) = ward.put(12, sent).json()["recordings"]
+    ward.ask(
+        "PATCH",
+        needed["upload_url"],
+        sound[:500],
+        Tus_Resumable="1.0.0",
+        Upload_Offset="0",
+        Content_Type="application/offset+octet-stream",
+    )
+    other = manifest(13, b"another day", utterances=("sentence",))
+    assert ward.send(13, other, b"another day").json()["state"] == "accepted"
+
+    (goes_on,) = ward.put(12, sent).json()["recordings"]
+    accepted = ward.send(12, sent, sound).json()
+
+    assert (goes_on["upload_url"], goes_on["offset"]) == (needed["upload_url"], 500)
+    assert accepted["state"] == "accepted"
+    recordings = ward.visits.recordings([identity(12), identity(13)])
+    for number, bytes_ in ((12, sound), (13, b"another day")):
+        (one,) = recordings[identity(number)]
+        assert ward.objects.read(one["original"]) == bytes_
+
+
+def test_without_an_approval_only_synthetic_voices_are_taken(ward: Ward, study: Study) -> None:
+    """With one, those of its days and with a text that it covers; what was taken stays taken."""
+    real = manifest(14, b"spoken", utterances=("sentence",), synthetic=False)
+    refused = ward.send(14, real, b"spoken")
+    assert (refused.status_code, refused.json()["code"]) == (403, "not_approved")
+    assert "sem aprovação" in refused.json()["why"]["pt"]
+
+    day = timedelta(days=1)
+    approval = Approval(
+        caae="12345678.9.0000.1234",
+        valid_from=(NOW - 30 * day).date(),
+        valid_until=(NOW + 30 * day).date(),
+        consent_versions=("1",),
+    )
+    second = {"version": 2, "ethics": approval}
+    ward.studies.apply(study.model_copy(update=second), by="a test")
+    accepted = ward.send(14, real, b"spoken").json()
+    assert accepted["state"] == "accepted"
+    other_text = manifest(
+        15,
+        b"spoken",
+        utterances=("sentence",),
+        synthetic=False,
+        values=FORM | {"consent_form_version": "9"},
+    )
+    assert ward.put(15, other_text).json()["code"] == "not_approved"
+
+    ended = approval.model_copy(update={"valid_until": (NOW - 2 * day).date()})
+    ward.studies.apply(study.model_copy(update={"version": 3, "ethics": ended}), by="a test")
+    assert ward.put(14, real).json()["receipt"] == accepted["receipt"]
+    late = manifest(16, b"spoken", utterances=("sentence",), synthetic=False)
+    assert ward.put(16, late).json()["code"] == "not_approved"
+
+
+def test_a_device_is_told_to_erase_who_has_withdrawn(ward: Ward) -> None:
+    """Also a visit that was on its way, and one under another pseudonym of the same number."""
+    sounds = (b"spoken", b"the room")
+    ward.send(17, manifest(17, *sounds), *sounds)
+    on_its_way = manifest(18, *sounds)
+    ward.put(18, on_its_way)
+
+    answer = ward.ask(
+        "POST",
+        f"/v1/collection/participants/{identity(1)}/withdraw",
+        {"study": "spira", "reason": "asked to"},
+    )
+
+    assert answer.json() == {"participants": [identity(1)]}
+    for number, late in ((18, on_its_way), (19, manifest(19, *sounds, participant=2))):
+        refused = ward.send(number, late, *sounds)
+        assert (refused.status_code, refused.json()["code"]) == (410, "withdrawn")
+        assert refused.json()["erase"] is True
+    assert ward.visits.of_study("spira") == []
+
+
+def test_a_form_is_amended_beside_what_was_sent(ward: Ward) -> None:
+    """With a reason; an invalid one is refused with every field, and the other site has none."""
+    sounds = (b"spoken", b"the room")
+    ward.send(20, manifest(20, *sounds), *sounds)
+    path = f"/v1/collection/visits/{identity(20)}/form"
+    form = {"id": "visit", "version": 1, "values": FORM | {"age": 36}}
+
+    assert ward.ask("POST", path, {"form": form}).json()["code"] == "no_reason"
+    wrong = {"form": form | {"values": {"age": "old"}}, "reason": "typed wrongly"}
+    refused = ward.ask("POST", path, wrong).json()
+    assert {"age", "sex"} <= {one["where"] for one in refused["places"]}
+    elsewhere = ward.tokens.create("site-2")
+    right = {"form": form, "reason": "typed wrongly"}
+    assert ward.ask("POST", path, right, token=elsewhere).status_code == 404
+    assert ward.ask("POST", path, right).json()["version"] == 2
+
+    told = ward.ask("GET", f"/v1/collection/visits/{identity(20)}").json()
+    assert [one["values"]["age"] for one in told["forms"]] == [63, 36]
+
+
+def test_a_clinicians_word_is_there_once_however_often_it_is_sent(ward: Ward) -> None:
+    """And another word under its id is told."""
+    word = {
+        "id": identity(900),
+        "study": "spira",
+        "participant": identity(1),
+        "at": NOW.isoformat(),
+        "kind": "spo2",
+        "value": 88,
+        "breathing": "room_air",
+    }
+
+    said = [ward.ask("POST", "/v1/collection/labels", word).json() for _ in range(2)]
+    other = ward.ask("POST", "/v1/collection/labels", word | {"value": 98})
+    impossible = ward.ask(
+        "POST", "/v1/collection/labels", word | {"id": identity(901), "value": 0.9}
+    )
+
+    assert said == [{"added": True}, {"added": False}]
+    assert (other.status_code, other.json()["code"]) == (409, "conflict")
+    assert impossible.status_code == 400
+
+
+def test_a_collector_learns_whom_to_find_and_never_a_label(ward: Ward) -> None:
+    """The lead's balance is for the lead."""
+    today = ward.ask("GET", "/v1/collection/studies/spira/today").json()
+    studies = ward.ask("GET", "/v1/collection/studies").json()
+    balance = "/v1/collection/studies/spira/balance"
+    lead = ward.tokens.create("site-1", "lead")
+
+    assert today["sentence"]["pt"].startswith("Hoje, procure: ")
+    (told,) = studies["studies"]
+    assert {"targets", "ethics"}.isdisjoint(told)
+    assert "present" not in json.dumps(today)
+    assert ward.ask("GET", balance).json()["code"] == "not_lead"
+    assert ward.ask("GET", balance, token=lead).json()["people"]["unknown"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"visit": {"study": "spira", "study_version": 9, "participant": identity(1)}}, 404),
+        ({"visit": {"study": "other", "study_version": 1, "participant": identity(1)}}, 404),
+        ({"visit": {"study": "spira", "study_version": 1, "participant": "me"}}, 400),
+        ({"form": {"id": "visit", "version": 9, "values": {}}}, 400),
+        ({"recordings": []}, 400),
+        ({"more": 1}, 400),
+    ],
+    ids=["version", "study", "participant", "form", "nothing", "more"],
+)
+def test_what_is_no_visit_is_refused(ward: Ward, change: Mapping[str, Any], code: int) -> None:
+    """By the place; and nothing is kept."""
+    refused = ward.put(30, manifest(30, b"spoken", b"room") | change)
+
+    assert refused.status_code == code
+    assert refused.json()["sentence"]["pt"]
+    assert ward.ask("GET", f"/v1/collection/visits/{identity(30)}").status_code == 404
+
+
+def test_a_site_that_takes_no_part_is_told_so(ward: Ward) -> None:
+    """Its token is good for other studies."""
+    token = ward.tokens.create("elsewhere")
+
+    assert ward.ask("GET", "/v1/collection/studies", token=token).json() == {"studies": []}
+    path = "/v1/collection/studies/spira/today"
+    assert ward.ask("GET", path, token=token).json()["code"] == "unknown_study"
