@@ -298,7 +298,7 @@ def _committed(
         orient="row",
     )
     summary = summarise(recordings, noises, refused, [r.reason for _, r in noise.refused])
-    files: dict[str, bytes] = {
+    small = {
         "recordings.parquet": parquet(recordings),
         "noise.parquet": parquet(noises),
         "rejected.csv": rejected,
@@ -306,9 +306,10 @@ def _committed(
     }
     collected = source.collected
     if collected is not None:
-        files["snapshot.json"] = canonical_json(collected.model_dump(mode="json"))
+        small["snapshot.json"] = canonical_json(collected.model_dump(mode="json"))
     audio = {f"audio/{checked.sha256}": row.file for row, checked in spoken.accepted}
     audio |= {f"noise/{checked.sha256}": row.file for row, checked in noise.accepted}
+    files = _Files(small, source.root, audio)
     about = {
         "name": name,
         "origin": source.origin,
@@ -325,12 +326,12 @@ def _committed(
         told = ("study", "label_policy", "as_of", "withdrawn")
         about |= collected.model_dump(mode="json", include=set(told))
     changed = TransientError(f"{source.where}: a file changed during the import; run it again")
-    progress("storing files", 0, len(audio))
+    progress("storing files", 0, len(files))
     try:
-        artifact = store.commit(STAGE, digest, _Files(files, source.root, audio), about)
+        artifact = store.commit(STAGE, digest, files, about)
     except FileNotFoundError as error:
         raise changed from error
-    progress("storing files", len(audio), len(audio))
+    progress("storing files", len(files), len(files))
     if not _as_named(artifact):
         store.forget(artifact)
         raise changed
