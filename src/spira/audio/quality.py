@@ -73,7 +73,7 @@ class QualityThresholds(Frozen):
         return fingerprint(self.model_dump())[:12]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Checked:
     """A recording that can be used, and what is known about it."""
 

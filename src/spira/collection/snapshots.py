@@ -72,7 +72,7 @@ def read_snapshot(
         done = 0
         for some in visits.read(known.visits, at):
             consented = [one for one in some if one["research_consent"]]
-            used = [one for one in consented if one["synthetic"] is not known.real]
+            used = [one for one in consented if one["synthetic"] != known.real]
             left_out["consent"] += len(some) - len(consented)
             left_out["synthetic"] += len(consented) - len(used)
             asked = [asked_about(one, known.subjects[one["person"]]) for one in used]

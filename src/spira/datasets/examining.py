@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 from spira.audio.quality import Checked, QualityThresholds, check
 from spira.domain.errors import RecordingRefused, RefusalReason, TransientError
 from spira.domain.progress import Progress, no_progress
-from spira.domain.recordings import Utterance
+from spira.domain.recordings import Measurements, SourceFormat, Utterance
 from spira.stores.processes import end_with_parent
 
 _IN_FLIGHT_PER_JOB = 4
@@ -65,15 +65,30 @@ def examine(
         progress("checking recordings, MB", min(int(np.sum(read) / 1e6), total - 1), total)
 
     outcomes: dict[int, Outcome] = {}
+    shared: dict[SourceFormat, SourceFormat] = {}
     tell()
     for number, outcome in _outcomes(work, min(jobs, len(work)), read, tell):
-        outcomes[number] = outcome
+        outcomes[number] = lean(outcome, shared)
         read[number] = sizes[number]
         tell()
     progress("checking recordings, MB", total, total)
     return [outcomes[number] for number in range(len(work))]
 
 
+def lean(outcome: Outcome, shared: dict[SourceFormat, SourceFormat]) -> Outcome:
+    """The same in half the memory, where all of a large dataset are held at once: what many have in
+    common is there once.
+
+    shared    the formats that were seen
+    """
+    if isinstance(outcome, Refusal):
+        return outcome
+    measured = Measurements.model_construct(_MEASURED, **dict(outcome.measurements))
+    format = shared.setdefault(outcome.format, outcome.format)
+    return replace(outcome, format=format, measurements=measured)
+
+
+_MEASURED = {*Measurements.model_fields}
 _Work = tuple[str, Utterance, QualityThresholds]
 
 _CONTEXT = multiprocessing.get_context("forkserver")

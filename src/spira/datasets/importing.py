@@ -9,9 +9,10 @@ called and whenever they are imported.
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -25,12 +26,13 @@ from spira.datasets.sources import Listed, ListedNoise, Source
 from spira.datasets.summary import REFUSED, DatasetSummary, summarise
 from spira.datasets.versions import NOISE, RECORDINGS, parquet
 from spira.domain.errors import InputError, TransientError
-from spira.domain.fingerprint import canonical_json, fingerprint
+from spira.domain.fingerprint import canonical_json, fingerprint_with_rows
 from spira.domain.progress import Progress, no_progress
 from spira.domain.recordings import Utterance
 from spira.stores.artifacts import Artifact, ArtifactStore
 
 VERSION = 2  # changes when the same files begin to give another version
+_AT_ONCE = 10_000  # rows on their way into a table
 
 Row = TypeVar("Row", Listed, ListedNoise)
 
@@ -68,23 +70,11 @@ def import_dataset(
               disk or when files change or go away meanwhile; nothing is then half-written
     """
     check_name(name)
-    room: Utterance = "ambient_before"  # of noise, nothing is asked that is asked of a voice
-    files = [(source.root / row.file, row.utterance) for row in source.recordings]
-    files += [(source.root / noise_row.file, room) for noise_row in source.noise]
-    outcomes = examine(files, thresholds=thresholds, jobs=jobs, progress=progress)
-    if not source.root.is_dir():
-        raise TransientError(f"{source.where}: went away during the import; run it again")
-    split = len(source.recordings)
-    for number, row in enumerate(source.recordings):
-        outcomes[number] = _of_row(row, outcomes[number], thresholds)
-    spoken = _sorted_out(source.recordings, outcomes[:split], _identity)
-    noise = _sorted_out(source.noise, outcomes[split:], lambda row, checked: None)
-    noise = _unspoken(noise, {checked.audio_sha256 for checked in _checked(outcomes[:split])})
-    noise.accepted.extend(_rooms(spoken))
+    spoken, noise = _examined(source, thresholds, jobs, progress)
     _require_both_classes(source, spoken)
     still()
 
-    digest = fingerprint(_contents(source, spoken, noise, thresholds))
+    digest = _digest(source, spoken, noise, thresholds)
     existing = store.find(STAGE, digest)
     if existing is not None and not (store.intact(existing, thorough=True) and _as_named(existing)):
         store.discard(existing)  # damaged: the files are at hand to mend it
@@ -115,6 +105,25 @@ class _Sorted(Generic[Row]):
     refused: list[tuple[Row, Refusal]]
 
 
+def _examined(
+    source: Source, thresholds: QualityThresholds, jobs: int, progress: Progress
+) -> tuple[_Sorted[Listed], _Sorted[ListedNoise]]:
+    room: Utterance = "ambient_before"  # of noise, nothing is asked that is asked of a voice
+    files = [(source.root / row.file, row.utterance) for row in source.recordings]
+    files += [(source.root / noise_row.file, room) for noise_row in source.noise]
+    outcomes = examine(files, thresholds=thresholds, jobs=jobs, progress=progress)
+    if not source.root.is_dir():
+        raise TransientError(f"{source.where}: went away during the import; run it again")
+    for number, row in enumerate(source.recordings):
+        outcomes[number] = _of_row(row, outcomes[number], thresholds)
+    split = len(source.recordings)
+    spoken = _sorted_out(source.recordings, outcomes[:split], _identity)
+    noise = _sorted_out(source.noise, outcomes[split:], lambda row, checked: None)
+    noise = _unspoken(noise, {checked.audio_sha256 for checked in _checked(outcomes[:split])})
+    noise.accepted.extend(_rooms(spoken))
+    return spoken, noise
+
+
 def _of_row(row: Listed, outcome: Outcome, thresholds: QualityThresholds) -> Outcome:
     """What was found of a file, by what its source says of it."""
     if row.sha256 is not None and outcome.sha256 not in (row.sha256, None):
@@ -139,8 +148,11 @@ def _sorted_out(
             refused.append((row, outcome))
         else:
             copies.setdefault(outcome.audio_sha256, []).append((row, outcome))
-    accepted = []
+    accepted: list[tuple[Row, Checked]] = []
     for group in copies.values():
+        if len(group) == 1:
+            accepted += group
+            continue
         first, *others = sorted(group, key=lambda copy: (copy[1].sha256, copy[0].file))
         if len({identity(row, checked) for row, checked in group}) == 1:
             accepted.append(first)
@@ -206,12 +218,12 @@ def _require_both_classes(source: Source, spoken: _Sorted[Listed]) -> None:
     )
 
 
-def _contents(
+def _digest(
     source: Source,
     spoken: _Sorted[Listed],
     noise: _Sorted[ListedNoise],
     thresholds: QualityThresholds,
-) -> dict[str, Any]:
+) -> str:
     """What a version is named by: bytes and what was said of them, not what they are called.
 
     Only of a file that could not be read there are no bytes: it is named as it was listed.
@@ -227,24 +239,24 @@ def _contents(
         return values
 
     collected = source.collected
-    return {
-        **({} if collected is None else {key: getattr(collected, key) for key in _LINEAGE}),
-        "version": VERSION,
-        "origin": source.origin,
-        "language": source.language,
-        "participants": source.participants,
-        "thresholds": thresholds.model_dump(mode="json"),  # findings follow from them
-        "recordings": _in_order(
-            {**said(row), "sha256": checked.sha256} for row, checked in spoken.accepted
-        ),
-        "noise": _in_order(
-            {**said(row), "sha256": checked.sha256} for row, checked in noise.accepted
-        ),
-        "refused": _in_order(
-            {**said(row), **_refused(row, refusal)} for row, refusal in spoken.refused
-        ),
-        "refused noise": _in_order(_refused(row, refusal) for row, refusal in noise.refused),
-    }
+    return fingerprint_with_rows(
+        {
+            **({} if collected is None else {key: getattr(collected, key) for key in _LINEAGE}),
+            "version": VERSION,
+            "origin": source.origin,
+            "language": source.language,
+            "participants": source.participants,
+            "thresholds": thresholds.model_dump(mode="json"),  # findings follow from them
+        },
+        {
+            "recordings": (
+                {**said(row), "sha256": checked.sha256} for row, checked in spoken.accepted
+            ),
+            "noise": ({**said(row), "sha256": checked.sha256} for row, checked in noise.accepted),
+            "refused": ({**said(row), **_refused(row, refusal)} for row, refusal in spoken.refused),
+            "refused noise": (_refused(row, refusal) for row, refusal in noise.refused),
+        },
+    )
 
 
 # What a source may say since versions are named: where it does not, the name is as it was.
@@ -255,10 +267,6 @@ _LINEAGE = ("study", "label_policy")
 def _refused(row: Listed | ListedNoise, refusal: Refusal) -> dict[str, Any]:
     known = {"reason": refusal.reason, "sha256": refusal.sha256}
     return known if refusal.sha256 else {**known, "file": printable(row.file)}
-
-
-def _in_order(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(rows, key=canonical_json)
 
 
 # Committing
@@ -275,16 +283,12 @@ def _committed(
     at: datetime,
     progress: Progress,
 ) -> Artifact:
-    recordings = _as_said(
-        pl.DataFrame(
-            [_recording(row, checked) for row, checked in spoken.accepted], schema=RECORDINGS
-        ).sort("participant_id", "utterance", "sha256")
+    recordings = _table(
+        (_recording(row, checked) for row, checked in spoken.accepted),
+        RECORDINGS,
+        ("participant_id", "utterance", "sha256"),
     )
-    noises = _as_said(
-        pl.DataFrame([_noise(row, checked) for row, checked in noise.accepted], schema=NOISE).sort(
-            "sha256"
-        )
-    )
+    noises = _table((_noise(row, checked) for row, checked in noise.accepted), NOISE, ("sha256",))
     refused = pl.DataFrame(
         [
             (row.label, row.sex, row.age, row.spo2_percent, refusal.reason)
@@ -294,7 +298,7 @@ def _committed(
         orient="row",
     )
     summary = summarise(recordings, noises, refused, [r.reason for _, r in noise.refused])
-    files: dict[str, Path | bytes] = {
+    small = {
         "recordings.parquet": parquet(recordings),
         "noise.parquet": parquet(noises),
         "rejected.csv": rejected,
@@ -302,11 +306,10 @@ def _committed(
     }
     collected = source.collected
     if collected is not None:
-        files["snapshot.json"] = canonical_json(collected.model_dump(mode="json"))
-    for row, checked in spoken.accepted:
-        files[f"audio/{checked.sha256}"] = source.root / row.file
-    for noise_row, checked in noise.accepted:
-        files[f"noise/{checked.sha256}"] = source.root / noise_row.file
+        small["snapshot.json"] = canonical_json(collected.model_dump(mode="json"))
+    audio = {f"audio/{checked.sha256}": row.file for row, checked in spoken.accepted}
+    audio |= {f"noise/{checked.sha256}": row.file for row, checked in noise.accepted}
+    files = _Files(small, source.root, audio)
     about = {
         "name": name,
         "origin": source.origin,
@@ -372,10 +375,38 @@ def _noise(row: ListedNoise, checked: Checked) -> dict[str, Any]:
     }
 
 
-def _as_said(table: pl.DataFrame) -> pl.DataFrame:
-    """Without the column that only snapshots fill: what is imported has the bytes it always had."""
+def _table(
+    rows: Iterable[Mapping[str, Any]], schema: Mapping[str, Any], by: Sequence[str]
+) -> pl.DataFrame:
+    """Rows as a table, sorted; without the column that only snapshots fill where nobody did: what
+    is imported has the bytes that it always had."""
+    each, parts = iter(rows), [pl.DataFrame(schema=schema)]
+    while some := list(islice(each, _AT_ONCE)):
+        parts.append(pl.DataFrame(some, schema=schema))
+    table = pl.concat(parts)
+    parts.clear()
+    table = table.sort(by)
     unsaid = table["pseudonyms"].null_count() == table.height
     return table.drop("pseudonyms") if unsaid else table
+
+
+@dataclass(frozen=True)
+class _Files(Mapping[str, Path | bytes]):
+    """The files of a version; of audio, paths are made when it has its turn."""
+
+    small: Mapping[str, bytes]
+    root: Path
+    audio: Mapping[str, str]  # below the root
+
+    def __getitem__(self, name: str) -> Path | bytes:
+        return self.small[name] if name in self.small else self.root / self.audio[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.small
+        yield from self.audio
+
+    def __len__(self) -> int:
+        return len(self.small) + len(self.audio)
 
 
 def _rejected(spoken: _Sorted[Listed], noise: _Sorted[ListedNoise]) -> bytes:

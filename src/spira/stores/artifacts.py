@@ -45,7 +45,7 @@ _IMPORTED = "dataset"  # the stage that cannot be made again from what is stored
 _SETTLED_AFTER = timedelta(days=1)  # what another machine stored since may still be in its hands
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """One file of an artifact."""
 
@@ -155,8 +155,8 @@ class ArtifactStore:
         """
         doing = f"committing {stage} {fingerprint[:12]}"
         entries = {
-            name: self._put_blob(source, doing, foreign=stage == _IMPORTED)
-            for name, source in sorted(files.items())
+            name: self._put_blob(files[name], doing, foreign=stage == _IMPORTED)
+            for name in sorted(files)
         }
         manifest = canonical_json(
             {

@@ -42,10 +42,14 @@ from spira.intake.keys import KeyRing
 from spira.intake.settings import IntakeSettings
 from spira.intake.submissions import Intake, Owner
 from spira.labels.store import Labels
+from spira.scheduling.asking import Body, Desk
+from spira.scheduling.growth import worth_training
+from spira.scheduling.requests import Requests
+from spira.scheduling.settings import SchedulingSettings
 from spira.stores.artifacts import ArtifactStore
 from spira.stores.database import Database, iso
 from spira.stores.objects import Objects
-from spira.training.experiments import Split
+from spira.training.experiments import Experiment, Split
 from spira.wiring import ROOMS
 
 Spira = Callable[..., tuple[int, str, str]]
@@ -618,3 +622,33 @@ def test_two_pseudonyms_found_to_be_one_person_leave_the_test(
     assert code == 0, err
     assert "labelled by ri-v1: " in out
     assert "withdrawn: 0 recordings" in out
+
+
+def test_the_scheduler_trains_on_what_a_name_means_now(small: Ward, tmp_path: Path) -> None:
+    """As on imports: a later snapshot under the same name is new data when there are new people;
+    one of the same content is the version that was asked for."""
+    requests = Requests.open(f"sqlite:///{tmp_path / 'requests.db'}")
+    requests.create()
+    settings = SchedulingSettings(experiment="tiny", dataset="ward", new_participants=1)
+    desk = Desk(small.store, requests, settings)
+    tiny = Experiment(name="tiny")
+
+    def meet(number: int, at: datetime) -> None:
+        small.visit(pseudonym(number), at=at)
+        small.says(subject(number), 88 if number % 2 else 97, at=at, received=at)
+
+    for number in range(2):
+        meet(number, VISITED)
+    first = small.snapshot()
+    assert worth_training(small.store, requests, settings, now=NOW) == "first data"
+    asked = desk.ask(Body(by="a test", reason="first data"), experiment=tiny).request
+    assert asked.dataset == first.digest
+    small.snapshot(THEN + HOUR)
+    assert worth_training(small.store, requests, settings, now=NOW) is None
+
+    for number in range(2, 4):
+        meet(number, NOW)
+    small.snapshot(datetime.now(UTC))
+
+    why = worth_training(small.store, requests, settings, now=NOW)
+    assert why == "1 new participants with RI, 1 without"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spira.domain.fingerprint import canonical_json, fingerprint
+from spira.domain.fingerprint import canonical_json, fingerprint, fingerprint_with_rows
 
 JSON = st.recursive(
     st.none()
@@ -33,6 +33,20 @@ def test_different_values_have_different_names(one: object, other: object) -> No
     assert (fingerprint(one) == fingerprint(other)) == (
         canonical_json(one) == canonical_json(other)
     )
+
+
+@given(st.dictionaries(st.text(), JSON), st.lists(JSON), st.lists(JSON))
+def test_rows_count_in_whatever_order_they_come(
+    value: dict[str, object], some: list[object], more: list[object]
+) -> None:
+    """The name is that of the whole, with its lists in the order of their text."""
+    lists = {"a list": some, "another": more}
+    whole = value | {key: sorted(rows, key=canonical_json) for key, rows in lists.items()}
+    others = {key: one for key, one in value.items() if key not in lists}
+
+    named = fingerprint_with_rows(others, {key: iter(rows) for key, rows in lists.items()})
+
+    assert named == fingerprint(whole)
 
 
 def test_a_known_digest() -> None:
