@@ -74,11 +74,11 @@ def test_a_run_is_started_on_the_page_and_followed_to_its_end(
     page.get_by_text("balanced accuracy", exact=True).first.wait_for()
     sketches = page.locator('img[src^="data:image/svg+xml,"]')
     drawn = "images => images.map(image => [image.alt, image.naturalWidth > 0])"
-    assert sketches.evaluate_all(drawn) == [[name, True] for name in PLOTS]
+    there = [[name, True] for name in PLOTS]
+    wait_for(lambda: sketches.evaluate_all(drawn) == there, 60, "the sketches are drawn")
     page.get_by_text("[Show Markdown]").click()
     whole = page.get_by_role("dialog").locator("img")
-    whole.last.wait_for()
-    assert whole.evaluate_all(drawn) == [[name, True] for name in PLOTS]
+    wait_for(lambda: whole.evaluate_all(drawn) == there, 60, "the plots are drawn")
 
     page.goto(f"{up.addresses['web']}/assets/evaluate?view=checks")
     page.get_by_text("dados insuficientes", exact=True).wait_for()
