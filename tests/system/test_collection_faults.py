@@ -76,6 +76,7 @@ def assert_right(collected: Collected, stores: Stores, all_phones: list[Collecto
     """Each visit is what a device recorded, with its receipt; nothing else is stored."""
     ring = KeyRing.open(collected.home / "keys")
     receipts, sounds = {}, {}
+    recorded_again = {one.replaces for phone in all_phones for one in phone.visits.values()}
     pseudonyms: dict[str, set[str]] = defaultdict(set)  # by record number
     for phone in all_phones:
         for name, visit in phone.visits.items():
@@ -95,7 +96,8 @@ def assert_right(collected: Collected, stores: Stores, all_phones: list[Collecto
             told = collected.http("GET", f"/v1/collection/visits/{kept.id}").json()
             replaced = None if visit.replaces is None else phone.device.get(visit.replaces).id
             assert (told["participant"], told["replaces"]) == (visit.participant, replaced)
-            assert told["doubt"] is None
+            doubts = [one["reason"] for one in told["doubts"]]
+            assert doubts == (["replaced"] if name in recorded_again else [])
             values = {k: value for k, value in visit.form.items() if k != "record_number"}
             assert [one["values"] for one in told["forms"]] == [values]
             assert {one["id"]: (one["utterance"], one["sha256"]) for one in told["recordings"]} == {
