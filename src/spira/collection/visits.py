@@ -387,12 +387,23 @@ class Visits:
         and whether it may be used (`research_consent`).
 
         visits    id -> person, as in `Known`
-        until     as they were known then
+        until     as they were known then; a form that says no to research by now counts all the
+                  same
         """
         at = _EVER if until is None else iso(until)
         columns = [one for one in VISITS.c if one.key != "record"]  # that is the one of now
+        last = FORMS.alias()
+        by_now = (
+            sa.select(last.c.used)
+            .where(last.c.visit == VISITS.c.id)
+            .order_by(last.c.version.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
         for wanted in _at_once(visits):
-            query = sa.select(*columns, FORMS.c.used).select_from(_as_known(at))
+            query = sa.select(*columns, FORMS.c.used, by_now.label("by_now")).select_from(
+                _as_known(at)
+            )
             with self._database.reading() as tables:
                 rows = tables.execute(
                     query.where(VISITS.c.id.in_(wanted)).order_by(VISITS.c.id)
@@ -503,17 +514,17 @@ class Visits:
 
 
 def people_table(visits: Visits, study: str) -> pl.DataFrame:
-    """The visits of a study in the order of their times, columns as in `balance.VISITS`: who was
-    recorded where, and nothing of how, or of anybody's label."""
-    rows = [_person(row) for row in visits.of_study(study)]
-    return pl.DataFrame(rows, schema=COLUMNS)
+    """The visits of a study that a dataset may have, in the order of their times, columns as in
+    `balance.VISITS`: who was recorded where, and nothing of how, or of anybody's label."""
+    rows = _used(visits, visits.known(study))
+    return pl.DataFrame([_person(row) for row in rows], schema=COLUMNS)
 
 
 def visit_table(visits: Visits, labels: Labels, study: str, policy: str) -> pl.DataFrame:
     """As `people_table`, and how everybody was recorded, labelled by a policy as of now."""
     now = datetime.now(UTC)
     known = visits.known(study)
-    rows = _by_time(visits.read(known.visits))
+    rows = _used(visits, known)
     asked = [asked_about(row, known.subjects[row["person"]]) for row in rows]
     decided = labels.as_of(asked, policy, now)
     recordings = visits.recordings(row["id"] for row in rows)
@@ -536,6 +547,12 @@ def visit_table(visits: Visits, labels: Labels, study: str, policy: str) -> pl.D
             }
         )
     return pl.DataFrame(table, schema=COLUMNS)
+
+
+def _used(visits: Visits, known: Known) -> list[Mapping[str, Any]]:
+    """Made voices are nobody where there are people's too."""
+    rows = _by_time(visits.read(known.visits))
+    return [row for row in rows if row["research_consent"] and row["synthetic"] != known.real]
 
 
 def _person(visit: Mapping[str, Any]) -> dict[str, Any]:
@@ -592,7 +609,9 @@ def _with_form(row: sa.Row[Any], person: str) -> Mapping[str, Any]:
         **row._mapping,
         "person": person,
         "values": values,
-        "research_consent": values.get("research_consent") is True,
+        "research_consent": all(
+            said.get("research_consent") is True for said in (values, json.loads(row.by_now))
+        ),
     }
 
 
