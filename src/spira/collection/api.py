@@ -266,16 +266,17 @@ def create_api(parts: Parts) -> FastAPI:
         return JSONResponse(await to_thread.run_sync(withdrawn))
 
     @app.post("/v1/collection/labels")
-    async def say(request: Request, site: Of, at: DeviceTime = None) -> JSONResponse:
+    async def say(request: Request, site: Of, at: DeviceTime) -> JSONResponse:
         """What a clinician says of a participant; said twice, it is there once."""
-        ahead = device_ahead(at)
+        # Nobody could say how wrong it is by a clock that is not told.
+        ahead = device_ahead(at) or timedelta()
         wanted = await read(request, Said)
 
         def added() -> dict[str, Any]:
             _takes_part(parts, wanted.study, site)
             by = f"token {site.token_id}"
             parts.visits.require_present(wanted.study, wanted.participant, (), by=by)
-            new = _add(parts, wanted, site, ahead or timedelta(), by)
+            new = _add(parts, wanted, site, ahead, by)
             known = parts.visits.is_known(wanted.study, wanted.participant)
             sentence = None if known else LABEL_WAITS.model_dump()
             return {"added": new, "known": known, "sentence": sentence}

@@ -378,12 +378,13 @@ def word(**change: Any) -> dict[str, Any]:
 
 def say(ward: Ward, said: Mapping[str, Any], **headers: str) -> httpx.Response:
     """Send it."""
-    return ward.ask("POST", "/v1/collection/labels", said, **headers)
+    clock = {"Spira_Device_Time": datetime.now(UTC).isoformat()} | headers
+    return ward.ask("POST", "/v1/collection/labels", said, **clock)
 
 
 def test_a_clinicians_word_is_there_once_however_often_it_is_sent(ward: Ward) -> None:
     """And another word under its id is told; also by a clock that goes on between."""
-    first = say(ward, word(), Spira_Device_Time=datetime.now(UTC).isoformat()).json()
+    first = say(ward, word()).json()
     again = say(ward, word(), Spira_Device_Time=(NOW + timedelta(hours=1)).isoformat()).json()
     other = say(ward, word(value=98))
 
@@ -392,13 +393,16 @@ def test_a_clinicians_word_is_there_once_however_often_it_is_sent(ward: Ward) ->
 
 
 def test_a_clinicians_time_is_corrected_as_a_recordings_is(ward: Ward) -> None:
-    """By what the device says its clock is: else it would be an hour from its recording."""
+    """By what the device says its clock is, which it must: else it would be an hour from its
+    recording."""
     hour = timedelta(hours=1)
     ahead = (datetime.now(UTC) + 2 * hour).isoformat()
 
     assert say(ward, word(at=(NOW + 2 * hour).isoformat())).json()["places"][0]["where"] == "at"
     said = say(ward, word(at=(NOW + 2 * hour).isoformat()), Spira_Device_Time=ahead)
+    untold = ward.ask("POST", "/v1/collection/labels", word(id=identity(901)))
 
+    assert untold.status_code == 400
     assert said.json()["added"]
     subject = f"participant:spira/{identity(1)}"
     (stored,) = ward.labels.versions([subject], datetime.now(UTC))
