@@ -398,6 +398,44 @@ def test_a_number_that_comes_late_takes_earlier_visits_with_it(ward: Ward) -> No
     assert ward.people() == {}
 
 
+def test_a_late_visit_of_who_has_withdrawn_takes_their_other_pseudonyms_with_it(
+    ward: Ward,
+) -> None:
+    """Its number is the first that says who they are, and is forgotten with it; a number of
+    another hospital links on. Each is marked and audited once."""
+    ward.visit(TWO, "123")
+    ward.visit(TWO, "7", hospital="another")
+    ward.visit(THREE, "7", hospital="another")
+    ward.visits.withdraw(STUDY, ONE, why="w", by="x", role="site")
+
+    for _ in range(2):
+        with pytest.raises(Withdrawn):
+            ward.visits.require_present(STUDY, ONE, ward.hashes("123"), by="x")
+
+    assert withdrawn(ward) == {ONE, TWO, THREE}
+    with ward.database.reading() as tables:
+        rows = tables.execute(sa.select(audit.AUDIT.c.which).where(audit.AUDIT.c.role == "site"))
+        marked = [one for one in rows.scalars() if one in (ONE, TWO, THREE)]
+    assert marked == [ONE, TWO, THREE]
+
+
+def test_what_was_sent_under_the_wrong_participant_links_nobody_once_it_is_replaced(
+    ward: Ward,
+) -> None:
+    """Who was recorded may withdraw: the one it was sent under has not. As of a moment at which
+    nobody knew better it is left out too."""
+    theirs = ward.visit(ONE)
+    wrong, another = ward.visit(ONE, "2"), ward.visit(THREE)
+    then = datetime.now(UTC)
+    for one in (wrong, another):
+        ward.visit(TWO, "2", replaces=one)
+
+    assert ward.visits.withdraw(STUDY, TWO, why="w", by="x", role="site") == (TWO,)
+
+    assert ward.people() == {theirs: ONE}
+    assert set(ward.visits.known(STUDY, then).visits) == {theirs}
+
+
 def test_a_number_that_may_be_typed_wrongly_marks_nobody(ward: Ward) -> None:
     """Who has another one, or of whom nothing is here: the visit is refused, and no more."""
     ward.visit(ONE, "123")
