@@ -502,17 +502,17 @@ class Visits:
 
 
 def people_table(visits: Visits, study: str) -> pl.DataFrame:
-    """The visits of a study in the order of their times, columns as in `balance.VISITS`: who was
-    recorded where, and nothing of how, or of anybody's label."""
-    rows = [_person(row) for row in visits.of_study(study)]
-    return pl.DataFrame(rows, schema=COLUMNS)
+    """The visits of a study that a dataset may have, in the order of their times, columns as in
+    `balance.VISITS`: who was recorded where, and nothing of how, or of anybody's label."""
+    rows = _usable(visits, visits.known(study))
+    return pl.DataFrame([_person(row) for row in rows], schema=COLUMNS)
 
 
 def visit_table(visits: Visits, labels: Labels, study: str, policy: str) -> pl.DataFrame:
     """As `people_table`, and how everybody was recorded, labelled by a policy as of now."""
     now = datetime.now(UTC)
     known = visits.known(study)
-    rows = _by_time(visits.read(known.visits))
+    rows = _usable(visits, known)
     asked = [asked_about(row, known.subjects[row["person"]]) for row in rows]
     decided = labels.as_of(asked, policy, now)
     recordings = visits.recordings(row["id"] for row in rows)
@@ -535,6 +535,12 @@ def visit_table(visits: Visits, labels: Labels, study: str, policy: str) -> pl.D
             }
         )
     return pl.DataFrame(table, schema=COLUMNS)
+
+
+def _usable(visits: Visits, known: Known) -> list[Mapping[str, Any]]:
+    """In the order of their times, as a snapshot has them: whom it leaves out is still missing."""
+    rows = _by_time(visits.read(known.visits))
+    return [row for row in rows if row["research_consent"] and row["synthetic"] != known.real]
 
 
 def _person(visit: Mapping[str, Any]) -> dict[str, Any]:

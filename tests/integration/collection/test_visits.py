@@ -63,6 +63,7 @@ class Ward:
         duration_s: float = 6.0,
         replaces: str | None = None,
         site: str = SITE,
+        synthetic: bool = False,
         **values: Any,
     ) -> str:
         """Accept a visit in a transaction; its id."""
@@ -94,7 +95,9 @@ class Ward:
             form=FORM,
             files=tuple(one.file for one in stored),
             replaces=replaces,
-            visit=Visit(study=STUDY, study_version=1, participant=participant),
+            visit=Visit(
+                study=STUDY, study_version=1, participant=participant, synthetic=synthetic
+            ),
         )
         accepted = Accepted(submission, site, datetime.now(UTC), ahead_s, stored)
         take = self.visits.taken(filled(**values), records, "token 1", PROTOCOL)
@@ -515,7 +518,7 @@ def test_the_table_for_balance_has_labels_of_now(ward: Ward) -> None:
                 observation=Observation(kind="spo2", at=NOW, value=85, breathing="room_air"),
             )
         ],
-        NOW + timedelta(seconds=1),
+        NOW,
     )
 
     table = visit_table(ward.visits, labels, STUDY, "ri-v1")
@@ -533,3 +536,20 @@ def test_the_table_for_collectors_knows_no_label(ward: Ward) -> None:
     assert (row["person"], row["sex"], row["site"], row["ward"]) == (ONE, "female", SITE, "7")
     assert row["label"] == "unknown"
     assert row["device"] is row["hour"] is None
+
+
+def test_whom_no_dataset_has_is_still_missing(ward: Ward) -> None:
+    """Voices that were made, once there are people's, and who said no to research: collectors go
+    on, and the lead does not count them."""
+    ward.visit(ONE, synthetic=True)
+    tried_out = people_table(ward.visits, STUDY)
+    ward.visit(TWO, research_consent=False)
+    ward.visit(THREE)
+
+    tables = (
+        people_table(ward.visits, STUDY),
+        visit_table(ward.visits, Labels(ward.database, lambda subject: subject), STUDY, "ri-v1"),
+    )
+
+    assert tried_out["person"].to_list() == [ONE]
+    assert [table["person"].to_list() for table in tables] == [[THREE], [THREE]]
