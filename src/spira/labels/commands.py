@@ -24,7 +24,9 @@ _ORIGIN = "clinicians"  # of entries by command
 
 _subject = click.argument("subject")
 _hospital = click.option(
-    "--hospital", metavar="SITE", help="SUBJECT is -, a record number of SITE on standard input."
+    "--hospital",
+    metavar="HOSPITAL",
+    help="SUBJECT is -, a record number on standard input: of this HOSPITAL, as studies name it.",
 )
 _by = click.option("--by", metavar="NAME", help="Who; the account's name where not given.")
 _reason = click.option("--reason", required=True, help="Why; it is audited.")
@@ -36,6 +38,7 @@ def labels() -> None:
 
     SUBJECT is participant:STUDY/PSEUDONYM, or - with --hospital: a record number is read from
     standard input, so that it is in no list of commands. Times are ISO 8601 with their offset.
+    ENTRY is its name, or SITE/ID of what was said to the Data Collection API.
     """
 
 
@@ -101,12 +104,11 @@ def add(
     if faults or whose is None:
         raise InputError(*(f"labels add: {fault}" for fault in faults))
     now = datetime.now(UTC)
-    if corrects is not None:
-        _in_force(app, corrects, now)
+    before = None if corrects is None else _in_force(app, corrects, now)
     entry = Entry(
         source="clinician",
-        origin=_ORIGIN,
-        name=corrects or f"{kind}-{secrets.token_hex(6)}",
+        origin=_ORIGIN if before is None else before.origin,
+        name=f"{kind}-{secrets.token_hex(6)}" if before is None else before.name,
         version=now.isoformat(),
         status="final" if corrects is None else "corrected",
         subject=whose,
@@ -115,9 +117,12 @@ def add(
         evidence=by or account(),
     )
     what = "label entry added" if corrects is None else "label entry corrected"
-    app.labels.add([entry], now, also=_noted(now, by, what, entry.name))
+    noted = _noted(now, by, what, entry.name)
+    known = _add(app, entry, now, noted)
     app.emit(entry.model_dump(mode="json"))
     app.say(entry.name)
+    if not known:
+        app.say("No visit of this participant has come yet; it counts when one does.")
 
 
 @labels.command()
@@ -127,7 +132,7 @@ def add(
 @json_option
 @click.pass_obj
 def retract(app: Application, entry: str, reason: str, by: str | None) -> None:
-    """Take back an ENTRY that was made by command; it stays known that it was there."""
+    """Take back an ENTRY of a clinician; it stays known that it was there."""
     now = datetime.now(UTC)
     said = _in_force(app, entry, now)
     taken_back = said.model_copy(
@@ -168,7 +173,7 @@ def import_file(app: Application, file: Path, origin: str, by: str | None) -> No
         table.rows,
         origin=origin,
         evidence=hashlib.sha256(file.read_bytes()).hexdigest(),
-        hash_record=lambda hospital, number: f"record:{app.keys.hash_record(hospital, number)}",
+        hash_record=lambda hospital, number: _hashed(app, hospital, number),
         note=lambda fault, row: faults.add(table.name, fault, row),
     )
     faults.report()
@@ -354,17 +359,61 @@ def _whose(app: Application, given: str, hospital: str | None, note: "Note") -> 
         return None
     if hospital is None:
         return subject(given, note)
-    return f"record:{app.keys.hash_record(hospital, sys.stdin.readline().strip())}"
+    return _hashed(app, hospital, sys.stdin.readline().strip())
 
 
-def _in_force(app: Application, name: str, now: datetime) -> "Entry":
+def _hashed(app: Application, hospital: str, number: str) -> "Subject":
+    """raises InputError where nobody's number was hidden for the hospital: under a key that a slip
+    had made, nobody would ever be found"""
+    from spira.domain.errors import InputError
+    from spira.domain.suggestions import nearest
+
+    known = {key.site for key in app.keys.list_keys() if key.site is not None}
+    if hospital not in known:
+        raise InputError(
+            f"hospital {hospital}: no record number of it is known{nearest(hospital, known)}; "
+            f"`spira keys create {hospital}` prepares for the first, if that is its name"
+        )
+    return f"record:{app.keys.hash_record(hospital, number)}"
+
+
+def _add(
+    app: Application, entry: "Entry", now: datetime, noted: "Callable[[sa.Connection], object]"
+) -> bool:
+    """Add what a clinician says; whether anybody it may be about is known.
+
+    raises    InputError of whoever has withdrawn
+    """
+    from spira.collection.visits import Visits, Withdrawn
     from spira.domain.errors import InputError
 
-    found = app.labels.in_force(_ORIGIN, [name], now).get(name)
-    if found is None:
+    kind, _, name = entry.subject.partition(":")
+    study, _, participant = name.partition("/")
+    if kind != "participant":
+        app.labels.add([entry], now, also=noted)
+        return True
+    visits = Visits(app.database, app.keys.wrapped)
+
+    def also(tables: "sa.Connection") -> None:
+        visits.keep_present(tables, study, participant)
+        noted(tables)
+
+    try:
+        app.labels.add([entry], now, also=also)
+    except Withdrawn as error:
+        raise InputError(f"labels add: {error}; nothing more is said of them") from error
+    return visits.is_known(study, participant)
+
+
+def _in_force(app: Application, given: str, now: datetime) -> "Entry":
+    from spira.domain.errors import InputError
+
+    origin, _, name = given.rpartition("/")
+    found = app.labels.in_force(origin or _ORIGIN, [name], now).get(name)
+    if found is None or found.source != "clinician":
         raise InputError(
-            f"labels: no entry {name} of {_ORIGIN} is in force; `spira labels show SUBJECT` names "
-            "those of a person"
+            f"labels: no entry {given} of a clinician is in force; `spira labels show SUBJECT` "
+            "names those of a person"
         )
     return found
 

@@ -95,9 +95,7 @@ class Ward:
             form=FORM,
             files=tuple(one.file for one in stored),
             replaces=replaces,
-            visit=Visit(
-                study=STUDY, study_version=1, participant=participant, synthetic=synthetic
-            ),
+            visit=Visit(study=STUDY, study_version=1, participant=participant, synthetic=synthetic),
         )
         accepted = Accepted(submission, site, datetime.now(UTC), ahead_s, stored)
         take = self.visits.taken(filled(**values), records, "token 1", PROTOCOL)
