@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spira.console import account, json_option
+from spira.console import account, json_option, reason_option
 from spira.datasets.commands import jobs_option, rejected_option, require_place
 from spira.wiring import Application
 
@@ -215,7 +215,7 @@ def balance(app: Application, study_id: str, html: Path | None) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="A new file, for its owner alone.",
 )
-@click.option("--reason", required=True, help="Why; it is audited.")
+@reason_option
 @click.option("--recording", metavar="ID", help="Which one, where a visit has several.")
 @click.option("--by", metavar="NAME", help="Who; the account's name where not given.")
 @json_option

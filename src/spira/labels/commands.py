@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spira.console import account, json_option
+from spira.console import account, json_option, reason_option
 from spira.wiring import Application
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ _hospital = click.option(
     help="SUBJECT is -, a record number on standard input: of this HOSPITAL, as studies name it.",
 )
 _by = click.option("--by", metavar="NAME", help="Who; the account's name where not given.")
-_reason = click.option("--reason", required=True, help="Why; it is audited.")
 
 
 @click.group()
@@ -127,7 +126,7 @@ def add(
 
 @labels.command()
 @click.argument("entry")
-@_reason
+@reason_option
 @_by
 @json_option
 @click.pass_obj
@@ -293,7 +292,7 @@ def list_items(app: Application, everything: bool) -> None:
 @_hospital
 @click.option("--value", help="The value in the unit of its kind, or the code, that is right.")
 @click.option("--discard", is_flag=True, help="Use nothing of it.")
-@_reason
+@reason_option
 @_by
 @json_option
 @click.pass_obj

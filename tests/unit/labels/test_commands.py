@@ -94,6 +94,8 @@ def test_a_clinician_enters_corrects_and_takes_back(spira: Run) -> None:
         ("dra. lia", "label entry corrected", None, "operator"),
         ("dra. lia", "label entry retracted", "outro paciente", "operator"),
     ]
+    code, _, err = spira("labels", "retract", name, "--reason", " ")
+    assert (code, "'--reason': is blank" in err) == (2, True)
     code, _, err = spira("labels", "retract", name, "--reason", "again")
     assert (code, f"no entry {name}" in err) == (2, True)
 
