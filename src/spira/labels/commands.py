@@ -37,7 +37,6 @@ def labels() -> None:
 
     SUBJECT is participant:STUDY/PSEUDONYM, or - with --hospital: a record number is read from
     standard input, so that it is in no list of commands. Times are ISO 8601 with their offset.
-    ENTRY is its name, or SITE/ID of what was said to the Data Collection API.
     """
 
 
@@ -103,11 +102,12 @@ def add(
     if faults or whose is None:
         raise InputError(*(f"labels add: {fault}" for fault in faults))
     now = datetime.now(UTC)
-    before = None if corrects is None else _in_force(app, corrects, now)
+    if corrects is not None:
+        _in_force(app, corrects, now)
     entry = Entry(
         source="clinician",
-        origin=_ORIGIN if before is None else before.origin,
-        name=f"{kind}-{secrets.token_hex(6)}" if before is None else before.name,
+        origin=_ORIGIN,
+        name=corrects or f"{kind}-{secrets.token_hex(6)}",
         version=now.isoformat(),
         status="final" if corrects is None else "corrected",
         subject=whose,
@@ -116,8 +116,7 @@ def add(
         evidence=by or account(),
     )
     what = "label entry added" if corrects is None else "label entry corrected"
-    noted = _noted(now, by, what, entry.name)
-    known = _add(app, entry, now, noted)
+    known = _add(app, entry, now, _noted(now, by, what, entry.name))
     app.emit(entry.model_dump(mode="json"))
     app.say(entry.name)
     if not known:
@@ -131,7 +130,7 @@ def add(
 @json_option
 @click.pass_obj
 def retract(app: Application, entry: str, reason: str, by: str | None) -> None:
-    """Take back an ENTRY of a clinician; it stays known that it was there."""
+    """Take back an ENTRY that was made by command; it stays known that it was there."""
     now = datetime.now(UTC)
     said = _in_force(app, entry, now)
     taken_back = said.model_copy(
@@ -404,15 +403,14 @@ def _add(
     return visits.is_known(study, participant)
 
 
-def _in_force(app: Application, given: str, now: datetime) -> "Entry":
+def _in_force(app: Application, name: str, now: datetime) -> "Entry":
     from spira.domain.errors import InputError
 
-    origin, _, name = given.rpartition("/")
-    found = app.labels.in_force(origin or _ORIGIN, [name], now).get(name)
-    if found is None or found.source != "clinician":
+    found = app.labels.in_force(_ORIGIN, [name], now).get(name)
+    if found is None:
         raise InputError(
-            f"labels: no entry {given} of a clinician is in force; `spira labels show SUBJECT` "
-            "names those of a person"
+            f"labels: no entry {name} of {_ORIGIN} is in force; `spira labels show SUBJECT` names "
+            "those of a person"
         )
     return found
 

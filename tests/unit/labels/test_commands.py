@@ -12,7 +12,7 @@ import pytest
 from spira import cli
 from spira.collection.visits import Visits
 from spira.domain.label_policies import POLICIES
-from spira.domain.labels import Entry, Observation
+from spira.domain.labels import Observation
 from spira.intake.keys import KeyRing
 from spira.labels.store import Labels
 from spira.labels.worklist import Item, Proposal, Worklist
@@ -196,36 +196,6 @@ def test_who_has_withdrawn_is_spoken_of_no_more(spira: Run, tmp_path: Path) -> N
 
     assert (code, "has withdrawn" in err) == (2, True)
     assert shown(spira, ANA)["versions"] == []
-
-
-def test_what_a_clinician_told_the_api_is_corrected_and_taken_back(
-    spira: Run, tmp_path: Path
-) -> None:
-    """By its site and id; not what a hospital or an import says: that is theirs to correct."""
-    spira("labels", "worklist", "list")
-    database = Database.open(f"sqlite:///{tmp_path / 'home' / 'spira.db'}", what="away")
-    at = datetime.fromisoformat(TIME)
-    of_api = Entry(
-        source="clinician",
-        origin="site-1",
-        name="said",
-        version="1",
-        subject=ANA,
-        issued=at,
-        observation=Observation(kind="judgement", at=at, code="present"),
-    )
-    imported = of_api.model_copy(update={"source": "import", "origin": "paper"})
-    Labels(database, lambda subject: subject).add([of_api, imported], at)
-
-    wrong = spira("labels", "retract", "paper/said", "--reason", "x")
-    right = ("labels", "add", ANA, "judgement", "absent", "--at", TIME, "--corrects", "site-1/said")
-    corrected = spira(*right)[0]
-    contradicted = shown(spira, ANA)["decided"]["reason"]
-    taken_back = spira("labels", "retract", "site-1/said", "--reason", "outro paciente")[0]
-
-    assert (wrong[0], "no entry paper/said of a clinician" in wrong[2]) == (2, True)
-    assert (corrected, contradicted, taken_back) == (0, "contradiction", 0)
-    assert shown(spira, ANA)["decided"]["label"] == "present"  # by the import alone
 
 
 CSV = f"""name,subject,hospital,record_number,kind,value,at,issued,breathing,status
