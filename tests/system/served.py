@@ -92,6 +92,11 @@ class Visit(Assessment):
             }
 
 
+def clock() -> dict[str, str]:
+    """What a device says of its clock."""
+    return {"Spira-Device-Time": datetime.now(UTC).isoformat()}
+
+
 def announced(sound: bytes, utterance: str = "sentence") -> dict[str, Any]:
     """A recording in a manifest."""
     return {
@@ -199,10 +204,7 @@ class Served:
 
     def put(self, one: Assessment, **headers: str) -> httpx.Response:
         """Send a manifest."""
-        ours = {
-            "Spira-Device-Secret": one.secret,
-            "Spira-Device-Time": datetime.now(UTC).isoformat(),
-        }
+        ours = {"Spira-Device-Secret": one.secret} | clock()
         path = f"{self.submissions}/{one.id}"
         return self.http("PUT", path, json=one.manifest, headers=ours | headers)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from served import Collection, Visit, announced, voice
+from served import Collection, Visit, announced, clock, voice
 
 UNKNOWN = "01938f00-0000-7000-8000-000000000000"
 
@@ -122,7 +122,7 @@ def test_no_record_number_is_in_a_log_a_name_or_a_message(collection: Collection
         return collection.put(submission)
 
     def ask(method: str, path: str, body: Any = None) -> httpx.Response:
-        return collection.http(method, path, json=body)
+        return collection.http(method, path, json=body, headers=clock())
 
     answers = [
         ask("POST", f"{path}/form", {"form": corrected, "reason": "typed wrongly"}),

@@ -19,7 +19,7 @@ import pytest
 import soundfile
 import uuid_utils
 from encoding import LIVE, encode
-from served import Api, Assessment, Collection, announced, voice
+from served import Api, Assessment, Collection, announced, clock, voice
 from services import wait_for
 
 from spira.collection.studies import default_study
@@ -433,7 +433,7 @@ NO_BODY: dict[str, bytes] = {
 def test_a_body_that_is_none_is_refused_wherever_one_is_read(api: Api, case: str) -> None:
     """And nothing of it is repeated, or kept."""
     for path in POSTS[type(api)]:
-        answer = api.http("POST", path, content=NO_BODY[case])
+        answer = api.http("POST", path, content=NO_BODY[case], headers=clock())
 
         assert_refused(answer, 413 if case in ("too much", "50,000 objects") else 400)
 
@@ -714,7 +714,8 @@ def test_a_label_that_cannot_be_is_refused(api: Api, where: str, raw: str) -> No
     """By its place, or that of its kind; the same participant's next word is taken."""
     body = json.dumps(SAID | {where: "@"}).replace('"@"', raw)
 
-    refused = assert_refused(api.http("POST", "/v1/collection/labels", content=body), 400)
+    answer = api.http("POST", "/v1/collection/labels", content=body, headers=clock())
+    refused = assert_refused(answer, 400)
 
     assert refused["places"][0]["where"].split(".")[0] in (where, "kind")
 
@@ -722,7 +723,7 @@ def test_a_label_that_cannot_be_is_refused(api: Api, where: str, raw: str) -> No
 @COLLECTION
 def test_a_label_of_nobody_who_came_is_kept_and_says_so(api: Api) -> None:
     """They may come later: a phone was offline."""
-    told = api.http("POST", "/v1/collection/labels", json=SAID).json()
+    told = api.http("POST", "/v1/collection/labels", json=SAID, headers=clock()).json()
 
     assert (told["added"], told["known"]) == (True, False)
     assert told["sentence"]["pt"].startswith("Guardado.")

@@ -72,6 +72,7 @@ LABEL_WAITS = Sentence(
     pt="Guardado. Ainda não chegou visita deste participante; vale quando chegar.",
     en="Kept. No visit of this participant has come yet; it counts when one does.",
 )
+_AGREED = ("research_consent", "consent_form_version")
 _SAID_ONCE = "1"  # the version of what a clinician says: another word has another id
 _WHERE = {"impossible": "value", "code": "code", "future": "at"}  # what a doubt is about
 
@@ -222,12 +223,13 @@ def create_api(parts: Parts) -> FastAPI:
             if visit is None:
                 raise _no_visit()
             study = _study(parts, visit["study"], visit["study_version"])
-            filled = _filled(study, wanted.form)
+            filled = _filled(study, wanted.form, amended=True)
             if filled.refused:
                 told = remarks(filled.refused)
                 places = [{"where": one["name"], "what": one["sentence"]["en"]} for one in told]
                 detail = "; ".join(f"{one['where']}: {one['what']}" for one in places)
                 raise Refused("bad_manifest", 400, detail, places=places)
+            _require_agreed(parts, visit, filled)
             # Nobody can send back what the server does not tell: left out, it stays.
             records: Sequence[str] | None = None
             if RECORD_NUMBER in wanted.form.values:
@@ -264,16 +266,17 @@ def create_api(parts: Parts) -> FastAPI:
         return JSONResponse(await to_thread.run_sync(withdrawn))
 
     @app.post("/v1/collection/labels")
-    async def say(request: Request, site: Of, at: DeviceTime = None) -> JSONResponse:
+    async def say(request: Request, site: Of, at: DeviceTime) -> JSONResponse:
         """What a clinician says of a participant; said twice, it is there once."""
-        ahead = device_ahead(at)
+        # Nobody could say how wrong it is by a clock that is not told.
+        ahead = device_ahead(at) or timedelta()
         wanted = await read(request, Said)
 
         def added() -> dict[str, Any]:
             _takes_part(parts, wanted.study, site)
             by = f"token {site.token_id}"
             parts.visits.require_present(wanted.study, wanted.participant, (), by=by)
-            new = _add(parts, wanted, site, ahead or timedelta(), by)
+            new = _add(parts, wanted, site, ahead, by)
             known = parts.visits.is_known(wanted.study, wanted.participant)
             sentence = None if known else LABEL_WAITS.model_dump()
             return {"added": new, "known": known, "sentence": sentence}
@@ -379,11 +382,17 @@ def _takes_part(parts: Parts, study: str, site: Site) -> None:
         _hospital(versions[-1], site)
 
 
-def _filled(study: Study, form: FormValues) -> Filled:
+def _filled(study: Study, form: FormValues, *, amended: bool = False) -> Filled:
     known = study.form(form.id, form.version)
     if known is None:
         detail = f"form {form.id} {form.version}: none of study {study.id} {study.version}"
         raise Refused("unknown_form", 400, detail)
+    if amended:  # that nobody agreed to what is here has to be said
+        fields = tuple(
+            one.model_copy(update={"must_be_yes": False}) if one.name == _AGREED[0] else one
+            for one in known.fields
+        )
+        known = known.model_copy(update={"fields": fields})
     return check(known, form.values)
 
 
@@ -397,18 +406,36 @@ def _require_approval(
     parts: Parts, manifest: Manifest, filled: Filled, ahead: timedelta | None
 ) -> None:
     """raises Refused where the study may not take this in"""
-    latest = parts.studies.study(manifest.visit.study)
-    agreed = filled.values.get("consent_form_version")
     times = [one.recorded_at.astimezone(UTC) for one in manifest.recordings]
     for recorded_at in (min(times), max(times)):
-        why = accepts(
-            latest,
-            min(recorded_at - (ahead or timedelta()), datetime.now(UTC)),
-            synthetic=manifest.visit.synthetic,
-            consent_version=None if agreed is None else str(agreed),
-        )
-        if why is not None:
-            raise Refused("not_approved", 403, why.en, why=why.model_dump())
+        at = min(recorded_at - (ahead or timedelta()), datetime.now(UTC))
+        _require_accepted(parts, manifest.visit.study, at, manifest.visit.synthetic, filled)
+
+
+def _require_agreed(parts: Parts, visit: Mapping[str, Any], filled: Filled) -> None:
+    """See that a yes to research that was not there before is one to a text that is approved.
+
+    raises    Refused
+    """
+    before = json.loads(visit["forms"][-1]["used"])
+    changed = any(before.get(name) != filled.values.get(name) for name in _AGREED)
+    if changed and filled.values.get(_AGREED[0]) is True:
+        at = datetime.fromisoformat(visit["recorded_at"])
+        _require_accepted(parts, visit["study"], at, visit["synthetic"], filled)
+
+
+def _require_accepted(
+    parts: Parts, study: str, at: datetime, synthetic: bool, filled: Filled
+) -> None:
+    agreed = filled.values.get("consent_form_version")
+    why = accepts(
+        parts.studies.study(study),
+        at,
+        synthetic=synthetic,
+        consent_version=None if agreed is None else str(agreed),
+    )
+    if why is not None:
+        raise Refused("not_approved", 403, why.en, why=why.model_dump())
 
 
 def _add(parts: Parts, wanted: Said, site: Site, ahead: timedelta, by: str) -> bool:

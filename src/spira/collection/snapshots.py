@@ -48,8 +48,8 @@ def read_snapshot(
     """What may be used of a study, labelled, all of it as it was known at a moment.
 
     Left out, and counted, are visits without research consent, those in doubt, made voices where
-    there are people's too, and, whatever the moment, everybody who has withdrawn by now. Spoken
-    consents never are in it.
+    there are people's too, and, whatever the moment, what has no research consent by now, and
+    everybody who has withdrawn. Spoken consents never are in it.
 
     returns   the source: its files are objects of the audio store, its root is for whoever has
               them; and what raises TransientError when somebody has withdrawn since

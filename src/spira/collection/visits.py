@@ -104,18 +104,18 @@ class Visits:
     ) -> None:
         """See that a participant has not withdrawn, under this pseudonym or another.
 
-        Where the record number is that of somebody who has, the visits that are here of this
-        pseudonym are theirs too, and it is marked as well.
+        Where somebody has, every pseudonym that the record number links is marked as well: the
+        visits that are here of it are theirs too.
 
         records   the hashes of the record number that was given, under every key, the newest first
         by        whoever gave it, for the audit
         raises    Withdrawn
         """
         with self._database.reading() as tables:
-            gone = self._gone(tables, study, participant, records)
-        if gone is None:
+            gone, here = self._known_as(tables, study, participant, records)
+        if not gone:
             return
-        if gone != participant:
+        if here:
             with self._database.writing() as tables:
                 self._hold_withdrawals(tables, study, alone=True)
                 self._withdraw_linked(tables, study, participant, records, by)
@@ -127,8 +127,7 @@ class Visits:
         raises    Withdrawn
         """
         self._hold_withdrawals(tables, study)
-        if self._gone(tables, study, participant, ()) is not None:
-            raise Withdrawn(_HAS_WITHDRAWN)
+        self._require_nobody_gone(tables, study, participant)
 
     def is_known(self, study: str, participant: str) -> bool:
         """Whether a visit of a participant has come."""
@@ -153,8 +152,7 @@ class Visits:
             assert visit is not None
             at = accepted.accepted_at
             self._hold_withdrawals(tables, visit.study)
-            if self._gone(tables, visit.study, visit.participant, records) is not None:
-                raise Withdrawn(_HAS_WITHDRAWN)
+            self._require_nobody_gone(tables, visit.study, visit.participant, records)
             _add_participant(tables, visit.study, visit.participant, at)
             times = {one.id: _corrected(one.recorded_at, accepted) for one in submission.files}
             scored = [one.id for one in submission.files if one.utterance == SCORED]
@@ -222,8 +220,7 @@ class Visits:
                 return None
             self._hold_withdrawals(tables, row.study, alone=bool(records))
             tables.execute(sa.select(VISITS.c.id).where(this).with_for_update())
-            if self._gone(tables, row.study, row.participant, ()) is not None:
-                raise Withdrawn(_HAS_WITHDRAWN)
+            self._require_nobody_gone(tables, row.study, row.participant)
             of_visit = sa.select(FORMS).where(FORMS.c.visit == visit)
             last = tables.execute(of_visit.order_by(FORMS.c.version.desc()).limit(1)).one()
             if records is None or last.record in records:
@@ -259,50 +256,36 @@ class Visits:
         """
         with self._database.writing() as tables:
             self._hold_withdrawals(tables, study, alone=True)
-            return self._withdraw(tables, study, participant, why=why, by=by, role=role)
-
-    def _withdraw(
-        self, tables: sa.Connection, study: str, participant: str, *, why: str, by: str, role: str
-    ) -> tuple[str, ...]:
-        now = datetime.now(UTC)
-        people = self._linked(_whose(self._seen(tables, study)))
-        person = people.get(participant, participant)
-        names = sorted({participant, *(one for one, of in people.items() if of == person)})
-        for name in names:
-            _add_participant(tables, study, name, now)
-        these = (PARTICIPANTS.c.study == study) & PARTICIPANTS.c.id.in_(names)
-        tables.execute(
-            PARTICIPANTS.update()
-            .where(these, PARTICIPANTS.c.withdrawn_at.is_(None))
-            .values(withdrawn_at=iso(now))
-        )
-        for name in names:
-            audit.note(
-                tables,
-                at=now,
-                who=by,
-                role=role,
-                what="participant withdrawn",
-                which=name,
-                why=why,
-            )
-        return tuple(names)
+            names = self._pseudonyms(tables, study, participant)
+            _mark(tables, study, names, why=why, by=by, role=role)
+        return names
 
     def _withdraw_linked(
         self, tables: sa.Connection, study: str, participant: str, records: Sequence[str], by: str
     ) -> None:
-        """Mark a participant whose record number turns out to be of somebody who has withdrawn.
+        """Mark whom a record number turns out to link to somebody who has withdrawn.
 
-        Nobody of whom nothing is here, and nobody who has another number: that is doubted.
+        Nobody for a participant of whom nothing is here, and who has not withdrawn; and nobody for
+        one who has another number: that is doubted.
         """
         seen = self._seen(tables, study, participants=[participant])
         number = self._newest(records[0])
         mine = {self._newest(row.record) for row, _ in seen if row.record is not None}
-        if not seen or any(_hospital(one) == _hospital(number) for one in mine - {number}):
+        if any(_hospital(one) == _hospital(number) for one in mine - {number}):
             return
-        if self._gone(tables, study, participant, records) not in (None, participant):
+        gone, _ = self._known_as(tables, study, participant, records)
+        if participant in gone or (gone and seen):
+            names = self._pseudonyms(tables, study, participant, number)
             why = "the record number is of a participant who has withdrawn"
-            self._withdraw(tables, study, participant, why=why, by=by, role="site")
+            new = set(names) - _withdrawn(tables, study, names)
+            _mark(tables, study, sorted(new), why=why, by=by, role="site")
+
+    def _pseudonyms(
+        self, tables: sa.Connection, study: str, participant: str, number: str | None = None
+    ) -> tuple[str, ...]:
+        """Every pseudonym of a person that is known, also by a record number that is new."""
+        people = self._linked(_whose(self._seen(tables, study)) | {(participant, number)})
+        return tuple(sorted(name for name, of in people.items() if of == people[participant]))
 
     def _hold_withdrawals(self, tables: sa.Connection, study: str, *, alone: bool = False) -> None:
         """Until the transaction ends nobody withdraws from a study; alone: nothing is taken or
@@ -312,11 +295,19 @@ class Visits:
             lock = sa.text(f"SELECT pg_advisory_xact_lock{kind}({_WITHDRAWING}, hashtext(:study))")
             tables.execute(lock, {"study": study})
 
-    def _gone(
+    def _require_nobody_gone(
+        self, tables: sa.Connection, study: str, participant: str, records: Sequence[str] = ()
+    ) -> None:
+        """raises    Withdrawn"""
+        gone, _ = self._known_as(tables, study, participant, records)
+        if gone:
+            raise Withdrawn(_HAS_WITHDRAWN)
+
+    def _known_as(
         self, tables: sa.Connection, study: str, participant: str, records: Sequence[str]
-    ) -> str | None:
-        """A pseudonym of this person that has withdrawn; None: none has."""
-        names = [participant]
+    ) -> tuple[set[str], set[str]]:
+        """A pseudonym and those of the same record number: who has withdrawn, and who has not."""
+        names = {participant}
         if records:
             # A key may have been rotated since they were hashed.
             numbers = {*records, self._newest(records[0])}
@@ -325,14 +316,9 @@ class Visits:
             )
             others = list(tables.execute(query.distinct()).scalars())
             seen = self._seen(tables, study, participants=others)
-            names += [name for name, record in _whose(seen) if record in numbers]
-        gone = sa.select(PARTICIPANTS.c.id).where(
-            PARTICIPANTS.c.study == study,
-            PARTICIPANTS.c.id.in_(names),
-            PARTICIPANTS.c.withdrawn_at.is_not(None),
-        )
-        found = set(tables.execute(gone).scalars())
-        return participant if participant in found else min(found, default=None)
+            names |= {name for name, record in _whose(seen) if record in numbers}
+        gone = _withdrawn(tables, study, names)
+        return gone, names - gone
 
     # ---- asking
 
@@ -380,7 +366,9 @@ class Visits:
                 set() if record is None else {f"record:{record}"}
             )
             subjects.setdefault(person, set()).update(names)
-        left = {row.id for row, _ in seen if linked[row.participant] in withdrawn}
+        left = {
+            row.id for row, _ in seen if withdrawn & {linked[row.participant], linked.get(row.id)}
+        }
         doubts = tuple(row.id for row, why in seen if why and row.id not in left)
         count = [row for row, why in seen if row.id not in left and not why]
         return Known(
@@ -399,12 +387,23 @@ class Visits:
         and whether it may be used (`research_consent`).
 
         visits    id -> person, as in `Known`
-        until     as they were known then
+        until     as they were known then; a form that says no to research by now counts all the
+                  same
         """
         at = _EVER if until is None else iso(until)
         columns = [one for one in VISITS.c if one.key != "record"]  # that is the one of now
+        last = FORMS.alias()
+        by_now = (
+            sa.select(last.c.used)
+            .where(last.c.visit == VISITS.c.id)
+            .order_by(last.c.version.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
         for wanted in _at_once(visits):
-            query = sa.select(*columns, FORMS.c.used).select_from(_as_known(at))
+            query = sa.select(*columns, FORMS.c.used, by_now.label("by_now")).select_from(
+                _as_known(at)
+            )
             with self._database.reading() as tables:
                 rows = tables.execute(
                     query.where(VISITS.c.id.in_(wanted)).order_by(VISITS.c.id)
@@ -447,12 +446,7 @@ class Visits:
         participants   whose visits; None: everybody's
         """
         other = VISITS.alias()
-        replaced = sa.exists().where(
-            other.c.replaces == VISITS.c.id,
-            other.c.study == VISITS.c.study,
-            other.c.site == VISITS.c.site,
-            other.c.accepted_at <= at,
-        )
+        replaced = sa.exists().where(_replaces(other), other.c.accepted_at <= at)
         asked = (VISITS.c.id, VISITS.c.participant, VISITS.c.synthetic)
         query = (
             sa.select(*asked, FORMS.c.record, FORMS.c.doubt, replaced.label("replaced"))
@@ -478,10 +472,28 @@ class Visits:
         return seen
 
     def _persons(self, tables: sa.Connection, study: str) -> dict[str, str]:
-        """By pseudonym, as everything that is known now links them, what is in doubt too."""
-        query = sa.select(VISITS.c.participant, VISITS.c.record).where(VISITS.c.study == study)
-        found = tables.execute(query.distinct())
-        return self._linked({(one.participant, one.record) for one in found})
+        """By pseudonym, as everything that is known now links them, what is in doubt too; and of
+        visits that were replaced, by their id: they are whose number they have, and of whom the
+        visit in their place is, and say nothing of the pseudonym that they were sent under."""
+        other = VISITS.alias()
+        query = (
+            sa.select(VISITS.c.id, VISITS.c.participant, VISITS.c.record, other.c.participant)
+            .select_from(VISITS.outerjoin(other, _replaces(other)))
+            .where(VISITS.c.study == study)
+        )
+        rows = tables.execute(query).all()
+        newest = self._carried(record for _, _, record, _ in rows)
+
+        def seen() -> Iterator[tuple[str, str | None]]:
+            for visit, participant, record, instead in rows:
+                number = None if record is None else newest[record]
+                if instead is None:
+                    yield participant, number
+                else:
+                    yield from ((participant, None), (visit, number))
+                    yield from ((visit, visit), (instead, visit))
+
+        return persons(seen())
 
     def _linked(self, seen: Collection[tuple[str, str | None]]) -> dict[str, str]:
         newest = self._carried(record for _, record in seen)
@@ -504,7 +516,7 @@ class Visits:
 def people_table(visits: Visits, study: str) -> pl.DataFrame:
     """The visits of a study that a dataset may have, in the order of their times, columns as in
     `balance.VISITS`: who was recorded where, and nothing of how, or of anybody's label."""
-    rows = _usable(visits, visits.known(study))
+    rows = _used(visits, visits.known(study))
     return pl.DataFrame([_person(row) for row in rows], schema=COLUMNS)
 
 
@@ -512,7 +524,7 @@ def visit_table(visits: Visits, labels: Labels, study: str, policy: str) -> pl.D
     """As `people_table`, and how everybody was recorded, labelled by a policy as of now."""
     now = datetime.now(UTC)
     known = visits.known(study)
-    rows = _usable(visits, known)
+    rows = _used(visits, known)
     asked = [asked_about(row, known.subjects[row["person"]]) for row in rows]
     decided = labels.as_of(asked, policy, now)
     recordings = visits.recordings(row["id"] for row in rows)
@@ -537,8 +549,8 @@ def visit_table(visits: Visits, labels: Labels, study: str, policy: str) -> pl.D
     return pl.DataFrame(table, schema=COLUMNS)
 
 
-def _usable(visits: Visits, known: Known) -> list[Mapping[str, Any]]:
-    """In the order of their times, as a snapshot has them: whom it leaves out is still missing."""
+def _used(visits: Visits, known: Known) -> list[Mapping[str, Any]]:
+    """Made voices are nobody where there are people's too."""
     rows = _by_time(visits.read(known.visits))
     return [row for row in rows if row["research_consent"] and row["synthetic"] != known.real]
 
@@ -582,13 +594,24 @@ def _as_known(at: str) -> sa.Join:
     return VISITS.join(FORMS, (FORMS.c.visit == VISITS.c.id) & newest)
 
 
+def _replaces(other: sa.Alias) -> sa.ColumnElement[bool]:
+    """Whether another visit is in the place of this one."""
+    return sa.and_(
+        other.c.replaces == VISITS.c.id,
+        other.c.study == VISITS.c.study,
+        other.c.site == VISITS.c.site,
+    )
+
+
 def _with_form(row: sa.Row[Any], person: str) -> Mapping[str, Any]:
     values = json.loads(row.used)
     return {
         **row._mapping,
         "person": person,
         "values": values,
-        "research_consent": values.get("research_consent") is True,
+        "research_consent": all(
+            said.get("research_consent") is True for said in (values, json.loads(row.by_now))
+        ),
     }
 
 
@@ -605,6 +628,34 @@ def _at_once(visits: Iterable[str]) -> Iterator[list[str]]:
 
 def _add_participant(tables: sa.Connection, study: str, id: str, at: datetime) -> None:
     tables.execute(_NEW_PARTICIPANT, {"study": study, "id": id, "at": iso(at)})
+
+
+def _withdrawn(tables: sa.Connection, study: str, names: Iterable[str]) -> set[str]:
+    these = (PARTICIPANTS.c.study == study) & PARTICIPANTS.c.id.in_(names)
+    gone = sa.select(PARTICIPANTS.c.id).where(these, PARTICIPANTS.c.withdrawn_at.is_not(None))
+    return set(tables.execute(gone).scalars())
+
+
+def _mark(
+    tables: sa.Connection, study: str, names: Sequence[str], *, why: str, by: str, role: str
+) -> None:
+    """Pseudonyms as withdrawn, audited."""
+    now = datetime.now(UTC)
+    for name in names:
+        _add_participant(tables, study, name, now)
+    these = (PARTICIPANTS.c.study == study) & PARTICIPANTS.c.id.in_(names)
+    first = PARTICIPANTS.c.withdrawn_at.is_(None)
+    tables.execute(PARTICIPANTS.update().where(these, first).values(withdrawn_at=iso(now)))
+    for name in names:
+        audit.note(
+            tables,
+            at=now,
+            who=by,
+            role=role,
+            what="participant withdrawn",
+            which=name,
+            why=why,
+        )
 
 
 def _whose(

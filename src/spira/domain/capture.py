@@ -7,6 +7,8 @@ from spira.domain.submissions import Capture
 
 Mismatch = Literal["codec", "rate", "noise_suppression"]
 
+_CODECS = ("opus", "vorbis", "aac", "mp3", "flac", "alac", "pcm")  # as FFmpeg names them
+
 # Quieter than this between words, in dBFS, no room is that a phone records as it is: below it the
 # noise was gated away. A quiet room through a phone's microphone is at -60 to -75.
 _GATED_DBFS = -85.0
@@ -20,7 +22,8 @@ def mismatches(capture: Capture, found: Described) -> tuple[Mismatch, ...]:
     noise_suppression   it said there was none, and pauses hold less noise than any room
     """
     said: list[Mismatch] = []
-    if capture.codec is not None and not _same_codec(capture.codec, found.format.codec):
+    named = _codecs(capture.codec or "")
+    if named and found.format.codec.partition("_")[0] not in named:
         said.append("codec")
     if capture.rate_hz is not None and found.format.rate_hz < capture.rate_hz:
         said.append("rate")
@@ -31,7 +34,8 @@ def mismatches(capture: Capture, found: Described) -> tuple[Mismatch, ...]:
     return tuple(said)
 
 
-def _same_codec(said: str, found: str) -> bool:
-    """A browser says `audio/webm;codecs=opus`, `mp4a.40.2` or `pcm`; FFmpeg says what it is."""
-    words = said.lower().replace("mp4a.40.2", "aac")
-    return found.partition("_")[0] in words
+def _codecs(said: str) -> set[str]:
+    """Those that a browser names: `audio/webm;codecs=opus`, `mp4a.40.2`, `pcm`. Many name the
+    container alone (`audio/mp4`), and by that no codec."""
+    words = said.lower().replace("mp4a", "aac")
+    return {codec for codec in _CODECS if codec in words}

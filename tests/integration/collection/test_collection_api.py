@@ -16,7 +16,7 @@ from found import found
 from spira.collection.api import Parts, create_api
 from spira.collection.settings import CollectionSettings
 from spira.collection.studies import Studies, default_study
-from spira.collection.visits import DOUBTS, Visits
+from spira.collection.visits import DOUBTS, Visits, people_table
 from spira.documents import parse_document
 from spira.domain.recordings import LABELS
 from spira.domain.studies import Approval, Study
@@ -46,6 +46,8 @@ FORM = {
     "consent_given_by": "participant",
     "consent_how": "paper",
 }
+
+OTHER = FORM | {"record_number": "7"}
 
 
 class Takes:
@@ -247,6 +249,20 @@ def test_a_retry_after_a_partial_upload_attaches_nothing_twice_or_elsewhere(ward
         assert ward.objects.read(one["original"]) == bytes_
 
 
+def approve(ward: Ward, study: Study) -> Approval:
+    """Apply a version of the study that may take people's voices for a month."""
+    month = timedelta(days=30)
+    approval = Approval(
+        caae="12345678.9.0000.1234",
+        valid_from=(NOW - month).date(),
+        valid_until=(NOW + month).date(),
+        consent_versions=("1",),
+    )
+    second = {"version": 2, "ethics": approval}
+    ward.studies.apply(study.model_copy(update=second), by="a test")
+    return approval
+
+
 def test_without_an_approval_only_synthetic_voices_are_taken(ward: Ward, study: Study) -> None:
     """With one, those of its days and with a text that it covers; what was taken stays taken."""
     real = manifest(14, b"spoken", utterances=("sentence",), synthetic=False)
@@ -254,15 +270,7 @@ def test_without_an_approval_only_synthetic_voices_are_taken(ward: Ward, study: 
     assert (refused.status_code, refused.json()["code"]) == (403, "not_approved")
     assert "sem aprovação" in refused.json()["why"]["pt"]
 
-    day = timedelta(days=1)
-    approval = Approval(
-        caae="12345678.9.0000.1234",
-        valid_from=(NOW - 30 * day).date(),
-        valid_until=(NOW + 30 * day).date(),
-        consent_versions=("1",),
-    )
-    second = {"version": 2, "ethics": approval}
-    ward.studies.apply(study.model_copy(update=second), by="a test")
+    approval = approve(ward, study)
     accepted = ward.send(14, real, b"spoken").json()
     assert accepted["state"] == "accepted"
     other_text = manifest(
@@ -274,6 +282,7 @@ def test_without_an_approval_only_synthetic_voices_are_taken(ward: Ward, study: 
     )
     assert ward.put(15, other_text).json()["code"] == "not_approved"
 
+    day = timedelta(days=1)
     ended = approval.model_copy(update={"valid_until": (NOW - 2 * day).date()})
     ward.studies.apply(study.model_copy(update={"version": 3, "ethics": ended}), by="a test")
     assert ward.put(14, real).json()["receipt"] == accepted["receipt"]
@@ -284,6 +293,31 @@ def test_without_an_approval_only_synthetic_voices_are_taken(ward: Ward, study: 
         one_late = manifest(16, b"spoken", b"the room", synthetic=False)
         one_late["recordings"][place]["recorded_at"] = f"{before}T12:00:00-03:00"
         assert ward.put(16, one_late).json()["code"] == "not_approved"
+
+
+def test_a_yes_can_be_taken_back_and_is_given_to_no_text_that_is_not_approved(
+    ward: Ward, study: Study
+) -> None:
+    """By amending; and neither who did not agree nor a made voice is one of the people wanted."""
+    approve(ward, study)
+    real = manifest(17, b"spoken", utterances=("sentence",), synthetic=False)
+    made = manifest(18, b"spoken", utterances=("sentence",), participant=2, values=OTHER)
+    for number, one in ((17, real), (18, made)):
+        assert ward.send(number, one, b"spoken").json()["state"] == "accepted"
+    path = f"/v1/collection/visits/{identity(17)}/form"
+
+    def amend(**change: Any) -> Mapping[str, Any]:
+        form = {"id": "visit", "version": 1, "values": FORM | change}
+        answer: Mapping[str, Any] = ward.ask("POST", path, {"form": form, "reason": "x"}).json()
+        return answer
+
+    assert people_table(ward.visits, "spira").height == 1
+    assert amend(consent_form_version="9")["code"] == "not_approved"
+    assert amend(research_consent=False, consent_form_version="9")["version"] == 2
+    assert people_table(ward.visits, "spira").is_empty()
+    assert amend(consent_form_version="9")["code"] == "not_approved"
+    assert amend()["version"] == 3
+    assert people_table(ward.visits, "spira").height == 1
 
 
 def test_a_device_is_told_to_erase_who_has_withdrawn(ward: Ward) -> None:
@@ -344,12 +378,13 @@ def word(**change: Any) -> dict[str, Any]:
 
 def say(ward: Ward, said: Mapping[str, Any], **headers: str) -> httpx.Response:
     """Send it."""
-    return ward.ask("POST", "/v1/collection/labels", said, **headers)
+    clock = {"Spira_Device_Time": datetime.now(UTC).isoformat()} | headers
+    return ward.ask("POST", "/v1/collection/labels", said, **clock)
 
 
 def test_a_clinicians_word_is_there_once_however_often_it_is_sent(ward: Ward) -> None:
     """And another word under its id is told; also by a clock that goes on between."""
-    first = say(ward, word(), Spira_Device_Time=datetime.now(UTC).isoformat()).json()
+    first = say(ward, word()).json()
     again = say(ward, word(), Spira_Device_Time=(NOW + timedelta(hours=1)).isoformat()).json()
     other = say(ward, word(value=98))
 
@@ -358,13 +393,16 @@ def test_a_clinicians_word_is_there_once_however_often_it_is_sent(ward: Ward) ->
 
 
 def test_a_clinicians_time_is_corrected_as_a_recordings_is(ward: Ward) -> None:
-    """By what the device says its clock is: else it would be an hour from its recording."""
+    """By what the device says its clock is, which it must: else it would be an hour from its
+    recording."""
     hour = timedelta(hours=1)
     ahead = (datetime.now(UTC) + 2 * hour).isoformat()
 
     assert say(ward, word(at=(NOW + 2 * hour).isoformat())).json()["places"][0]["where"] == "at"
     said = say(ward, word(at=(NOW + 2 * hour).isoformat()), Spira_Device_Time=ahead)
+    untold = ward.ask("POST", "/v1/collection/labels", word(id=identity(901)))
 
+    assert untold.status_code == 400
     assert said.json()["added"]
     subject = f"participant:spira/{identity(1)}"
     (stored,) = ward.labels.versions([subject], datetime.now(UTC))

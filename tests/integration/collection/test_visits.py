@@ -63,7 +63,6 @@ class Ward:
         duration_s: float = 6.0,
         replaces: str | None = None,
         site: str = SITE,
-        synthetic: bool = False,
         **values: Any,
     ) -> str:
         """Accept a visit in a transaction; its id."""
@@ -95,7 +94,7 @@ class Ward:
             form=FORM,
             files=tuple(one.file for one in stored),
             replaces=replaces,
-            visit=Visit(study=STUDY, study_version=1, participant=participant, synthetic=synthetic),
+            visit=Visit(study=STUDY, study_version=1, participant=participant),
         )
         accepted = Accepted(submission, site, datetime.now(UTC), ahead_s, stored)
         take = self.visits.taken(filled(**values), records, "token 1", PROTOCOL)
@@ -399,6 +398,44 @@ def test_a_number_that_comes_late_takes_earlier_visits_with_it(ward: Ward) -> No
     assert ward.people() == {}
 
 
+def test_a_late_visit_of_who_has_withdrawn_takes_their_other_pseudonyms_with_it(
+    ward: Ward,
+) -> None:
+    """Its number is the first that says who they are, and is forgotten with it; a number of
+    another hospital links on. Each is marked and audited once."""
+    ward.visit(TWO, "123")
+    ward.visit(TWO, "7", hospital="another")
+    ward.visit(THREE, "7", hospital="another")
+    ward.visits.withdraw(STUDY, ONE, why="w", by="x", role="site")
+
+    for _ in range(2):
+        with pytest.raises(Withdrawn):
+            ward.visits.require_present(STUDY, ONE, ward.hashes("123"), by="x")
+
+    assert withdrawn(ward) == {ONE, TWO, THREE}
+    with ward.database.reading() as tables:
+        rows = tables.execute(sa.select(audit.AUDIT.c.which).where(audit.AUDIT.c.role == "site"))
+        marked = [one for one in rows.scalars() if one in (ONE, TWO, THREE)]
+    assert marked == [ONE, TWO, THREE]
+
+
+def test_what_was_sent_under_the_wrong_participant_links_nobody_once_it_is_replaced(
+    ward: Ward,
+) -> None:
+    """Who was recorded may withdraw: the one it was sent under has not. As of a moment at which
+    nobody knew better it is left out too."""
+    theirs = ward.visit(ONE)
+    wrong, another = ward.visit(ONE, "2"), ward.visit(THREE)
+    then = datetime.now(UTC)
+    for one in (wrong, another):
+        ward.visit(TWO, "2", replaces=one)
+
+    assert ward.visits.withdraw(STUDY, TWO, why="w", by="x", role="site") == (TWO,)
+
+    assert ward.people() == {theirs: ONE}
+    assert set(ward.visits.known(STUDY, then).visits) == {theirs}
+
+
 def test_a_number_that_may_be_typed_wrongly_marks_nobody(ward: Ward) -> None:
     """Who has another one, or of whom nothing is here: the visit is refused, and no more."""
     ward.visit(ONE, "123")
@@ -534,20 +571,3 @@ def test_the_table_for_collectors_knows_no_label(ward: Ward) -> None:
     assert (row["person"], row["sex"], row["site"], row["ward"]) == (ONE, "female", SITE, "7")
     assert row["label"] == "unknown"
     assert row["device"] is row["hour"] is None
-
-
-def test_whom_no_dataset_has_is_still_missing(ward: Ward) -> None:
-    """Voices that were made, once there are people's, and who said no to research: collectors go
-    on, and the lead does not count them."""
-    ward.visit(ONE, synthetic=True)
-    tried_out = people_table(ward.visits, STUDY)
-    ward.visit(TWO, research_consent=False)
-    ward.visit(THREE)
-
-    tables = (
-        people_table(ward.visits, STUDY),
-        visit_table(ward.visits, Labels(ward.database, lambda subject: subject), STUDY, "ri-v1"),
-    )
-
-    assert tried_out["person"].to_list() == [ONE]
-    assert [table["person"].to_list() for table in tables] == [[THREE], [THREE]]

@@ -31,6 +31,8 @@ def described(codec: str = "opus", rate_hz: int = 48_000, floor_dbfs: float = -6
         ("opus", "opus"),
         ("mp4a.40.2", "aac"),
         ("audio/mp4; codecs=mp4a.40.2", "aac"),
+        ("audio/mp4", "aac"),
+        ("audio/webm", "opus"),
         ("pcm", "pcm_s16le"),
         (None, "opus"),
     ],
