@@ -31,6 +31,15 @@ json_option = click.option(
 )
 
 
+def _said(ctx: click.Context, param: click.Parameter, reason: str) -> str:
+    if not reason.strip():
+        raise click.BadParameter("is blank: say why.", ctx, param)
+    return reason
+
+
+reason_option = click.option("--reason", required=True, callback=_said, help="Why; it is audited.")
+
+
 def account() -> str:
     """The name of the account that runs a command."""
     import getpass

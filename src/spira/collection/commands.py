@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spira.console import account, json_option
-from spira.datasets.commands import jobs_option, rejected_option
+from spira.console import account, json_option, reason_option
+from spira.datasets.commands import jobs_option, rejected_option, require_place
 from spira.wiring import Application
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def export_default(app: Application, file: Path | None) -> None:
     if file is None:
         click.echo(default_study(), nl=False)
         return
+    require_place(file)
     try:
         with file.open("x", encoding="utf-8") as new:
             new.write(default_study())
@@ -183,6 +184,7 @@ def balance(app: Application, study_id: str, html: Path | None) -> None:
     """
     from spira.collection.pages import render_balance
 
+    require_place(html)
     found, weighed = _weighed(app, study_id)
     if html is not None:
         page = render_balance(found, weighed, at=datetime.now(UTC))
@@ -213,7 +215,7 @@ def balance(app: Application, study_id: str, html: Path | None) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="A new file, for its owner alone.",
 )
-@click.option("--reason", required=True, help="Why; it is audited.")
+@reason_option
 @click.option("--recording", metavar="ID", help="Which one, where a visit has several.")
 @click.option("--by", metavar="NAME", help="Who; the account's name where not given.")
 @json_option
@@ -277,7 +279,7 @@ def snapshot(
 
     from spira.collection.snapshots import read_snapshot
     from spira.collection.visits import Visits
-    from spira.datasets.commands import document, import_source, require_place, say_collected
+    from spira.datasets.commands import document, import_source, say_collected
     from spira.datasets.names import check_name
     from spira.domain.errors import InputError
     from spira.labels.reading import moment

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spira.console import account, json_option
+from spira.console import account, json_option, reason_option
 from spira.wiring import Application
 
 if TYPE_CHECKING:
@@ -24,10 +24,11 @@ _ORIGIN = "clinicians"  # of entries by command
 
 _subject = click.argument("subject")
 _hospital = click.option(
-    "--hospital", metavar="SITE", help="SUBJECT is -, a record number of SITE on standard input."
+    "--hospital",
+    metavar="HOSPITAL",
+    help="SUBJECT is -, a record number on standard input: of this HOSPITAL, as studies name it.",
 )
 _by = click.option("--by", metavar="NAME", help="Who; the account's name where not given.")
-_reason = click.option("--reason", required=True, help="Why; it is audited.")
 
 
 @click.group()
@@ -115,14 +116,16 @@ def add(
         evidence=by or account(),
     )
     what = "label entry added" if corrects is None else "label entry corrected"
-    app.labels.add([entry], now, also=_noted(now, by, what, entry.name))
+    known = _add(app, entry, now, _noted(now, by, what, entry.name))
     app.emit(entry.model_dump(mode="json"))
     app.say(entry.name)
+    if not known:
+        app.say("No visit of this participant has come yet; it counts when one does.")
 
 
 @labels.command()
 @click.argument("entry")
-@_reason
+@reason_option
 @_by
 @json_option
 @click.pass_obj
@@ -168,7 +171,7 @@ def import_file(app: Application, file: Path, origin: str, by: str | None) -> No
         table.rows,
         origin=origin,
         evidence=hashlib.sha256(file.read_bytes()).hexdigest(),
-        hash_record=lambda hospital, number: f"record:{app.keys.hash_record(hospital, number)}",
+        hash_record=lambda hospital, number: _hashed(app, hospital, number),
         note=lambda fault, row: faults.add(table.name, fault, row),
     )
     faults.report()
@@ -288,7 +291,7 @@ def list_items(app: Application, everything: bool) -> None:
 @_hospital
 @click.option("--value", help="The value in the unit of its kind, or the code, that is right.")
 @click.option("--discard", is_flag=True, help="Use nothing of it.")
-@_reason
+@reason_option
 @_by
 @json_option
 @click.pass_obj
@@ -354,7 +357,50 @@ def _whose(app: Application, given: str, hospital: str | None, note: "Note") -> 
         return None
     if hospital is None:
         return subject(given, note)
-    return f"record:{app.keys.hash_record(hospital, sys.stdin.readline().strip())}"
+    return _hashed(app, hospital, sys.stdin.readline().strip())
+
+
+def _hashed(app: Application, hospital: str, number: str) -> "Subject":
+    """raises InputError where nobody's number was hidden for the hospital: under a key that a slip
+    had made, nobody would ever be found"""
+    from spira.domain.errors import InputError
+    from spira.domain.suggestions import nearest
+
+    known = {key.site for key in app.keys.list_keys() if key.site is not None}
+    if hospital not in known:
+        raise InputError(
+            f"hospital {hospital}: no record number of it is known{nearest(hospital, known)}; "
+            f"`spira keys create {hospital}` prepares for the first, if that is its name"
+        )
+    return f"record:{app.keys.hash_record(hospital, number)}"
+
+
+def _add(
+    app: Application, entry: "Entry", now: datetime, noted: "Callable[[sa.Connection], object]"
+) -> bool:
+    """Add what a clinician says; whether anybody it may be about is known.
+
+    raises    InputError of whoever has withdrawn
+    """
+    from spira.collection.visits import Visits, Withdrawn
+    from spira.domain.errors import InputError
+
+    kind, _, name = entry.subject.partition(":")
+    study, _, participant = name.partition("/")
+    if kind != "participant":
+        app.labels.add([entry], now, also=noted)
+        return True
+    visits = Visits(app.database, app.keys.wrapped)
+
+    def also(tables: "sa.Connection") -> None:
+        visits.keep_present(tables, study, participant)
+        noted(tables)
+
+    try:
+        app.labels.add([entry], now, also=also)
+    except Withdrawn as error:
+        raise InputError(f"labels add: {error}; nothing more is said of them") from error
+    return visits.is_known(study, participant)
 
 
 def _in_force(app: Application, name: str, now: datetime) -> "Entry":

@@ -48,8 +48,12 @@ _NEEDED = ("name", "issued", "kind", "value", "at")
 _BREATHINGS, _STATUSES = get_args(Breathing), get_args(Status)
 _METHODS = ("pulse_oximetry", "arterial")
 _NUMBER = re.compile(r"[0-9]{1,4}([.,][0-9]{1,6})?")
-_SUBJECT = re.compile(r"participant:[^/\s]+/\S+|record:records-[0-9a-f]{16}:[0-9a-f]{64}")
-_LONGEST = {"name": 200, "version": 100, "subject": 200}  # characters
+_SUBJECT = re.compile(  # a pseudonym as devices make them, so that no record number stands there
+    r"participant:[a-z0-9][a-z0-9-]{0,31}"
+    r"/[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+    r"|record:records-[0-9a-f]{16}:[0-9a-f]{64}"
+)
+_LONGEST = {"name": 200, "version": 100}  # characters
 
 
 def moment(text: str, what: str, note: Note) -> datetime | None:
@@ -66,8 +70,11 @@ def moment(text: str, what: str, note: Note) -> datetime | None:
 
 def subject(text: str, note: Note) -> Subject | None:
     """Whom something is about: a pseudonym or a hash, never a record number."""
-    if not _SUBJECT.fullmatch(text) or len(text) > _LONGEST["subject"]:
-        note("subject is neither participant:STUDY/PSEUDONYM nor the hash of a record number")
+    if not _SUBJECT.fullmatch(text):
+        note(
+            "subject is neither participant:STUDY/PSEUDONYM, a UUIDv7 in small letters, nor the "
+            "hash of a record number"
+        )
         return None
     return text
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spira.console import account, json_option
+from spira.console import account, json_option, reason_option
 from spira.wiring import Application
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def show_letter(app: Application, letter: int) -> None:
 
 @dead_letters.command()
 @click.argument("letter", type=int)
-@click.option("--reason", required=True, help="Why; it is audited.")
+@reason_option
 @click.option("--by", metavar="NAME", help="Who; the account's name where not given.")
 @json_option
 @click.pass_obj

@@ -553,7 +553,7 @@ def test_the_table_for_balance_has_labels_of_now(ward: Ward) -> None:
                 observation=Observation(kind="spo2", at=NOW, value=85, breathing="room_air"),
             )
         ],
-        NOW + timedelta(seconds=1),
+        NOW,
     )
 
     table = visit_table(ward.visits, labels, STUDY, "ri-v1")

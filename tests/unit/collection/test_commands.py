@@ -123,11 +123,14 @@ def test_targets_and_balance_of_a_study_are_told(
 
 
 def test_a_study_without_visits_is_told_about(spira: Run) -> None:
-    """Everybody is missing; of an unknown study nothing is."""
+    """Everybody is missing; of an unknown study nothing is; nor is anything written nowhere."""
     spira("export-default", "mine.yaml")
     spira("apply", "mine.yaml")
 
     assert "0 people, 0 with RI" in spira("balance", "spira")[1]
+    for words in (("export-default", "none/a"), ("balance", "spira", "--html", "none/a")):
+        code, _, said = spira(*words)
+        assert (code, said) == (2, "spira: none/a: cannot be written, there is no folder none\n")
     assert spira("targets", "spiro")[2] == (
         "spira: study spiro: there is none; did you mean spira?\n"
     )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from spira import cli
+from spira.collection.visits import Visits
 from spira.domain.label_policies import POLICIES
 from spira.domain.labels import Observation
 from spira.intake.keys import KeyRing
@@ -18,8 +19,9 @@ from spira.labels.worklist import Item, Proposal, Worklist
 from spira.stores.database import Database
 
 Run = Callable[..., tuple[int, str, str]]
-ANA = "participant:study/ana"
+ANA = "participant:study/01938f00-0000-7000-8000-000000000001"
 TIME = "2026-03-02T12:00:00-03:00"
+WAITS = "No visit of this participant has come yet; it counts when one does."
 
 
 @pytest.fixture
@@ -37,6 +39,14 @@ def spira(
         return int(ended.value.code or 0), said.out, said.err
 
     return run
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> KeyRing:
+    """Record numbers of hospital hc are known."""
+    ring = KeyRing.open(tmp_path / "home" / "keys")
+    ring.make_for("hc")
+    return ring
 
 
 def shown(spira: Run, *arguments: object, typed: str = "") -> Any:
@@ -60,8 +70,8 @@ def test_a_clinician_enters_corrects_and_takes_back(spira: Run) -> None:
         *("labels", "add", ANA, "spo2", "88", "--at", TIME, "--breathing", "room_air"),
         *("--method", "pulse_oximetry", "--by", "dra. lia"),
     )
-    name = out.strip()
-    assert code == 0
+    name, said = out.splitlines()
+    assert (code, said) == (0, WAITS)
     first = shown(spira, ANA)
     assert first["decided"]["label"] == "present"
     assert first["versions"][0]["evidence"] == "dra. lia"
@@ -84,6 +94,8 @@ def test_a_clinician_enters_corrects_and_takes_back(spira: Run) -> None:
         ("dra. lia", "label entry corrected", None, "operator"),
         ("dra. lia", "label entry retracted", "outro paciente", "operator"),
     ]
+    code, _, err = spira("labels", "retract", name, "--reason", " ")
+    assert (code, "'--reason': is blank" in err) == (2, True)
     code, _, err = spira("labels", "retract", name, "--reason", "again")
     assert (code, f"no entry {name}" in err) == (2, True)
 
@@ -118,7 +130,7 @@ def test_every_fault_of_an_entry_is_told_and_nothing_is_entered(spira: Run) -> N
         "at is not a time with its offset",
         "until is not a time with its offset",
         "breathing is not one of room_air, oxygen",
-        "subject is neither participant:STUDY/PSEUDONYM nor the hash",
+        "subject is neither participant:STUDY/PSEUDONYM, a UUIDv7 in small letters, nor the hash",
     ):
         assert f"spira: labels add: {fault}" in err
     assert "0.93" not in err
@@ -131,16 +143,19 @@ def test_every_fault_of_an_entry_is_told_and_nothing_is_entered(spira: Run) -> N
         "did you mean judgement"
         in spira("labels", "add", ANA, "judgment", "present", "--at", TIME)[2]
     )
+    said = ("judgement", "present", "--at", TIME)
+    code, out, err = spira("labels", "add", "participant:study/11144477735", *said)
+    assert (code, "subject is neither" in err, "11144477735" in out + err) == (2, True, False)
     assert shown(spira, ANA)["versions"] == []
 
 
-def test_a_record_number_is_read_and_not_kept(spira: Run, tmp_path: Path) -> None:
+def test_a_record_number_is_read_and_not_kept(spira: Run, key: KeyRing, tmp_path: Path) -> None:
     """It is typed, is in no command and in no file, and finds the person after a rotation."""
     given = ("labels", "add", "-", "judgement", "present", "--at", TIME, "--hospital", "hc")
     code, out, err = spira(*given, "--json", typed="98.765-4\n")
     assert code == 0
     assert json.loads(out)["subject"].startswith("record:records-")
-    KeyRing(tmp_path / "home" / "keys").rotate("records", "hc")
+    key.rotate("records", "hc")
 
     found = shown(spira, "-", "--hospital", "hc", typed="987654\n")
 
@@ -150,12 +165,46 @@ def test_a_record_number_is_read_and_not_kept(spira: Run, tmp_path: Path) -> Non
     assert spira("labels", "show", "-")[0] == 2
 
 
-CSV = """name,subject,hospital,record_number,kind,value,at,issued,breathing,status
-a,participant:study/ana,,,spo2,"88,5",2026-03-02T12:00:00-03:00,2026-03-02T12:01:00-03:00,room_air,
+def test_a_hospital_of_which_nobody_is_known_is_a_slip(
+    spira: Run, key: KeyRing, tmp_path: Path
+) -> None:
+    """A ward's name in place of its hospital's: what is hidden under another key is nobody's."""
+    file = tmp_path / "labels.csv"
+    file.write_text(CSV.replace(",hc,", ",hcc,"))
+    of_ward = ("-", "--hospital", "hcc")
+
+    told = [
+        spira("labels", "add", *of_ward, "judgement", "absent", "--at", TIME, typed="1\n"),
+        spira("labels", "show", *of_ward, typed="1\n"),
+        spira("labels", "import", file, "--origin", "x"),
+    ]
+
+    assert [code for code, _, _ in told] == [2, 2, 2]
+    assert all("hospital hcc: no record number of it is known; did" in err for *_, err in told)
+    assert {one.site for one in key.list_keys()} == {None, "hc"}
+
+
+def test_who_has_withdrawn_is_spoken_of_no_more(spira: Run, tmp_path: Path) -> None:
+    """Also by whoever types it in place of a device."""
+    spira("study", "list")
+    database = Database.open(f"sqlite:///{tmp_path / 'home' / 'spira.db'}", what="away")
+    participant = ANA.partition("/")[2]
+    visits = Visits(database, lambda record: record)
+    visits.withdraw("study", participant, why="asked to", by="x", role="site")
+
+    code, _, err = spira("labels", "add", ANA, "judgement", "present", "--at", TIME)
+
+    assert (code, "has withdrawn" in err) == (2, True)
+    assert shown(spira, ANA)["versions"] == []
+
+
+CSV = f"""name,subject,hospital,record_number,kind,value,at,issued,breathing,status
+a,{ANA},,,spo2,"88,5",2026-03-02T12:00:00-03:00,2026-03-02T12:01:00-03:00,room_air,
 b,,hc,123,judgement,absent,2026-03-02T12:00:00-03:00,2026-03-02T12:01:00-03:00,,
 """
 
 
+@pytest.mark.usefixtures("key")
 def test_an_import_adds_what_is_not_there(spira: Run, tmp_path: Path) -> None:
     """The same table again adds nothing; a later one its new rows, corrections and retractions."""
     file = tmp_path / "labels.csv"
@@ -164,7 +213,7 @@ def test_an_import_adds_what_is_not_there(spira: Run, tmp_path: Path) -> None:
     file.write_text(
         CSV
         + f"b,,hc,123,judgement,present,{TIME},2026-03-02T13:00:00-03:00,,corrected\n"
-        + "a,participant:study/ana,,,,,,2026-03-02T13:00:00-03:00,,retracted\n"
+        + f"a,{ANA},,,,,,2026-03-02T13:00:00-03:00,,retracted\n"
     )
     told.append(spira("labels", "import", file, "--origin", "paper forms")[1])
 
@@ -178,6 +227,7 @@ def test_an_import_adds_what_is_not_there(spira: Run, tmp_path: Path) -> None:
     assert [what for _, what, _, _ in audited(spira)] == ["labels imported"] * 3
 
 
+@pytest.mark.usefixtures("key")
 def test_every_fault_of_an_import_is_told_at_once_and_nothing_is_written(
     spira: Run, tmp_path: Path
 ) -> None:
@@ -185,9 +235,9 @@ def test_every_fault_of_an_import_is_told_at_once_and_nothing_is_written(
     file = tmp_path / "labels.csv"
     rows = CSV.replace("status", "sttaus").splitlines()
     rows += [
-        "c,participant:study/ana,,,spo2,0.93,2026-03-02T12:00:00-03:00,2026-03-02T12:01:00-03:00,,",
-        "d,participant:study/ana,,,spo2,0.94,2026-03-02 12:00,2026-03-02T12:01:00-03:00,,",
-        ",participant:study/ana,hc,9876543,judgement,yes,2026-03-02T12:00:00-03:00,,,",
+        f"c,{ANA},,,spo2,0.93,2026-03-02T12:00:00-03:00,2026-03-02T12:01:00-03:00,,",
+        f"d,{ANA},,,spo2,0.94,2026-03-02 12:00,2026-03-02T12:01:00-03:00,,",
+        f",{ANA},hc,9876543,judgement,yes,2026-03-02T12:00:00-03:00,,,",
         "f,,hc,---,support,none,2026-03-02T12:00:00-03:00,2026-03-02T12:01:00-03:00,,",
         "g,,,,diagnosis,J96.01,2026-03-02T12:00:00-03:00,2026-03-02T12:01:00-03:00,,",
     ]
@@ -218,6 +268,7 @@ def test_every_fault_of_an_import_is_told_at_once_and_nothing_is_written(
     )
 
 
+@pytest.mark.usefixtures("key")
 def test_a_table_that_contradicts_the_store_is_refused_whole(spira: Run, tmp_path: Path) -> None:
     """A version that says something else now, and one from the future."""
     file = tmp_path / "labels.csv"
