@@ -212,16 +212,12 @@ class Puller:
             and (found := _NAMED.fullmatch(str(request.get("url"))))
         ]
         names = [name for resource in deleted for name in names_of(resource)]
-        held = self._taker.labels.held(self._hospital, names)
-        entries = [
-            self._taker.reader.withdrawn(
-                name,
-                subject,
-                version=f"deleted.{manifest.transaction_time.isoformat()}",
-                issued=manifest.transaction_time,
-            )
-            for name, subject in held.items()
-        ]
+        labels, reader = self._taker.labels, self._taker.reader
+        version = f"deleted.{manifest.transaction_time.isoformat()}"
+        when = {"version": version, "issued": manifest.transaction_time}
+        held = labels.held(self._hospital, names).items()
+        entries = [reader.withdrawn(name, subject, **when) for name, subject in held]
+        questions += [reader.end(name, **when) for name in labels.waiting(self._hospital, names)]
         return self._commit(entries, questions, standing, place)
 
     def _take_errors(

@@ -228,6 +228,34 @@ class Reader:
         """The version of an entry that takes it back."""
         return _withdrawn(self._origin, name, subject, version, issued)
 
+    def end(self, name: str, *, version: str, issued: datetime) -> Question:
+        """What ends the questions about an entry: there is nothing to decide any more."""
+        return Question(
+            origin=self._origin,
+            name=name,
+            version=version,
+            status="retracted",
+            issued=issued,
+            reason="status",
+            detail="is no longer said",
+        )
+
+    def ended(
+        self, document: Mapping[str, Any], read: Read, waiting: Collection[str], now: datetime
+    ) -> Iterator[Question]:
+        """The end of those questions about a resource that are neither raised now nor answered.
+
+        waiting    names of entries that wait for a person
+        """
+        if _status_of(document) == "preliminary":
+            return
+        asked = {question.name for question in read.questions}
+        asked |= {entry.name for entry in read.entries if entry.observation is not None}
+        version, issued = _digest(document)[:16], issued_of(document)
+        for name in names_of(name_of(document) or ""):
+            if name in waiting and name not in asked:
+                yield self.end(name, version=version, issued=issued or now)
+
     def settled(
         self,
         document: Mapping[str, Any],

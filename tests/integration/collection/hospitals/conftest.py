@@ -166,6 +166,9 @@ class _Dying:
     def held(self, origin: str, names: Any) -> Mapping[str, Subject]:
         return self.store.held(origin, names)
 
+    def waiting(self, origin: str, names: Any) -> set[str]:
+        return self.store.waiting(origin, names)
+
 
 def _in_force(rows: Sequence[Mapping[str, Any]], at: datetime) -> dict[str, Said]:
     found: dict[str, Mapping[str, Any]] = {}
