@@ -213,11 +213,16 @@ class Puller:
         ]
         names = [name for resource in deleted for name in names_of(resource)]
         labels, reader = self._taker.labels, self._taker.reader
-        version = f"deleted.{manifest.transaction_time.isoformat()}"
-        when = {"version": version, "issued": manifest.transaction_time}
-        held = labels.held(self._hospital, names).items()
-        entries = [reader.withdrawn(name, subject, **when) for name, subject in held]
-        questions += [reader.end(name, **when) for name in labels.waiting(self._hospital, names)]
+        issued = manifest.transaction_time
+        version = f"deleted.{issued.isoformat()}"
+        entries = [
+            reader.withdrawn(name, subject, version=version, issued=issued)
+            for name, subject in labels.held(self._hospital, names).items()
+        ]
+        questions += [
+            reader.end(name, version=version, issued=issued)
+            for name in labels.waiting(self._hospital, names)
+        ]
         return self._commit(entries, questions, standing, place)
 
     def _take_errors(
