@@ -46,7 +46,7 @@ class People(Protocol):
         ...
 
     def visits(self, since: datetime) -> Iterable[Visit]:
-        """The visits of this hospital that have arrived from a moment on."""
+        """The visits of this hospital that have arrived, or were amended, from a moment on."""
         ...
 
 
