@@ -48,11 +48,12 @@ def read_snapshot(
     """What may be used of a study, labelled, all of it as it was known at a moment.
 
     Left out, and counted, are visits without research consent, those in doubt, made voices where
-    there are people's too, and, whatever the moment, everybody who has withdrawn by now. Spoken
-    consents never are in it.
+    there are people's too, and, whatever the moment, everybody who has withdrawn by now and visits
+    whose form no longer has the consent. Spoken consents never are in it.
 
     returns   the source: its files are objects of the audio store, its root is for whoever has
-              them; and what raises TransientError when somebody has withdrawn since
+              them; and what raises TransientError when somebody has withdrawn, or taken back the
+              consent, since
     raises    InputError for an unknown study or policy, or a moment that has not passed
     """
     find_policy(policy)
@@ -61,7 +62,7 @@ def read_snapshot(
             f"as of {at.isoformat()}: that moment has not passed, and more may become known by then"
         )
     language = _language(studies, study, at)
-    known = visits.known(study, at)
+    known, refused = visits.known(study, at), visits.refused(study)
     left_out: Counter[str] = Counter()
     listed: list[Listed] = []
     unknown: Counter[str] = Counter()
@@ -71,7 +72,9 @@ def read_snapshot(
         """Lists the recordings of one visit after the other, and tells what is compared."""
         done = 0
         for some in visits.read(known.visits, at):
-            consented = [one for one in some if one["research_consent"]]
+            consented = [
+                one for one in some if one["research_consent"] and one["id"] not in refused
+            ]
             used = [one for one in consented if one["synthetic"] != known.real]
             left_out["consent"] += len(some) - len(consented)
             left_out["synthetic"] += len(consented) - len(used)
@@ -124,9 +127,11 @@ def read_snapshot(
     )
 
     def still() -> None:
-        if visits.known(study, at).withdrawn != known.withdrawn:
+        gone = visits.known(study, at).withdrawn != known.withdrawn
+        if gone or known.visits.keys() & (visits.refused(study) - refused):
             raise TransientError(
-                f"{collected.where}: somebody has withdrawn meanwhile; run it again, without them"
+                f"{collected.where}: somebody has withdrawn meanwhile, or the consent to research; "
+                "run it again, without them"
             )
 
     return source, still
