@@ -95,6 +95,8 @@ _STATUSES: Mapping[str, Status] = {
     "corrected": "corrected",
 }
 _UNCONFIRMED = ("unconfirmed", "provisional", "differential")
+_REFUTED = ("entered-in-error", "refuted")
+_OVER = ("inactive", "remission", "resolved")
 _PER_MINUTE = {"/min": Decimal(1), "1/min": Decimal(1)}
 # UCUM defines m[Hg] as 133.3220 kPa, exactly.
 _PRESSURE = {"mm[Hg]": Decimal(1), "kPa": 1 / Decimal("0.1333220")}
@@ -310,11 +312,10 @@ class Reader:
         resource = _valid(Condition, about.document)
         _refuse_modifiers(about.document)
         issued = about.require_issued()
-        verified = _code_of(resource.verificationStatus)
-        if verified in ("entered-in-error", "refuted"):
+        verified = _code_of(resource.verificationStatus, (*_REFUTED, "confirmed", *_UNCONFIRMED))
+        clinical = _code_of(resource.clinicalStatus, (*_OVER, "active", "recurrence", "relapse"))
+        if verified in _REFUTED:
             return about.taken_back(issued)
-        if verified not in (None, "confirmed", *_UNCONFIRMED):
-            raise _Doubt("status", "its verification is none that says whether it counts")
         onset, abated = resource.onsetPeriod, resource.abatementPeriod
         begin = resource.onsetDateTime or (onset and onset.start) or resource.recordedDate
         end = resource.abatementDateTime or (abated and abated.end)
@@ -325,7 +326,8 @@ class Reader:
             raise _Doubt("in_the_future", "begins after now")
         if until is not None and until < at:
             raise _Doubt("contradictory", "ends before it begins")
-        over = _code_of(resource.clinicalStatus) in ("inactive", "remission", "resolved")
+        ends = (resource.abatementAge, resource.abatementRange, resource.abatementString, abated)
+        over = clinical in _OVER or any(one is not None for one in ends)
         code, doubt = self._diagnosis(resource)
         if doubt is None and over and until is None:
             doubt = _Doubt("no_end", "is over, and does not say since when")
@@ -711,26 +713,23 @@ def _refuse_modifiers(document: Mapping[str, Any]) -> None:
         raise _Doubt("modifier", "has a modifier that we do not know")
 
 
-def _code_of(concept: Any) -> str | None:
-    codes = [one.code for one in (concept.coding or ())] if concept is not None else []
-    return codes[0] if codes else None
+def _code_of(concept: Any, known: Collection[str]) -> str | None:
+    """The code of a status; None where it has none. In words alone, it may say anything."""
+    if concept is None:
+        return None
+    found = {one.code for one in (concept.coding or ())}.intersection(known)
+    if len(found) != 1:
+        raise _Doubt("status", "has a status that is none of those that say whether it counts")
+    return found.pop()
 
 
 def _status_of(document: Mapping[str, Any]) -> Status:
     """Whether it counts. A diagnosis that is not confirmed waits, as a measurement that is
     preliminary does."""
     given = document.get("status")
-    if _raw_code(document.get("verificationStatus")) in _UNCONFIRMED:
+    if not _codes({"code": document.get("verificationStatus")}).isdisjoint(_UNCONFIRMED):
         given = "preliminary"
     return _STATUSES.get(given, "final") if isinstance(given, str) else "final"
-
-
-def _raw_code(concept: Any) -> Any:
-    """The code of a CodeableConcept that may be none."""
-    try:
-        return concept["coding"][0]["code"]
-    except (TypeError, KeyError, IndexError):
-        return None
 
 
 def _shown(text: str | None) -> str | None:
