@@ -240,10 +240,7 @@ class Simulator:
         @app.get("/fhir/{kind}")
         def search(kind: str, request: Request) -> JSONResponse:
             self._require(request, kind)
-            query = parse_qsl(request.url.query)
-            if any(name == "identifier" for name, _ in query):
-                raise _Refusal(400, "an identifier belongs into the body of a POST")
-            return self._bundle(self._found(kind, query), request)
+            return self._bundle(self._found(kind, parse_qsl(request.url.query)), request)
 
         @app.post("/fhir/{kind}/_search")
         async def post_search(kind: str, request: Request) -> JSONResponse:
@@ -305,7 +302,9 @@ class Simulator:
         return secrets.compare_digest(request.headers.get("authorization", ""), expected)
 
     def _require(self, request: Request, kind: str | None) -> None:
-        """Refuse whoever has no token for a kind of resource."""
+        """Refuse whoever has no token for a kind of resource, or has a number in an address."""
+        if any("identifier" in name for name, _ in parse_qsl(request.url.query)):
+            raise _Refusal(400, "an identifier belongs into the body of a POST")
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         ends, scopes = self._tokens.get(token, (0.0, frozenset()))
         if time.monotonic() >= ends:
