@@ -717,7 +717,7 @@ def _code_of(concept: Any, known: Collection[str]) -> str | None:
     """The code of a status; None where it has none. In words alone, it may say anything."""
     if concept is None:
         return None
-    found = {one.code for one in (concept.coding or ())}.intersection(known)
+    found: set[str] = {one.code for one in (concept.coding or ())}.intersection(known)
     if len(found) != 1:
         raise _Doubt("status", "has a status that is none of those that say whether it counts")
     return found.pop()

@@ -10,6 +10,7 @@ Its data is a `Truth`; what it says of it goes by `clock`, the hospital's time, 
     GET, DELETE   /fhir/exports/JOB         how it stands, its manifest; the end of it
     GET           /fhir/exports/JOB/N       a file of it
     GET           /fhir/Observation?…       date, code, performer, _include=Observation:subject
+    GET           /fhir/KIND/ID             one Observation or Condition
     POST          /fhir/KIND/_search        Patient by identifier, the others by patient
 """
 
@@ -241,6 +242,18 @@ class Simulator:
         def search(kind: str, request: Request) -> JSONResponse:
             self._require(request, kind)
             return self._bundle(self._found(kind, parse_qsl(request.url.query)), request)
+
+        @app.get("/fhir/{kind}/{id}")
+        def one(kind: str, id: str, request: Request) -> JSONResponse:
+            self._require(request, kind)
+            now, name = self.clock(), f"{kind}/{id}"
+            thing = next((thing for thing in self.truth.things if thing.name == name), None)
+            version = None if thing is None else thing.at(now)
+            if thing is None or version is None:
+                raise _Refusal(404, "no such resource")
+            if version.status == "deleted":
+                raise _Refusal(410, "it was deleted")
+            return JSONResponse(to_fhir(thing, version))
 
         @app.post("/fhir/{kind}/_search")
         async def post_search(kind: str, request: Request) -> JSONResponse:

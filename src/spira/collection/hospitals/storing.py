@@ -91,6 +91,11 @@ class Store:
             found |= self._worklist.waiting(origin, wanted[begin : begin + _AT_ONCE])
         return found
 
+    def about(self, origin: str, subject: Subject, at: datetime) -> set[str]:
+        """See `taking.Labels`."""
+        known = self._labels.versions([subject], at)
+        return {one.entry.name for one in known if one.in_force and one.entry.origin == origin}
+
     def held(self, origin: str, names: Collection[str]) -> Mapping[str, Subject]:
         """See `taking.Labels`."""
         latest = sa.func.row_number().over(

@@ -72,6 +72,10 @@ class Labels(Protocol):
         """Of these entries those that wait for a person to decide."""
         ...
 
+    def about(self, origin: str, subject: Subject, at: datetime) -> set[str]:
+        """The names of the entries in force that an origin has about somebody."""
+        ...
+
 
 @dataclass
 class Pulled:

@@ -166,6 +166,9 @@ class _Dying:
     def held(self, origin: str, names: Any) -> Mapping[str, Subject]:
         return self.store.held(origin, names)
 
+    def about(self, origin: str, subject: Subject, at: datetime) -> set[str]:
+        return self.store.about(origin, subject, at)
+
     def waiting(self, origin: str, names: Any) -> set[str]:
         return self.store.waiting(origin, names)
 
