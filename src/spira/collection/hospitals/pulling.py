@@ -13,7 +13,7 @@ time of the visit, and what the hospital knew of them before is fetched then.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -276,10 +276,13 @@ class Puller:
         to_fetch: list[tuple[str, Subject]] = []
         for id, candidates in numbers.items():
             before = placed.get(id)
+            whose = self._taker.participants(candidates, known)
+            if len(whose) > 1:
+                self._taker.add([], [self._of_several(id, whose)], lambda _: None)
             if before is not None and before.subject in candidates:
                 subject: Subject | None = before.subject
             else:
-                subject = next((one for one in candidates if one in known), None)
+                subject = whose[0] if len(whose) == 1 else None
             if subject is None and before is None:
                 self._taker.pulled.dropped += 1
                 continue
@@ -342,12 +345,11 @@ class Puller:
         hashes = self._taker.hashes(id)
         questions = []
         if before is not None and before.subject != subject:
-            digest = hashes[0].rpartition(":")[2]
             question = self._taker.reader.question(
                 {"before": before.subject, "now": subject},
                 "another_person",
                 "the hospital has given this patient other numbers; see whose the entries are",
-                name=f"Patient/{digest[:32]}",
+                name=self._name_of_patient(id),
                 subject=before.subject,
             )
             questions.append(question)
@@ -359,6 +361,18 @@ class Puller:
                 tables.execute(PATIENTS.insert().values(**row, subject=subject, complete=complete))
 
         self._taker.add([], questions, write)
+
+    def _of_several(self, id: str, whose: Collection[Subject]) -> Question:
+        """Who a patient is that has the numbers of several participants."""
+        return self._taker.reader.question(
+            {"numbers": sorted(whose)},
+            "several_people",
+            "it has the numbers of several participants; see whether they are one person",
+            name=self._name_of_patient(id),
+        )
+
+    def _name_of_patient(self, id: str) -> str:
+        return f"Patient/{self._taker.hashes(id)[0].rpartition(':')[2][:32]}"
 
     def _complete(self) -> set[Subject]:
         """The participants of whom everything is here, under the newest key."""

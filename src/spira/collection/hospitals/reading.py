@@ -43,6 +43,7 @@ Reason = Literal[
     "no_subject",  # does not say whom it is about
     "about_another",  # has a focus: about somebody or something else than its subject
     "another_person",  # the hospital now says that this patient is somebody else
+    "several_people",  # a patient with the record numbers of several participants
     "modifier",  # has an element that changes its meaning, and that we do not know
     "status",  # of the resource: unknown to us, or said to be unknown
     "no_time",  # nothing says when it was true

@@ -19,6 +19,7 @@ REASONS: Mapping[Why, Reason] = {
     "no_subject": "unmatched",
     "about_another": "ambiguous",
     "another_person": "ambiguous",
+    "several_people": "ambiguous",
     "in_the_future": "future",
     "code_system": "code",
     "not_cid10": "code",

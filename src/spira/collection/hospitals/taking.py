@@ -230,9 +230,16 @@ class Taker:
         return [
             placed[id].subject
             if id in placed
-            else next((one for one in candidates if one in known), None)
+            else (whose[0] if len(whose := self.participants(candidates, known)) == 1 else None)
             for id, candidates in zip(ids, identified, strict=True)
         ]
+
+    def participants(
+        self, candidates: Sequence[Subject], known: Collection[Subject]
+    ) -> list[Subject]:
+        """The participants among them, each once: under the newest key that they are known by."""
+        found = {self.newest(one): one for one in reversed(candidates) if one in known}
+        return [*found.values()]
 
     def _taking_part(self, subjects: Collection[Subject]) -> set[Subject]:
         """Those of them that are participants still, under the key that they have or the newest."""

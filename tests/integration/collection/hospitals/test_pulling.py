@@ -465,6 +465,34 @@ def test_a_patient_who_gets_another_number_is_asked_about(
     assert subjects == {ward.subject(other)}
 
 
+def test_a_patient_with_the_numbers_of_two_participants_is_asked_about(
+    sqlite: Database, open_ward: Open
+) -> None:
+    """Neither gets the other's results; once it is known whose they are, they are fetched."""
+    ward = open_ward(sqlite, patients=4, settings={"look_back_days": 400})
+    whom = ward.truth.patients[0]
+    ward.settings = ward.settings.model_copy(
+        update={"systems": {SYSTEM: "record-number", "": "cpf"}}
+    )
+    ward.register(whom, visited=True)
+    other = ward.hash_of("cpf", "123")[0]
+    ward.people.subjects.add(other)
+    taker = ward.taker()
+    document = patient_to_fhir(whom)
+    document["identifier"].append({"system": "", "value": "123"})
+    puller = pulling.Puller(taker, ward.client())
+
+    for _ in range(2):
+        puller._place([document], complete=True)
+
+    assert taker.placed([whom.id]) == {}
+    ((_, reason),) = ward.questions()
+    assert reason == "several_people"
+    ward.people.subjects.discard(other)
+    puller._place([document])
+    assert ward.in_force() == ward.expected(ward.now)
+
+
 def test_what_is_no_fhir_is_told_by_file_and_line_and_the_rest_goes_on(
     sqlite: Database, open_ward: Open
 ) -> None:
