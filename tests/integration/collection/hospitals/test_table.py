@@ -101,6 +101,22 @@ def test_a_row_that_comes_again_is_a_version(ward: Any, take: Callable[..., Any]
     assert ward.in_force() == {}
 
 
+@pytest.mark.parametrize("row", ["X;;;;;;;", "C;;;;;;;", "F;;;70;;;;"], ids=["X", "empty", "less"])
+def test_a_row_that_no_longer_says_anything_counts_no_more(
+    row: str, ward: Any, take: Callable[..., Any]
+) -> None:
+    """Whether its word says so, or its cells are empty now; what never counted may be empty."""
+    take("r-1;NUMBER;08/03/2024 10:00;08/03/2024 10:05;F;93;;;;;;J96.0")
+    assert set(said(ward)) == {"spo2", "diagnosis"}
+
+    pulled = take(
+        f"r-1;NUMBER;08/03/2024 10:00;08/03/2024 12:00;{row}", ";;;;;;;;;;;", "r-2;;;;;;;;;;;"
+    )
+
+    assert set(said(ward)) <= {"heart_rate"}
+    assert pulled.lines == 2
+
+
 def test_a_row_that_comes_again_of_somebody_else_is_nobodys_until_a_person_decides(
     ward: Any, take: Callable[..., Any]
 ) -> None:
