@@ -270,8 +270,8 @@ def snapshot(
     """Make a dataset version of what was collected in a study, as it was known at a moment.
 
     Labels are those that the policy gives by what was known then. The same study, policy and moment
-    are the same version, whatever was collected or corrected since; only who has withdrawn by now
-    is left out always. TIME is ISO 8601 with its offset.
+    are the same version, whatever was collected or corrected since; only who has withdrawn by now,
+    or no longer consents to research, is left out always. TIME is ISO 8601 with its offset.
     """
     from dataclasses import replace
 

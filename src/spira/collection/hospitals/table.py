@@ -6,6 +6,7 @@ everything that it may hold:
     record_number: prontuario         # the column with the number of the patient
     kind_of_number: record-number     # as the forms call it
     row: id_medida                    # the column that names the row, the same in each version
+    table: vitais                     # where rows of several tables have the same names
     at: {column: data_hora, format: "%d/%m/%Y %H:%M"}       # ISO 8601 where no format is said
     issued: {column: data_registro, format: "%d/%m/%Y %H:%M"}
     status: {column: situacao, words: {final: [F], corrected: [C], retracted: [X]}}
@@ -109,6 +110,7 @@ class Mapped(Frozen):
     record_number: str
     kind_of_number: str = "record-number"
     row: str
+    table: str = ""  # rows of two tables of a hospital may be called the same
     at: Time
     issued: Time | None = None  # None: when the table was made
     status: Status | None = None  # None: every row is final
@@ -226,7 +228,7 @@ class _Rows:
             return
         common = {
             # The first key's hash: a row keeps its name when keys are rotated.
-            "id": self._taker.hashes(row, _ROW)[-1].rpartition(":")[2][:_ID],
+            "id": self._taker.hashes(row, _ROW + mapped.table)[-1].rpartition(":")[2][:_ID],
             "meta": {"lastUpdated": issued.isoformat()},
             "subject": {"identifier": {"system": self._system, "value": number}},
         }

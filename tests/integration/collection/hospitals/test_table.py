@@ -138,6 +138,15 @@ def test_a_row_that_comes_again_of_somebody_else_is_nobodys_until_a_person_decid
     assert worklist.list() == ()
 
 
+def test_rows_of_two_tables_may_be_called_the_same(ward: Any, take: Callable[..., Any]) -> None:
+    """Where the mapping says which table it is."""
+    take("1;NUMBER;08/03/2024 10:00;08/03/2024 10:05;F;93;;;;;;")
+    other = f"table: gases\n{MAPPING}"
+    take("1;NUMBER;08/03/2024 10:00;08/03/2024 10:06;F;;;;PaO2;8;kPa;", mapping=other)
+
+    assert set(said(ward)) == {"spo2", "pao2"}
+
+
 def test_rows_of_nobody_who_takes_part_leave_nothing(ward: Any, take: Callable[..., Any]) -> None:
     """They are counted."""
     other = ward.truth.patients[3].record_number
