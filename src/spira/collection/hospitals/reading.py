@@ -255,9 +255,11 @@ class Reader:
         asked = {question.name for question in read.questions}
         asked |= {entry.name for entry in read.entries if entry.observation is not None}
         version, issued = _digest(document)[:16], issued_of(document)
+        if issued is None or issued > now + _SKEW:
+            issued = now
         for name in names_of(name_of(document) or ""):
             if name in waiting and name not in asked:
-                yield self.end(name, version=version, issued=issued or now)
+                yield self.end(name, version=version, issued=issued)
 
     def settled(
         self,
