@@ -274,9 +274,11 @@ class Reader:
                    back, with whom they are about (see `names_of`)
         """
         yield from read.entries
-        if _status_of(document) == "preliminary":
-            return  # it waits, and replaces nothing
         said = {entry.name for entry in read.entries}
+        if _status_of(document) == "preliminary":
+            if document.get("resourceType") == "Observation":
+                return  # it waits, and replaces nothing
+            said = set()  # a diagnosis that was confirmed is no longer
         version, issued = _version(document, _digest(document)), issued_of(document)
         if issued is None or issued > now + _SKEW:
             version, issued = f"{version}.{now:%Y%m%d%H%M%S}", now

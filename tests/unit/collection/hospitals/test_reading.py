@@ -335,6 +335,16 @@ def test_what_is_preliminary_replaces_nothing(value: float) -> None:
     assert all(one.status == "preliminary" for one in read(document).questions)
 
 
+def test_a_diagnosis_that_is_no_longer_confirmed_counts_no_more() -> None:
+    """It waits, as one does that never was."""
+    document = diagnosis(verificationStatus=concept("differential", system="x:y"))
+
+    settled = list(READER.settled(document, read(document), {"Condition/c-1": WHOM}, NOW))
+
+    assert [entry.status for entry in settled] == ["preliminary", "retracted"]
+    assert len({entry.version for entry in settled}) == 2
+
+
 def test_clocks_may_differ_a_little() -> None:
     """What the hospital issued in our next minute counts, and takes back, as issued then."""
     ahead = (NOW + timedelta(minutes=1)).isoformat()
