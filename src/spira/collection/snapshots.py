@@ -52,7 +52,8 @@ def read_snapshot(
     everybody who has withdrawn. Spoken consents never are in it.
 
     returns   the source: its files are objects of the audio store, its root is for whoever has
-              them; and what raises TransientError when somebody has withdrawn since
+              them; and what raises TransientError when somebody has withdrawn, or taken back the
+              consent, since
     raises    InputError for an unknown study or policy, or a moment that has not passed
     """
     find_policy(policy)
@@ -61,7 +62,7 @@ def read_snapshot(
             f"as of {at.isoformat()}: that moment has not passed, and more may become known by then"
         )
     language = _language(studies, study, at)
-    known = visits.known(study, at)
+    known, refused = visits.known(study, at), visits.refused(study)
     left_out: Counter[str] = Counter()
     listed: list[Listed] = []
     unknown: Counter[str] = Counter()
@@ -124,9 +125,11 @@ def read_snapshot(
     )
 
     def still() -> None:
-        if visits.known(study, at).withdrawn != known.withdrawn:
+        gone = visits.known(study, at).withdrawn != known.withdrawn
+        if gone or known.visits.keys() & (visits.refused(study) - refused):
             raise TransientError(
-                f"{collected.where}: somebody has withdrawn meanwhile; run it again, without them"
+                f"{collected.where}: somebody has withdrawn meanwhile, or the consent to research; "
+                "run it again, without them"
             )
 
     return source, still

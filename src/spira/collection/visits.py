@@ -424,6 +424,13 @@ class Visits:
         used = (one for one in visits if one["research_consent"] and one["synthetic"] != known.real)
         return sorted(used, key=lambda one: datetime.fromisoformat(one["recorded_at"]))
 
+    def refused(self, study: str) -> frozenset[str]:
+        """The visits whose form was amended and has no consent to research by now."""
+        query = sa.select(VISITS.c.id, FORMS.c.used).select_from(_as_known(_EVER))
+        with self._database.reading() as tables:
+            rows = tables.execute(query.where(VISITS.c.study == study, FORMS.c.version > 1))
+            return frozenset(row.id for row in rows if not _consents(json.loads(row.used)))
+
     def recordings(self, visits: Iterable[str]) -> dict[str, list[Mapping[str, Any]]]:
         """The recordings of visits, by visit, without spoken consents: those hold a name, and are
         in no dataset, export or review."""
@@ -608,10 +615,12 @@ def _with_form(row: sa.Row[Any], person: str) -> Mapping[str, Any]:
         **row._mapping,
         "person": person,
         "values": values,
-        "research_consent": all(
-            said.get("research_consent") is True for said in (values, json.loads(row.by_now))
-        ),
+        "research_consent": _consents(values) and _consents(json.loads(row.by_now)),
     }
+
+
+def _consents(values: Mapping[str, Any]) -> bool:
+    return values.get("research_consent") is True
 
 
 def _at_once(visits: Iterable[str]) -> Iterator[list[str]]:

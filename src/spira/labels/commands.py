@@ -125,19 +125,25 @@ def add(
 
 @labels.command()
 @click.argument("entry")
+@click.option(
+    "--origin", default=_ORIGIN, metavar="NAME", help="Whose it is: a site, hospital or import."
+)
 @reason_option
 @_by
 @json_option
 @click.pass_obj
-def retract(app: Application, entry: str, reason: str, by: str | None) -> None:
-    """Take back an ENTRY that was made by command; it stays known that it was there."""
+def retract(app: Application, entry: str, origin: str, reason: str, by: str | None) -> None:
+    """Take back an ENTRY that was made by command, or of another ORIGIN; it stays known that it was
+    there. A later word of its source supersedes that.
+    """
     now = datetime.now(UTC)
-    said = _in_force(app, entry, now)
+    said = _in_force(app, entry, now, origin)
     taken_back = said.model_copy(
         update={
+            "source": "clinician",
             "version": now.isoformat(),
             "status": "retracted",
-            "issued": now,
+            "issued": max(now, said.issued),
             "observation": None,
             "evidence": by or account(),
         }
@@ -403,13 +409,13 @@ def _add(
     return visits.is_known(study, participant)
 
 
-def _in_force(app: Application, name: str, now: datetime) -> "Entry":
+def _in_force(app: Application, name: str, now: datetime, origin: str = _ORIGIN) -> "Entry":
     from spira.domain.errors import InputError
 
-    found = app.labels.in_force(_ORIGIN, [name], now).get(name)
+    found = app.labels.in_force(origin, [name], now).get(name)
     if found is None:
         raise InputError(
-            f"labels: no entry {name} of {_ORIGIN} is in force; `spira labels show SUBJECT` names "
+            f"labels: no entry {name} of {origin} is in force; `spira labels show SUBJECT` names "
             "those of a person"
         )
     return found

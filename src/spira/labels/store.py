@@ -296,6 +296,10 @@ class Labels:
 
     # ---- keys that are rotated
 
+    def newest(self, subject: Subject) -> Subject:
+        """A subject as it is under the newest key."""
+        return self._carried([subject])[subject]
+
     def _carried(self, subjects: Iterable[Subject]) -> dict[Subject, Subject]:
         """Each subject as it is under the newest key; the ring is asked once for a newest key."""
         carried: dict[Subject, Subject] = {}

@@ -5,7 +5,7 @@ says the same again; when it says something else, that is another item, and the 
 with. Items hold no personal data: candidates are subjects, a detail is a unit, a value, a code.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -108,7 +108,7 @@ class Worklist:
                 taken_back = item.proposal.status == "retracted"
                 if taken_back:
                     retracted.append(item.proposal)
-                if not _is_known(tables, item):
+                if not self._is_known(tables, item):
                     tables.execute(WORKLIST.insert().values(**_row(item, received_at)))
                     new += not taken_back
         for one in retracted:
@@ -117,26 +117,56 @@ class Worklist:
                 self._labels.add([_entry(one, stored.subject, None)], received_at)
         return new
 
-    def decided(self, items: Iterable[Item]) -> tuple[bool, ...]:
-        """Of each, whether a person has decided what it says: then the source says it again."""
-        query = (
-            sa.select(RESOLUTIONS.c.item)
-            .join(WORKLIST, WORKLIST.c.number == RESOLUTIONS.c.item)
-            .where(*(WORKLIST.c[name] == sa.bindparam(name) for name in ("origin", "name", "said")))
-        )
+    def stands(self, items: Iterable[Item], at: datetime) -> tuple[bool, ...]:
+        """Of each, whether its source says it again, and nothing else counts since: it is open
+        still, or what a person has decided is in force."""
+        joined = sa.outerjoin(WORKLIST, RESOLUTIONS, RESOLUTIONS.c.item == WORKLIST.c.number)
+        these = (WORKLIST.c[name] == sa.bindparam(name) for name in ("origin", "name", "said"))
+        query = sa.select(WORKLIST.c.item, RESOLUTIONS.c.version).select_from(joined).where(*these)
+        found = []
+        for one in items:
+            origin, name = one.proposal.origin, one.proposal.name
+            which = {"origin": origin, "name": name, "said": _said(one)}
+            with self._database.reading() as tables:
+                rows = tables.execute(query, which).all()
+            made = {row.version for row in rows if self._of_same(row.item, one)}
+            counts = self._labels.in_force(origin, [name], at).get(name) if made else None
+            found.append(bool(made) and (counts is None or counts.version in made))
+        return tuple(found)
+
+    def _of_same(self, stored: str, item: Item) -> bool:
+        """Whether an item in the table may be of the same person as another."""
+        subjects = {Item.model_validate_json(stored).proposal.subject, item.proposal.subject}
+        return len({self._labels.newest(one) for one in subjects if one is not None}) <= 1
+
+    def waiting(self, origin: str, names: Collection[str]) -> set[str]:
+        """Of these entries those that are on it and that nobody has decided yet."""
+        joined = sa.outerjoin(WORKLIST, RESOLUTIONS, RESOLUTIONS.c.item == WORKLIST.c.number)
+        these = (WORKLIST.c.origin == origin) & WORKLIST.c.name.in_(names)
+        query = sa.select(WORKLIST.c.name).select_from(joined)
         with self._database.reading() as tables:
-            return tuple(
-                tables.execute(
-                    query,
-                    {
-                        "origin": one.proposal.origin,
-                        "name": one.proposal.name,
-                        "said": _said(one),
-                    },
-                ).first()
-                is not None
-                for one in items
+            undecided = query.where(these, RESOLUTIONS.c.item.is_(None), _OPEN)
+            return set(tables.execute(undecided).scalars())
+
+    def _is_known(self, tables: sa.Connection, item: Item) -> bool:
+        """Whether the source said this last, has said it in this version, or has said more since.
+        Of another person, it is something else."""
+        this = (WORKLIST.c.name == item.proposal.name) & (WORKLIST.c.origin == item.proposal.origin)
+        query = (
+            sa.select(*(WORKLIST.c[name] for name in ("said", "version", "issued", "item")))
+            .where(this)
+            .order_by(WORKLIST.c.issued.desc(), WORKLIST.c.number.desc())
+        )
+        rows = tables.execute(query).all()
+        said, version = _said(item), item.proposal.version
+        return bool(rows) and (
+            rows[0].issued > iso(item.proposal.issued)
+            or (rows[0].said == said and self._of_same(rows[0].item, item))
+            or any(
+                (row.said, row.version) == (said, version) and self._of_same(row.item, item)
+                for row in rows
             )
+        )
 
     def list(self, *, resolved: bool = False) -> tuple[Listed, ...]:
         """What is open, the oldest first; `resolved`: and what a person has decided, too.
@@ -256,7 +286,7 @@ class Worklist:
 
 
 # Neither the store nor a later item says otherwise. `conflict` is about a version in the store; and
-# what waits for a person may have been taken back in the store until then, in the same version.
+# what waits for a person may be taken back in the store until then, however often it is said again.
 _STORED, _LATER = ENTRIES.alias(), WORKLIST.alias()
 _OPEN = sa.and_(
     WORKLIST.c.status != "retracted",
@@ -264,12 +294,18 @@ _OPEN = sa.and_(
         _STORED.c.name == WORKLIST.c.name,
         _STORED.c.origin == WORKLIST.c.origin,
         _STORED.c.status != "preliminary",
+        _STORED.c.kind.is_not(None),
         sa.or_(
             _STORED.c.issued > WORKLIST.c.issued,
             sa.and_(
-                _STORED.c.version == WORKLIST.c.version,
-                _STORED.c.kind.is_not(None),
                 WORKLIST.c.reason != "conflict",
+                sa.or_(
+                    _STORED.c.version == WORKLIST.c.version,
+                    sa.and_(
+                        _STORED.c.issued == WORKLIST.c.issued,
+                        _STORED.c.received > WORKLIST.c.received,
+                    ),
+                ),
             ),
         ),
     ),
@@ -279,22 +315,6 @@ _OPEN = sa.and_(
         _LATER.c.number > WORKLIST.c.number,
     ),
 )
-
-
-def _is_known(tables: sa.Connection, item: Item) -> bool:
-    """Whether the source said this last, has said it in this version, or has said more since."""
-    query = (
-        sa.select(WORKLIST.c.said, WORKLIST.c.version, WORKLIST.c.issued)
-        .where(WORKLIST.c.name == item.proposal.name, WORKLIST.c.origin == item.proposal.origin)
-        .order_by(WORKLIST.c.issued.desc(), WORKLIST.c.number.desc())
-    )
-    rows = tables.execute(query).all()
-    said, version = _said(item), item.proposal.version
-    return bool(rows) and (
-        rows[0].said == said
-        or rows[0].issued > iso(item.proposal.issued)
-        or any((row.said, row.version) == (said, version) for row in rows)
-    )
 
 
 def _said(item: Item) -> str:

@@ -452,18 +452,26 @@ def test_a_visit_in_doubt_is_left_out_and_labels_nobody(ward: Ward) -> None:
 
 
 def test_only_what_may_be_used_is_in_it(small: Ward) -> None:
-    """Research consent, as it was then and is now; made voices never stand beside people's."""
-    agreed, no_more = small.visit(pseudonym(1)), small.visit(pseudonym(5))
-    small.visit(pseudonym(2), research_consent=False)
+    """Research consent, then and by now; and made voices never stand beside people's."""
+    agreed = small.visit(pseudonym(1))
+    refused = small.visit(pseudonym(2), research_consent=False)
     small.visit(pseudonym(3), research_consent=None)
     small.visit(pseudonym(4), synthetic=True)
-    small.amend(no_more, research_consent=False)
+    taken_back = small.visit(pseudonym(5))
+    small.amend(refused, research_consent=True)
+    small.amend(taken_back, research_consent=False)
 
-    source = small.read()
+    source, still = small.reading()
 
     assert set(by_visit(source)) == {agreed}
     assert source.origin == "import"
     assert (collected(source).without_consent, collected(source).synthetic) == (3, 1)
+    assert set(by_visit(small.read(datetime.now(UTC)))) == {agreed, refused}
+    still()
+    small.amend(agreed, research_consent=False)
+    with pytest.raises(TransientError, match="or the consent to research"):
+        still()
+    assert not small.read().recordings
 
 
 def test_made_voices_alone_are_a_synthetic_dataset(small: Ward) -> None:

@@ -223,13 +223,26 @@ def test_what_is_taken_back_until_a_person_decides_is_open_and_then_counts(
         [entry(version="2", subject=ANA, status="retracted", issued=NOON + HOUR)], NOON + HOUR
     )
     assert (len(worklist.list()), label(labels)) == (1, "unknown")
-    assert worklist.decided([corrected]) == (False,)
 
     decide(worklist, value=85.0)
 
     assert (len(worklist.list()), label(labels)) == (0, "present")
-    again = share(version="3", issued=NOON + 2 * HOUR)
-    assert worklist.decided([again, item()]) == (True, False)
+
+
+def test_what_is_said_again_stands_until_something_else_counts(
+    worklist: Worklist, labels: Labels, entry: Make
+) -> None:
+    """Open or decided; not where the source has said something that counts in between."""
+    again = share(version="2", issued=NOON + HOUR)
+    assert worklist.stands([share()], NOON) == (False,)
+
+    worklist.put([share()], NOON)
+    assert worklist.stands([again, item()], NOON + HOUR) == (True, False)
+    decide(worklist, value=85.0)
+    assert worklist.stands([again], NOON + HOUR) == (True,)
+
+    labels.add([entry(version="2", subject=ANA, issued=NOON + HOUR)], NOON + 2 * HOUR)
+    assert worklist.stands([again], NOON + 2 * HOUR) == (False,)
 
 
 def test_what_is_taken_back_is_nothing_to_decide(worklist: Worklist, labels: Labels) -> None:

@@ -100,6 +100,26 @@ def test_a_clinician_enters_corrects_and_takes_back(spira: Run) -> None:
     assert (code, f"no entry {name}" in err) == (2, True)
 
 
+def test_what_another_source_said_is_taken_back_by_a_person(spira: Run, tmp_path: Path) -> None:
+    """As where a hospital has mixed up two patients; its later word stands again."""
+    table = tmp_path / "old.csv"
+
+    def told(issued: str) -> None:
+        head = "name,issued,subject,kind,value,at\n"
+        table.write_text(f"{head}Observation/1,{issued},{ANA},judgement,present,{TIME}\n")
+        assert spira("labels", "import", table, "--origin", "hc")[0] == 0
+
+    told(TIME)
+    retract = ("labels", "retract", "Observation/1", "--reason", "another patient")
+    assert spira(*retract)[0] == 2
+    assert spira(*retract, "--origin", "hc")[0] == 0
+
+    told(TIME)
+    assert shown(spira, ANA)["decided"]["label"] == "unknown"
+    told(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f+00:00}")
+    assert shown(spira, ANA)["decided"]["label"] == "present"
+
+
 @pytest.mark.parametrize(
     ("what", "label"),
     [

@@ -288,6 +288,13 @@ class Client:
         query = [("identifier", f"{system}|{number}")]
         return [one for page in self.search("Patient", query, post=True, pages=1) for one in page]
 
+    def resource(self, name: str) -> tuple[int, Any]:
+        """A resource by its name, `Observation/ID`: the status 200 and what it says; 410 where it
+        was deleted, another one where nobody knows of it, and nothing."""
+        answer = self._ask("GET", f"{self._settings.url}/{name}", ok=(200, 404, 405, 410, 501))
+        found = self._json(answer, "a resource") if answer.status == 200 else None
+        return answer.status, found
+
     # Asking
 
     def _ask(

@@ -6,7 +6,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from spira.collection.hospitals.taking import Visit
-from spira.collection.tables import PARTICIPANTS, VISITS
+from spira.collection.tables import FORMS, PARTICIPANTS, VISITS
 from spira.domain.labels import Subject
 from spira.stores.database import Database, iso
 
@@ -35,10 +35,12 @@ class Participants:
             return {_RECORD + record for record in tables.scalars(query.distinct())}
 
     def visits(self, since: datetime) -> Iterator[Visit]:
-        """The visits that have arrived from a moment on, whenever they were."""
+        """The visits that have arrived or were amended from a moment on, whenever they were: a
+        record number may be put right long after."""
         ours = sa.or_(*(VISITS.c.record.startswith(f"{id}:") for id in self._key_ids), sa.false())
+        said = sa.select(FORMS.c.visit).where(FORMS.c.at >= iso(since))
         query = sa.select(VISITS.c.record, VISITS.c.recorded_at).where(
-            VISITS.c.accepted_at >= iso(since), ours, _present()
+            sa.or_(VISITS.c.accepted_at >= iso(since), VISITS.c.id.in_(said)), ours, _present()
         )
         with self._database.reading() as tables:
             rows = tables.execute(query).all()

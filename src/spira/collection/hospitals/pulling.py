@@ -13,7 +13,7 @@ time of the visit, and what the hospital knew of them before is fetched then.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,7 +30,7 @@ from spira.collection.hospitals.fhir import (
     Place,
     read_json,
 )
-from spira.collection.hospitals.reading import CODES, LOINC, Question, names_of
+from spira.collection.hospitals.reading import CODES, LOINC, Question, name_of, names_of
 from spira.collection.hospitals.tables import PATIENTS, PULLS
 from spira.collection.hospitals.taking import Broken, Came, Placed, Pulled, Taker, mappings
 from spira.domain.errors import TransientError
@@ -42,6 +42,7 @@ _AT_ONCE = 200  # lines in a transaction
 _BYTES_AT_ONCE = 8 << 20
 _MOST_EXPORTS = 4  # in one pull: the files of some expire before they are read
 _NAMED = re.compile(r"(?:https?://.+/)?((?:Patient|Observation|Condition)/[A-Za-z0-9\-.]{1,64})")
+_RESOURCE = re.compile(r"((?:Observation|Condition)/[^/]+)")
 _OBSERVATION_CODES = ",".join(f"{LOINC}|{code}" for code in CODES)
 
 
@@ -212,15 +213,16 @@ class Puller:
             and (found := _NAMED.fullmatch(str(request.get("url"))))
         ]
         names = [name for resource in deleted for name in names_of(resource)]
-        held = self._taker.labels.held(self._hospital, names)
+        labels, reader = self._taker.labels, self._taker.reader
+        issued = manifest.transaction_time
+        version = f"deleted.{issued.isoformat()}"
         entries = [
-            self._taker.reader.withdrawn(
-                name,
-                subject,
-                version=f"deleted.{manifest.transaction_time.isoformat()}",
-                issued=manifest.transaction_time,
-            )
-            for name, subject in held.items()
+            reader.withdrawn(name, subject, version=version, issued=issued)
+            for name, subject in labels.held(self._hospital, names).items()
+        ]
+        questions += [
+            reader.end(name, version=version, issued=issued)
+            for name in labels.waiting(self._hospital, names)
         ]
         return self._commit(entries, questions, standing, place)
 
@@ -271,13 +273,16 @@ class Puller:
         }
         known = self._taker.people.known({one for some in numbers.values() for one in some})
         placed = self._taker.placed(numbers)
-        to_fetch: list[str] = []
+        to_fetch: list[tuple[str, Subject]] = []
         for id, candidates in numbers.items():
             before = placed.get(id)
+            whose = self._taker.participants(candidates, known)
+            if len(whose) > 1:
+                self._taker.add([], [self._of_several(id, whose)], lambda _: None)
             if before is not None and before.subject in candidates:
                 subject: Subject | None = before.subject
             else:
-                subject = next((one for one in candidates if one in known), None)
+                subject = whose[0] if len(whose) == 1 else None
             if subject is None and before is None:
                 self._taker.pulled.dropped += 1
                 continue
@@ -286,26 +291,52 @@ class Puller:
             if not same or before is None or whole != before.complete:
                 self._note_patient(id, subject, before, complete=whole)
             if subject is not None and (again or not whole):
-                to_fetch.append(id)
-        for id in to_fetch:
-            self._history(id)
+                to_fetch.append((id, subject))
+        for id, subject in to_fetch:
+            self._history(id, subject)
 
-    def _history(self, patient: str) -> None:
+    def _history(self, patient: str, subject: Subject) -> None:
         """All that the hospital has of one patient that is a participant."""
         queries = {
             "Observation": [("patient", patient), ("code", _OBSERVATION_CODES)],
             "Condition": [("patient", patient)],
         }
+        told: set[str] = set()
         for kind, query in queries.items():
             for page in self._client.search(kind, query, post=True):
-                questions: list[Question] = []
-                came = [(f"a search for {kind}", one) for one in page]
-                entries = self._taker.read(self._taker.documents(came, questions), questions)
-                self._taker.add(entries, questions, lambda _: None)
+                told |= {str(name_of(one)) for one in page}
+                self._take(f"a search for {kind}", page)
+        self._not_found(subject, told)
         with self._database.writing() as tables:
             this = self._taker.is_patient(self._taker.hashes(patient))
             tables.execute(PATIENTS.update().where(this).values(complete=True))
         self._taker.pulled.found += 1
+
+    def _not_found(self, subject: Subject, told: set[str]) -> None:
+        """Ask for what is here of somebody and was not found any more: it was deleted, or is
+        somebody else's by now, and no search says so."""
+        here = self._taker.labels.about(self._hospital, subject, self._taker.now())
+        names = {found[1] for one in here if (found := _RESOURCE.match(one))}
+        for name in sorted(names - told):
+            status, document = self._client.resource(name)
+            if status == 200:
+                self._take(name, [document])
+            elif status == 410:  # others say less: what came in a table is in no server
+                now = self._taker.now()
+                version = f"deleted.{now.isoformat()}"
+                held = self._taker.labels.held(self._hospital, names_of(name))
+                gone = [
+                    self._taker.reader.withdrawn(one, of, version=version, issued=now)
+                    for one, of in held.items()
+                ]
+                self._taker.add(gone, [], lambda _: None)
+
+    def _take(self, where: str, found: Sequence[Any]) -> None:
+        """What some resources say that were asked for one by one."""
+        questions: list[Question] = []
+        came = [(where, one) for one in found]
+        entries = self._taker.read(self._taker.documents(came, questions), questions)
+        self._taker.add(entries, questions, lambda _: None)
 
     def _note_patient(
         self, id: str, subject: Subject | None, before: Placed | None, *, complete: bool
@@ -314,12 +345,11 @@ class Puller:
         hashes = self._taker.hashes(id)
         questions = []
         if before is not None and before.subject != subject:
-            digest = hashes[0].rpartition(":")[2]
             question = self._taker.reader.question(
                 {"before": before.subject, "now": subject},
                 "another_person",
                 "the hospital has given this patient other numbers; see whose the entries are",
-                name=f"Patient/{digest[:32]}",
+                name=self._name_of_patient(id),
                 subject=before.subject,
             )
             questions.append(question)
@@ -331,6 +361,18 @@ class Puller:
                 tables.execute(PATIENTS.insert().values(**row, subject=subject, complete=complete))
 
         self._taker.add([], questions, write)
+
+    def _of_several(self, id: str, whose: Collection[Subject]) -> Question:
+        """Who a patient is that has the numbers of several participants."""
+        return self._taker.reader.question(
+            {"numbers": sorted(whose)},
+            "several_people",
+            "it has the numbers of several participants; see whether they are one person",
+            name=self._name_of_patient(id),
+        )
+
+    def _name_of_patient(self, id: str) -> str:
+        return f"Patient/{self._taker.hashes(id)[0].rpartition(':')[2][:32]}"
 
     def _complete(self) -> set[Subject]:
         """The participants of whom everything is here, under the newest key."""

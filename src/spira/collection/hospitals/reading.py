@@ -43,6 +43,7 @@ Reason = Literal[
     "no_subject",  # does not say whom it is about
     "about_another",  # has a focus: about somebody or something else than its subject
     "another_person",  # the hospital now says that this patient is somebody else
+    "several_people",  # a patient with the record numbers of several participants
     "modifier",  # has an element that changes its meaning, and that we do not know
     "status",  # of the resource: unknown to us, or said to be unknown
     "no_time",  # nothing says when it was true
@@ -95,6 +96,8 @@ _STATUSES: Mapping[str, Status] = {
     "corrected": "corrected",
 }
 _UNCONFIRMED = ("unconfirmed", "provisional", "differential")
+_REFUTED = ("entered-in-error", "refuted")
+_OVER = ("inactive", "remission", "resolved")
 _PER_MINUTE = {"/min": Decimal(1), "1/min": Decimal(1)}
 # UCUM defines m[Hg] as 133.3220 kPa, exactly.
 _PRESSURE = {"mm[Hg]": Decimal(1), "kPa": 1 / Decimal("0.1333220")}
@@ -228,6 +231,36 @@ class Reader:
         """The version of an entry that takes it back."""
         return _withdrawn(self._origin, name, subject, version, issued)
 
+    def end(self, name: str, *, version: str, issued: datetime) -> Question:
+        """What ends the questions about an entry: there is nothing to decide any more."""
+        return Question(
+            origin=self._origin,
+            name=name,
+            version=version,
+            status="retracted",
+            issued=issued,
+            reason="status",
+            detail="is no longer said",
+        )
+
+    def ended(
+        self, document: Mapping[str, Any], read: Read, waiting: Collection[str], now: datetime
+    ) -> Iterator[Question]:
+        """The end of those questions about a resource that are neither raised now nor answered.
+
+        waiting    names of entries that wait for a person
+        """
+        if _status_of(document) == "preliminary":
+            return
+        asked = {question.name for question in read.questions}
+        asked |= {entry.name for entry in read.entries if entry.observation is not None}
+        version, issued = _digest(document)[:16], issued_of(document)
+        if issued is None or issued > now + _SKEW:
+            issued = now
+        for name in names_of(name_of(document) or ""):
+            if name in waiting and name not in asked:
+                yield self.end(name, version=version, issued=issued)
+
     def settled(
         self,
         document: Mapping[str, Any],
@@ -241,9 +274,11 @@ class Reader:
                    back, with whom they are about (see `names_of`)
         """
         yield from read.entries
-        if _status_of(document) == "preliminary":
-            return  # it waits, and replaces nothing
         said = {entry.name for entry in read.entries}
+        if _status_of(document) == "preliminary":
+            if document.get("resourceType") == "Observation":
+                return  # it waits, and replaces nothing
+            said = set()  # a diagnosis that was confirmed is no longer
         version, issued = _version(document, _digest(document)), issued_of(document)
         if issued is None or issued > now + _SKEW:
             version, issued = f"{version}.{now:%Y%m%d%H%M%S}", now
@@ -282,11 +317,10 @@ class Reader:
         resource = _valid(Condition, about.document)
         _refuse_modifiers(about.document)
         issued = about.require_issued()
-        verified = _code_of(resource.verificationStatus)
-        if verified in ("entered-in-error", "refuted"):
+        verified = _code_of(resource.verificationStatus, (*_REFUTED, "confirmed", *_UNCONFIRMED))
+        clinical = _code_of(resource.clinicalStatus, (*_OVER, "active", "recurrence", "relapse"))
+        if verified in _REFUTED:
             return about.taken_back(issued)
-        if verified not in (None, "confirmed", *_UNCONFIRMED):
-            raise _Doubt("status", "its verification is none that says whether it counts")
         onset, abated = resource.onsetPeriod, resource.abatementPeriod
         begin = resource.onsetDateTime or (onset and onset.start) or resource.recordedDate
         end = resource.abatementDateTime or (abated and abated.end)
@@ -297,7 +331,8 @@ class Reader:
             raise _Doubt("in_the_future", "begins after now")
         if until is not None and until < at:
             raise _Doubt("contradictory", "ends before it begins")
-        over = _code_of(resource.clinicalStatus) in ("inactive", "remission", "resolved")
+        ends = (resource.abatementAge, resource.abatementRange, resource.abatementString, abated)
+        over = clinical in _OVER or any(one is not None for one in ends)
         code, doubt = self._diagnosis(resource)
         if doubt is None and over and until is None:
             doubt = _Doubt("no_end", "is over, and does not say since when")
@@ -683,26 +718,23 @@ def _refuse_modifiers(document: Mapping[str, Any]) -> None:
         raise _Doubt("modifier", "has a modifier that we do not know")
 
 
-def _code_of(concept: Any) -> str | None:
-    codes = [one.code for one in (concept.coding or ())] if concept is not None else []
-    return codes[0] if codes else None
+def _code_of(concept: Any, known: Collection[str]) -> str | None:
+    """The code of a status; None where it has none. In words alone, it may say anything."""
+    if concept is None:
+        return None
+    found: set[str] = {one.code for one in (concept.coding or ())}.intersection(known)
+    if len(found) != 1:
+        raise _Doubt("status", "has a status that is none of those that say whether it counts")
+    return found.pop()
 
 
 def _status_of(document: Mapping[str, Any]) -> Status:
     """Whether it counts. A diagnosis that is not confirmed waits, as a measurement that is
     preliminary does."""
     given = document.get("status")
-    if _raw_code(document.get("verificationStatus")) in _UNCONFIRMED:
+    if not _codes({"code": document.get("verificationStatus")}).isdisjoint(_UNCONFIRMED):
         given = "preliminary"
     return _STATUSES.get(given, "final") if isinstance(given, str) else "final"
-
-
-def _raw_code(concept: Any) -> Any:
-    """The code of a CodeableConcept that may be none."""
-    try:
-        return concept["coding"][0]["code"]
-    except (TypeError, KeyError, IndexError):
-        return None
 
 
 def _shown(text: str | None) -> str | None:

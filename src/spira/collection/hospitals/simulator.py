@@ -10,6 +10,7 @@ Its data is a `Truth`; what it says of it goes by `clock`, the hospital's time, 
     GET, DELETE   /fhir/exports/JOB         how it stands, its manifest; the end of it
     GET           /fhir/exports/JOB/N       a file of it
     GET           /fhir/Observation?…       date, code, performer, _include=Observation:subject
+    GET           /fhir/KIND/ID             one Observation or Condition
     POST          /fhir/KIND/_search        Patient by identifier, the others by patient
 """
 
@@ -240,10 +241,19 @@ class Simulator:
         @app.get("/fhir/{kind}")
         def search(kind: str, request: Request) -> JSONResponse:
             self._require(request, kind)
-            query = parse_qsl(request.url.query)
-            if any(name == "identifier" for name, _ in query):
-                raise _Refusal(400, "an identifier belongs into the body of a POST")
-            return self._bundle(self._found(kind, query), request)
+            return self._bundle(self._found(kind, parse_qsl(request.url.query)), request)
+
+        @app.get("/fhir/{kind}/{id}")
+        def one(kind: str, id: str, request: Request) -> JSONResponse:
+            self._require(request, kind)
+            now, name = self.clock(), f"{kind}/{id}"
+            thing = next((thing for thing in self.truth.things if thing.name == name), None)
+            version = None if thing is None else thing.at(now)
+            if thing is None or version is None:
+                raise _Refusal(404, "no such resource")
+            if version.status == "deleted":
+                raise _Refusal(410, "it was deleted")
+            return JSONResponse(to_fhir(thing, version))
 
         @app.post("/fhir/{kind}/_search")
         async def post_search(kind: str, request: Request) -> JSONResponse:
@@ -305,7 +315,9 @@ class Simulator:
         return secrets.compare_digest(request.headers.get("authorization", ""), expected)
 
     def _require(self, request: Request, kind: str | None) -> None:
-        """Refuse whoever has no token for a kind of resource."""
+        """Refuse whoever has no token for a kind of resource, or has a number in an address."""
+        if any("identifier" in name for name, _ in parse_qsl(request.url.query)):
+            raise _Refusal(400, "an identifier belongs into the body of a POST")
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         ends, scopes = self._tokens.get(token, (0.0, frozenset()))
         if time.monotonic() >= ends:

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from spira.collection.hospitals.reading import Question
 from spira.collection.hospitals.reading import Reason as Why
+from spira.domain.fingerprint import fingerprint
 from spira.domain.labels import Entry, Subject
 from spira.labels.store import Labels, VersionConflict
 from spira.labels.tables import ENTRIES, SUBJECTS
@@ -18,6 +19,7 @@ REASONS: Mapping[Why, Reason] = {
     "no_subject": "unmatched",
     "about_another": "ambiguous",
     "another_person": "ambiguous",
+    "several_people": "ambiguous",
     "in_the_future": "future",
     "code_system": "code",
     "not_cid10": "code",
@@ -46,16 +48,54 @@ class Store:
     ) -> int:
         """See `taking.Labels`. Questions come first: asked twice, they are one.
 
-        A version that said something else before is a question, too.
+        What a person has decided stands where the hospital says the same again. A version that was
+        of somebody else before is a question, too, and nobody's until a person has decided.
         """
-        if questions:
-            self._worklist.put((_item(one, received_at) for one in questions), received_at)
+        items = [_item(one, received_at) for one in questions]
+        given = self._without(self._standing(items, received_at), entries)
+        if items:
+            self._worklist.put(items, received_at)
         try:
-            return self._labels.add(entries, received_at, also=also)
+            return self._labels.add(given, received_at, also=also)
         except VersionConflict as conflict:
-            self._worklist.put(map(_conflict, conflict.entries), received_at)
-            kept = [one for one in entries if one not in conflict.entries]
+            doubtful = [one for one in conflict.entries if one.status != "preliminary"]
+            items = list(map(_conflict, doubtful))
+            standing = self._standing(items, received_at)
+            self._worklist.put(items, received_at)
+            kept = [one for one in given if one not in conflict.entries]
+            kept += [_in_doubt(one) for one in doubtful if (one.name, one.version) not in standing]
             return self._labels.add(kept, received_at, also=also)
+
+    def _standing(self, items: Sequence[Item], at: datetime) -> set[tuple[str, str]]:
+        """Name and version of what is on the worklist, or was decided there, and stands."""
+        said = [(one.proposal.name, one.proposal.version) for one in items]
+        stands = self._worklist.stands(items, at)
+        return {one for one, again in zip(said, stands, strict=True) if again}
+
+    @staticmethod
+    def _without(standing: set[tuple[str, str]], entries: Sequence[Entry]) -> list[Entry]:
+        """That a question is asked again takes back nothing: not what a person has decided."""
+        return [
+            one
+            for one in entries
+            if one.observation is not None
+            or not any(
+                one.name == name and one.version.startswith(version) for name, version in standing
+            )
+        ]
+
+    def waiting(self, origin: str, names: Collection[str]) -> set[str]:
+        """See `taking.Labels`."""
+        found: set[str] = set()
+        wanted = list(names)
+        for begin in range(0, len(wanted), _AT_ONCE):
+            found |= self._worklist.waiting(origin, wanted[begin : begin + _AT_ONCE])
+        return found
+
+    def about(self, origin: str, subject: Subject, at: datetime) -> set[str]:
+        """See `taking.Labels`."""
+        known = self._labels.versions([subject], at)
+        return {one.entry.name for one in known if one.in_force and one.entry.origin == origin}
 
     def held(self, origin: str, names: Collection[str]) -> Mapping[str, Subject]:
         """See `taking.Labels`."""
@@ -104,3 +144,10 @@ def _item(question: Question, received_at: datetime) -> Item:
 
 def _conflict(entry: Entry) -> Item:
     return Item(reason="conflict", proposal=Proposal(**dict(entry)))
+
+
+def _in_doubt(entry: Entry) -> Entry:
+    """What takes an entry back until a person has decided whose it is."""
+    version = f"doubt.{fingerprint([entry.version, entry.subject])[:32]}"
+    changed = {"version": version, "status": "retracted", "observation": None}
+    return entry.model_copy(update=changed)

@@ -6,6 +6,7 @@ everything that it may hold:
     record_number: prontuario         # the column with the number of the patient
     kind_of_number: record-number     # as the forms call it
     row: id_medida                    # the column that names the row, the same in each version
+    table: vitais                     # where rows of several tables have the same names
     at: {column: data_hora, format: "%d/%m/%Y %H:%M"}       # ISO 8601 where no format is said
     issued: {column: data_registro, format: "%d/%m/%Y %H:%M"}
     status: {column: situacao, words: {final: [F], corrected: [C], retracted: [X]}}
@@ -19,7 +20,7 @@ Oxygen in the same row is what was breathed. Times without a zone are the hospit
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,15 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, model_validator
 
-from spira.collection.hospitals.reading import CID10, CODES, LOINC, UCUM, Question
+from spira.collection.hospitals.reading import (
+    CID10,
+    CODES,
+    LOINC,
+    UCUM,
+    Question,
+    name_of,
+    names_of,
+)
 from spira.collection.hospitals.taking import Came, Pulled, Taker
 from spira.datasets.tables import Faults, Table
 from spira.documents import read_document
@@ -101,6 +110,7 @@ class Mapped(Frozen):
     record_number: str
     kind_of_number: str = "record-number"
     row: str
+    table: str = ""  # rows of two tables of a hospital may be called the same
     at: Time
     issued: Time | None = None  # None: when the table was made
     status: Status | None = None  # None: every row is final
@@ -137,10 +147,24 @@ def take_table(taker: Taker, table: Table, mapped: Mapped, made_at: datetime | N
     taker.pulled = Pulled()
     for begin in range(0, len(came), _AT_ONCE):
         questions: list[Question] = []
-        documents = taker.documents(came[begin : begin + _AT_ONCE], questions)
+        some = _said_or_superseded(taker, came[begin : begin + _AT_ONCE])
+        documents = taker.documents(some, questions)
         entries = taker.read(documents, questions)
         taker.add(entries, questions, lambda _: None)
     return taker.pulled
+
+
+def _said_or_superseded(taker: Taker, came: Sequence[Came]) -> list[Came]:
+    """Without what says nothing, except of what was said before: it no longer is."""
+    empty = [name_of(document) for _, document in came if "code" not in document]
+    names = [one for name in empty if name is not None for one in names_of(name)]
+    hospital = taker.hospital
+    there = taker.labels.waiting(hospital, names).union(taker.labels.held(hospital, names))
+    return [
+        one
+        for one in came
+        if "code" in one[1] or not there.isdisjoint(names_of(name_of(one[1]) or ""))
+    ]
 
 
 class _Rows:
@@ -182,33 +206,33 @@ class _Rows:
         self, cells: Mapping[str, str], note: Callable[[str], None]
     ) -> Iterator[Mapping[str, Any]]:
         """What a row says, as an Observation with a component for each measurement, and as a
-        Condition for each diagnosis."""
+        Condition for each diagnosis; one without a code where it says nothing of that."""
         mapped = self._mapped
         said = [one for one in mapped.measurements if _applies(one, cells)]
-        if not said:
-            return
         number, row = cells[mapped.record_number], cells[mapped.row]
+        if not said:  # nor is anything asked of it
+            note = _unheard
         if not any(map(str.isalnum, number)):
             note(f"{mapped.record_number}: holds no number")
             return
         if not any(map(str.isalnum, row)):
             note(f"{mapped.row}: is empty; a row needs a name, the same in each of its versions")
             return
-        at = self._time(mapped.at, cells, note)
+        at = self._time(mapped.at, cells, note) if said else None
         issued = self._made_at
         if mapped.issued is not None:
             issued = self._time(mapped.issued, cells, note)
         status = self._status_of(cells, note)
         parts = [_component(one, cells, note) for one in said if one.kind != "diagnosis"]
-        if at is None or issued is None or status is None or None in parts:
+        if (said and at is None) or issued is None or status is None or None in parts:
             return
         common = {
             # The first key's hash: a row keeps its name when keys are rotated.
-            "id": self._taker.hashes(row, _ROW)[-1].rpartition(":")[2][:_ID],
+            "id": self._taker.hashes(row, _ROW + mapped.table)[-1].rpartition(":")[2][:_ID],
             "meta": {"lastUpdated": issued.isoformat()},
             "subject": {"identifier": {"system": self._system, "value": number}},
         }
-        if parts:
+        if parts and at is not None:
             yield common | {
                 "resourceType": "Observation",
                 "status": "entered-in-error" if status == "retracted" else status,
@@ -216,10 +240,16 @@ class _Rows:
                 "effectiveDateTime": at.isoformat(),
                 "component": parts,
             }
+        elif status != "preliminary":
+            yield common | {"resourceType": "Observation"}
         for place, one in enumerate(mapped.measurements):
-            if one.kind == "diagnosis" and one in said:
-                id = f"{common['id']}-{place}"
-                yield common | {"id": id} | _condition(cells[one.column], at, status)
+            named = common | {"id": f"{common['id']}-{place}", "resourceType": "Condition"}
+            if one.kind != "diagnosis":
+                continue
+            if one in said and at is not None:
+                yield named | _condition(cells[one.column], at, status)
+            elif status != "preliminary":
+                yield named
 
     def _time(
         self, time: Time, cells: Mapping[str, str], note: Callable[[str], None]
@@ -251,6 +281,10 @@ class _Rows:
             known = ", ".join(self._status)
             note(f"{column}: is none of the words that the mapping has ({known})")
         return found
+
+
+def _unheard(_: str) -> None:
+    """What is wrong with a row that says nothing does no harm."""
 
 
 def _applies(one: Measured, cells: Mapping[str, str]) -> bool:
@@ -287,7 +321,6 @@ def _condition(code: str, at: datetime, status: str) -> dict[str, Any]:
     )
     system = "http://terminology.hl7.org/CodeSystem/condition-ver-status"
     return {
-        "resourceType": "Condition",
         "verificationStatus": {"coding": [{"system": system, "code": verified}]},
         "code": {"coding": [{"system": CID10[0], "code": code}]},
         "onsetDateTime": at.isoformat(),

@@ -46,7 +46,7 @@ class People(Protocol):
         ...
 
     def visits(self, since: datetime) -> Iterable[Visit]:
-        """The visits of this hospital that have arrived from a moment on."""
+        """The visits of this hospital that have arrived, or were amended, from a moment on."""
         ...
 
 
@@ -66,6 +66,14 @@ class Labels(Protocol):
 
     def held(self, origin: str, names: Collection[str]) -> Mapping[str, Subject]:
         """Of these entries those that are there and not taken back, and whom each is about."""
+        ...
+
+    def waiting(self, origin: str, names: Collection[str]) -> set[str]:
+        """Of these entries those that wait for a person to decide."""
+        ...
+
+    def about(self, origin: str, subject: Subject, at: datetime) -> set[str]:
+        """The names of the entries in force that an origin has about somebody."""
         ...
 
 
@@ -146,7 +154,7 @@ class Taker:
         also: Callable[[sa.Connection], None],
     ) -> None:
         """Into the Label Store, with `also` in one transaction."""
-        self.pulled.questions += len(questions)
+        self.pulled.questions += sum(one.status != "retracted" for one in questions)
         self.pulled.entries += self.labels.add(entries, questions, self.now(), also=also)
 
     def documents(
@@ -169,7 +177,9 @@ class Taker:
         """What they say of participants, and what they no longer say."""
         others = [one for one in documents if one[1].get("resourceType") != "Patient"]
         names = [name for _, document in others if (name := name_of(document)) is not None]
-        held = dict(self.labels.held(self.hospital, [n for one in names for n in names_of(one)]))
+        all_names = [one for name in names for one in names_of(name)]
+        held = dict(self.labels.held(self.hospital, all_names))
+        waiting = self.labels.waiting(self.hospital, all_names)
         subjects = self.subjects([document for _, document in others])
         taking_part = self._taking_part({one for one in subjects if one is not None})
         now = self.now()
@@ -179,8 +189,9 @@ class Taker:
             before = {one: held[one] for one in names_of(name or "") if one in held}
             if subject is not None and subject not in taking_part:
                 self.pulled.dropped += 1  # has withdrawn, or was registered by mistake
-                continue
-            if subject is not None:
+                mine = self.newest(subject)  # stays for the erasing to find
+                before = {one: of for one, of in before.items() if self.newest(of) != mine}
+            elif subject is not None:
                 read = self.reader.read(document, subject, now)
             elif not document.get("subject") and self.reader.concerns(document):
                 detail = "does not say whom it is about"
@@ -188,9 +199,11 @@ class Taker:
             elif not before:
                 self.pulled.dropped += 1
             questions += read.questions
+            waiting |= {question.name for question in read.questions}
             for question in read.questions:
                 if question.reason == "not_fhir":
                     self.pulled.fault(f"{where}: {question.detail}")
+            questions += self.reader.ended(document, read, waiting, now)
             for entry in self.reader.settled(document, read, before, now):
                 entries.append(entry)
                 if entry.observation is None:
@@ -217,9 +230,16 @@ class Taker:
         return [
             placed[id].subject
             if id in placed
-            else next((one for one in candidates if one in known), None)
+            else (whose[0] if len(whose := self.participants(candidates, known)) == 1 else None)
             for id, candidates in zip(ids, identified, strict=True)
         ]
+
+    def participants(
+        self, candidates: Sequence[Subject], known: Collection[Subject]
+    ) -> list[Subject]:
+        """The participants among them, each once: under the newest key that they are known by."""
+        found = {self.newest(one): one for one in reversed(candidates) if one in known}
+        return [*found.values()]
 
     def _taking_part(self, subjects: Collection[Subject]) -> set[Subject]:
         """Those of them that are participants still, under the key that they have or the newest."""

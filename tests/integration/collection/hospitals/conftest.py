@@ -166,6 +166,12 @@ class _Dying:
     def held(self, origin: str, names: Any) -> Mapping[str, Subject]:
         return self.store.held(origin, names)
 
+    def about(self, origin: str, subject: Subject, at: datetime) -> set[str]:
+        return self.store.about(origin, subject, at)
+
+    def waiting(self, origin: str, names: Any) -> set[str]:
+        return self.store.waiting(origin, names)
+
 
 def _in_force(rows: Sequence[Mapping[str, Any]], at: datetime) -> dict[str, Said]:
     found: dict[str, Mapping[str, Any]] = {}

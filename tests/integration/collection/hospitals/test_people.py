@@ -8,7 +8,7 @@ import pytest
 
 from spira.collection.hospitals.people import Participants
 from spira.collection.hospitals.taking import Visit
-from spira.collection.tables import PARTICIPANTS, VISITS
+from spira.collection.tables import FORMS, PARTICIPANTS, VISITS
 from spira.stores.database import Database, iso
 
 KEY, OTHER_KEY = "records-" + "0" * 16, "records-" + "1" * 16
@@ -101,3 +101,19 @@ def test_visits_are_those_that_have_arrived_since(
 
     at = datetime(2024, 3, 8, 12, tzinfo=UTC)
     assert found == [Visit(f"record:{record(1)}", at)] * 2
+
+
+def test_a_visit_whose_number_was_put_right_has_arrived_again(
+    database: Database, visited: Callable[..., None]
+) -> None:
+    """However long ago it came: only now can its patient be found."""
+    visited("p-1", record(1), accepted=ARRIVED - timedelta(days=90))
+    assert list(participants(database).visits(ARRIVED)) == []
+
+    form = {"form": "visit", "form_version": 1, "kept": "{}", "used": "{}", "by": "ward"}
+    with database.writing() as tables:
+        (visit,) = tables.scalars(VISITS.select().with_only_columns(VISITS.c.id))
+        tables.execute(FORMS.insert().values(visit=visit, version=2, at=iso(ARRIVED), **form))
+
+    (found,) = participants(database).visits(ARRIVED)
+    assert found.subject == f"record:{record(1)}"

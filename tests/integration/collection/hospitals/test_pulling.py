@@ -16,7 +16,7 @@ from spira.collection.hospitals import pulling
 from spira.collection.hospitals.reading import CID10
 from spira.collection.hospitals.simulator import Outage
 from spira.collection.hospitals.tables import PATIENTS, PULLS
-from spira.collection.hospitals.truth import SYSTEM, patient_to_fhir, to_fhir
+from spira.collection.hospitals.truth import SYSTEM, Version, patient_to_fhir, to_fhir
 from spira.domain.errors import InputError, TransientError
 from spira.labels.worklist import Worklist
 from spira.stores.database import Database
@@ -276,19 +276,25 @@ def test_a_search_is_narrowed_to_the_site(sqlite: Database, open_ward: Open) -> 
 def test_a_hospital_without_exports_is_searched_at_every_pull(
     sqlite: Database, open_ward: Open
 ) -> None:
-    """What changes about a visit is seen as long as the visit is looked back to."""
-    ward = open_ward(sqlite, troubles=True, settings={"group": None, "look_back_days": 400}, page=7)
-    ward.register(*ward.truth.patients, visited=True)
+    """What changes about a visit is seen as long as the visit is looked back to. What was deleted,
+    or is of somebody else now, is not found any more, and is asked for by its name."""
+    ward = open_ward(sqlite, troubles=True)
+    nobody, moment = ward.truth.patients[-1], ward.now - DAY
+    deleted, moved = [one.versions[0] for one in ward.truth.things[:2]]
+    names = tell(
+        ward,
+        [deleted, later(deleted, moment, status="deleted")],
+        [moved, later(moved, moment, patient=nobody)],
+    )
+    searched = {"group": None, "look_back_days": 400}
+    ward = open_ward(sqlite, truth=ward.truth, settings=searched, page=7)
+    ward.register(*ward.truth.patients[:-1], visited=True)
 
     for days in (120, 60, 0):
         ward.now = ward.now.replace(month=9, day=30) - days * DAY
         ward.puller().pull()
-        # A deleted resource is not found any more, and nothing says so.
-        deleted = {t.name for t in ward.truth.things if t.versions[-1].status == "deleted"}
-        there = {name: one for name, one in ward.in_force().items() if name not in deleted}
-        assert there == {
-            name: one for name, one in ward.expected(ward.now).items() if name not in deleted
-        }
+        assert ward.in_force() == ward.expected(ward.now)
+    assert {*names} <= {row["name"] for row in ward.rows() if row["kind"] is not None}
 
 
 def test_where_it_is_wanted_a_patient_is_looked_up_by_number(
@@ -376,13 +382,16 @@ def test_of_whoever_has_withdrawn_nothing_more_is_taken(sqlite: Database, open_w
         assert [row for row in ward.rows() if row["whom"] == gone] == before
 
 
+@pytest.mark.parametrize("withdrawn", [False, True], ids=["never did", "has withdrawn"])
 def test_what_moves_to_somebody_who_takes_no_part_no_longer_counts(
-    sqlite: Database, open_ward: Open
+    withdrawn: bool, sqlite: Database, open_ward: Open
 ) -> None:
     """It was of another patient all along; of whom it is now, nothing stays."""
     ward = open_ward(sqlite, patients=4)
     one, other = ward.truth.patients[:2]
     ward.register(one)
+    if withdrawn:
+        ward.register(other)
     thing = next(thing for thing in ward.truth.things if thing.versions[0].patient == one)
     first = thing.versions[0]
     moment = ward.now - DAY
@@ -397,12 +406,16 @@ def test_what_moves_to_somebody_who_takes_no_part_no_longer_counts(
     ward.puller().pull()
     assert thing.name in ward.in_force()
 
+    of_other = [row for row in ward.rows() if row["whom"] == ward.subject(other)]
+    assert bool(of_other) == withdrawn
+    ward.people.subjects.discard(ward.subject(other))
     ward.now = moment + DAY
     ward.puller().pull()
 
+    there = {name: said for name, said in ward.in_force().items() if said[0] == ward.subject(one)}
     assert thing.name not in ward.in_force()
-    assert ward.in_force() == ward.expected(ward.now)
-    assert {row["whom"] for row in ward.rows()} == {ward.subject(one)}
+    assert there == ward.expected(ward.now)
+    assert [row for row in ward.rows() if row["whom"] != ward.subject(one)] == of_other
 
 
 def test_of_a_patient_who_is_known_by_a_change_what_was_before_is_fetched(
@@ -450,6 +463,34 @@ def test_a_patient_who_gets_another_number_is_asked_about(
     with sqlite.reading() as tables:
         subjects = set(tables.scalars(sa.select(PATIENTS.c.subject)))
     assert subjects == {ward.subject(other)}
+
+
+def test_a_patient_with_the_numbers_of_two_participants_is_asked_about(
+    sqlite: Database, open_ward: Open
+) -> None:
+    """Neither gets the other's results; once it is known whose they are, they are fetched."""
+    ward = open_ward(sqlite, patients=4, settings={"look_back_days": 400})
+    whom = ward.truth.patients[0]
+    ward.settings = ward.settings.model_copy(
+        update={"systems": {SYSTEM: "record-number", "": "cpf"}}
+    )
+    ward.register(whom, visited=True)
+    other = ward.hash_of("cpf", "123")[0]
+    ward.people.subjects.add(other)
+    taker = ward.taker()
+    document = patient_to_fhir(whom)
+    document["identifier"].append({"system": "", "value": "123"})
+    puller = pulling.Puller(taker, ward.client())
+
+    for _ in range(2):
+        puller._place([document], complete=True)
+
+    assert taker.placed([whom.id]) == {}
+    ((_, reason),) = ward.questions()
+    assert reason == "several_people"
+    ward.people.subjects.discard(other)
+    puller._place([document])
+    assert ward.in_force() == ward.expected(ward.now)
 
 
 def test_what_is_no_fhir_is_told_by_file_and_line_and_the_rest_goes_on(
@@ -585,6 +626,91 @@ def test_what_a_person_decides_counts(sqlite: Database, open_ward: Open) -> None
     assert said["Observation/q-2"][1].value == quantity["value"]
     assert said["Observation/q-2"][1].breathing is None
     assert worklist.list() == ()
+
+
+def tell(ward: Any, *histories: Sequence[Version]) -> list[str]:
+    """Let the hospital say these of its first SpO2 measurements instead; their names."""
+    things = [
+        one
+        for one in ward.truth.things
+        if "spo2" in [s.kind for s in one.versions[0].says.values()]
+    ]
+    told = {thing.name: tuple(of) for thing, of in zip(things, histories, strict=False)}
+    ward.truth = ward.simulator.truth = replace(
+        ward.truth,
+        things=tuple(
+            replace(one, versions=told.get(one.name, one.versions)) for one in ward.truth.things
+        ),
+    )
+    return [*told]
+
+
+def later(version: Version, moment: datetime, **changes: Any) -> Version:
+    """The next one."""
+    given = {"number": version.number + 1, "known_at": moment, "issued": moment}
+    return replace(version, **given | changes)
+
+
+def test_what_a_person_decides_stands_when_the_same_is_said_again(
+    sqlite: Database, open_ward: Open
+) -> None:
+    """Decided before it or after: that a resource was touched takes nothing back. Of somebody else
+    it is another question."""
+    ward = open_ward(sqlite, patients=4)
+    ward.register(*ward.truth.patients)
+    other = ward.truth.patients[3]
+    touched, now = ward.now - DAY, ward.now
+    first = replace(ward.truth.things[0].versions[0], unclear="fraction")
+    again = [first, later(first, touched, issued=first.issued)]
+    names = tell(ward, again, again, [first, later(first, touched, patient=other)])
+    worklist = Worklist(ward.labels)
+
+    def decide(name: str) -> None:
+        (item,) = [one for one in worklist.list() if one.item.proposal.name == name]
+        given = {"who": "ana", "why": "seen", "at": ward.now, "also": lambda _: None}
+        worklist.resolve(item.number, value=93.0, **given)
+
+    ward.now = touched - DAY
+    ward.puller().pull()
+    for name in names[::2]:
+        decide(name)
+    ward.now = now
+    ward.puller().pull()
+
+    assert {name for name, _ in ward.questions()} == {*names[1:]}
+    assert [name for name in names if name in ward.in_force()] == [names[0]]
+    for name in names[1:]:
+        decide(name)
+    ward.puller().pull()
+    assert ward.questions() == []
+    whose = [ward.in_force()[name][0] for name in names]
+    assert whose == [*[ward.subject(first.patient)] * 2, ward.subject(other)]
+
+
+def test_what_the_hospital_no_longer_says_is_nothing_to_decide(
+    sqlite: Database, open_ward: Open
+) -> None:
+    """Deleted, entered in error, or somebody else's: no person may make it a label any more."""
+    ward = open_ward(sqlite, patients=4)
+    whom, nobody = ward.truth.patients[:2]
+    ward.register(whom)
+    moment, now = ward.now - DAY, ward.now
+    first = replace(ward.truth.things[0].versions[0], unclear="unit", patient=whom)
+    names = tell(
+        ward,
+        [first, later(first, moment, status="deleted", unclear=None)],
+        [first, later(first, moment, status="entered-in-error", unclear=None)],
+        [first, later(first, moment, patient=nobody)],
+    )
+
+    ward.now = moment - DAY
+    ward.puller().pull()
+    assert sorted(name for name, _ in ward.questions()) == sorted(names)
+    ward.now = now
+    pulled = ward.puller().pull()
+
+    assert ward.questions() == []
+    assert pulled.questions == 0
 
 
 def test_two_ids_that_differ_in_any_letter_are_two_patients(

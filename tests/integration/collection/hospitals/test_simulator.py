@@ -128,9 +128,12 @@ def test_exports_and_numbers_are_asked_for_as_the_standards_have_it(
     ready = ask("GET", begun.headers["Content-Location"], headers=head).json()
     assert ready["requiresAccessToken"]
     assert ask("GET", ready["output"][0]["url"]).status_code == 401
-    assert ask("GET", "/fhir/Patient", params={"identifier": number}, headers=head).status_code == (
-        400
-    )
+    for method, path, name in (
+        ("GET", "/fhir/Patient", "identifier"),
+        ("GET", "/fhir/Observation", "patient.identifier"),
+        ("POST", "/fhir/Patient/_search", "identifier"),
+    ):
+        assert ask(method, path, params={name: number}, headers=head).status_code == 400
     found = ask("POST", "/fhir/Patient/_search", data={"identifier": number}, headers=head).json()
     assert [one["resource"]["id"] for one in found["entry"]] == [truth.patients[0].id]
 

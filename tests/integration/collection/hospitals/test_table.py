@@ -1,7 +1,7 @@
 """Tables that hospitals send: by the same rules as FHIR, and every fault at once."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from spira.collection.hospitals.table import read_mapped, take_table
 from spira.datasets.tables import read_table
 from spira.domain.errors import InputError
+from spira.labels.worklist import Worklist
 from spira.stores.database import Database
 
 MAPPING = """\
@@ -100,6 +101,52 @@ def test_a_row_that_comes_again_is_a_version(ward: Any, take: Callable[..., Any]
     assert ward.in_force() == {}
 
 
+@pytest.mark.parametrize("row", ["X;;;;;;;", "C;;;;;;;", "F;;;70;;;;"], ids=["X", "empty", "less"])
+def test_a_row_that_no_longer_says_anything_counts_no_more(
+    row: str, ward: Any, take: Callable[..., Any]
+) -> None:
+    """Whether its word says so, or its cells are empty now; what never counted may be empty."""
+    take("r-1;NUMBER;08/03/2024 10:00;08/03/2024 10:05;F;93;;;;;;J96.0")
+    assert set(said(ward)) == {"spo2", "diagnosis"}
+
+    pulled = take(
+        f"r-1;NUMBER;08/03/2024 10:00;08/03/2024 12:00;{row}", ";;;;;;;;;;;", "r-2;;;;;;;;;;;"
+    )
+
+    assert set(said(ward)) <= {"heart_rate"}
+    assert pulled.lines == 2
+
+
+def test_a_row_that_comes_again_of_somebody_else_is_nobodys_until_a_person_decides(
+    ward: Any, take: Callable[..., Any]
+) -> None:
+    """The same values, registered at the same time, under another number: one of them is wrong."""
+    row = "r-1;{};08/03/2024 10:00;08/03/2024 10:05;F;93;;;;;;"
+    numbers = [one.record_number for one in ward.truth.patients[:2]]
+    take(row.format(numbers[0]))
+
+    for _ in range(2):
+        take(row.format(numbers[1]))
+        assert ward.in_force() == {}
+    worklist = Worklist(ward.labels)
+    (asked,) = worklist.list()
+    decided = {"who": "ana", "why": "asked", "at": ward.now, "also": lambda _: None}
+    worklist.resolve(asked.number, subject=ward.subject(ward.truth.patients[1]), **decided)
+    take(row.format(numbers[1]))
+
+    assert said(ward)["spo2"][0] == ward.subject(ward.truth.patients[1])
+    assert worklist.list() == ()
+
+
+def test_rows_of_two_tables_may_be_called_the_same(ward: Any, take: Callable[..., Any]) -> None:
+    """Where the mapping says which table it is."""
+    take("1;NUMBER;08/03/2024 10:00;08/03/2024 10:05;F;93;;;;;;")
+    other = f"table: gases\n{MAPPING}"
+    take("1;NUMBER;08/03/2024 10:00;08/03/2024 10:06;F;;;;PaO2;8;kPa;", mapping=other)
+
+    assert set(said(ward)) == {"spo2", "pao2"}
+
+
 def test_rows_of_nobody_who_takes_part_leave_nothing(ward: Any, take: Callable[..., Any]) -> None:
     """They are counted."""
     other = ward.truth.patients[3].record_number
@@ -122,6 +169,10 @@ def test_what_is_not_certain_in_a_table_is_asked(ward: Any, take: Callable[..., 
     assert ward.in_force() == {}
     reasons = sorted(why for _, why in ward.questions())
     assert reasons == ["fraction", "in_the_future", "not_cid10", "unit"]
+
+    ward.now += timedelta(hours=1)
+    take("r-1;NUMBER;08/03/2024 10:00;08/03/2024 10:05;F;93;;;;;;")
+    assert "fraction" not in [why for _, why in ward.questions()]  # though registered then, too
 
 
 def test_every_fault_of_a_table_is_told_at_once(ward: Any, take: Callable[..., Any]) -> None:

@@ -335,6 +335,16 @@ def test_what_is_preliminary_replaces_nothing(value: float) -> None:
     assert all(one.status == "preliminary" for one in read(document).questions)
 
 
+def test_a_diagnosis_that_is_no_longer_confirmed_counts_no_more() -> None:
+    """It waits, as one does that never was."""
+    document = diagnosis(verificationStatus=concept("differential", system="x:y"))
+
+    settled = list(READER.settled(document, read(document), {"Condition/c-1": WHOM}, NOW))
+
+    assert [entry.status for entry in settled] == ["preliminary", "retracted"]
+    assert len({entry.version for entry in settled}) == 2
+
+
 def test_clocks_may_differ_a_little() -> None:
     """What the hospital issued in our next minute counts, and takes back, as issued then."""
     ahead = (NOW + timedelta(minutes=1)).isoformat()
@@ -382,6 +392,11 @@ def test_a_diagnosis_is_read_by_its_code_of_cid10(code: str, system: str) -> Non
         ({"code": concept("J96.0", system=None)}, "code_system"),
         ({"code": concept("J96.0", "J96.1", system=CID10[0])}, "contradictory"),
         ({"clinicalStatus": concept("resolved", system="x:y")}, "no_end"),
+        ({"abatementString": "last year"}, "no_end"),
+        ({"abatementAge": quantity(50, "a")}, "no_end"),
+        ({"abatementPeriod": {"start": "2024-03-08"}}, "no_end"),
+        ({"clinicalStatus": {"text": "resolvido"}}, "status"),
+        ({"verificationStatus": {"text": "refutado"}}, "status"),
         ({"abatementDateTime": "2024-03-01"}, "contradictory"),
         ({"onsetDateTime": "2024-03-11"}, "in_the_future"),
         ({"onsetDateTime": None}, "no_time"),
@@ -465,8 +480,11 @@ def test_a_diagnosis_dated_by_days_lasts_for_the_whole_of_them(
     ids=str,
 )
 def test_a_diagnosis_counts_once_it_is_confirmed(verified: str, status: str) -> None:
-    """What is only thought of waits; what was refuted is taken back."""
-    assert only(diagnosis(verificationStatus=concept(verified, system="x:y"))).status == status
+    """What is only thought of waits; what was refuted is taken back. A hospital may have words of
+    its own beside FHIR's."""
+    both = concept("own-word", verified, system="x:y")
+
+    assert only(diagnosis(verificationStatus=both)).status == status
 
 
 def test_entries_have_the_names_that_are_looked_for() -> None:
