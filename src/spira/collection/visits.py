@@ -411,13 +411,18 @@ class Visits:
             yield [_with_form(row, visits[row.id]) for row in rows]
 
     def of_study(self, study: str, until: datetime | None = None) -> Sequence[Mapping[str, Any]]:
-        """The visits of a study that count, as `read` gives them, in the order of their times.
+        """The visits of a study that a dataset may have, as `used` gives them."""
+        return self.used(self.known(study, until), until)
 
-        Those of whoever has withdrawn are left out, under every pseudonym, and those that are in
-        doubt (`DOUBTS`).
-        until     as they were known then: what was accepted and amended later is left out
+    def used(self, known: Known, until: datetime | None = None) -> Sequence[Mapping[str, Any]]:
+        """What a dataset may have of visits that count, as `read` gives them, in the order of their
+        times: with consent to research, and no made voices where there are people's too.
+
+        until     as in `read`
         """
-        return _by_time(self.read(self.known(study, until).visits, until))
+        visits = chain.from_iterable(self.read(known.visits, until))
+        used = (one for one in visits if one["research_consent"] and one["synthetic"] != known.real)
+        return sorted(used, key=lambda one: datetime.fromisoformat(one["recorded_at"]))
 
     def recordings(self, visits: Iterable[str]) -> dict[str, list[Mapping[str, Any]]]:
         """The recordings of visits, by visit, without spoken consents: those hold a name, and are
@@ -516,15 +521,15 @@ class Visits:
 def people_table(visits: Visits, study: str) -> pl.DataFrame:
     """The visits of a study that a dataset may have, in the order of their times, columns as in
     `balance.VISITS`: who was recorded where, and nothing of how, or of anybody's label."""
-    rows = _used(visits, visits.known(study))
-    return pl.DataFrame([_person(row) for row in rows], schema=COLUMNS)
+    rows = [_person(row) for row in visits.of_study(study)]
+    return pl.DataFrame(rows, schema=COLUMNS)
 
 
 def visit_table(visits: Visits, labels: Labels, study: str, policy: str) -> pl.DataFrame:
     """As `people_table`, and how everybody was recorded, labelled by a policy as of now."""
     now = datetime.now(UTC)
     known = visits.known(study)
-    rows = _used(visits, known)
+    rows = visits.used(known)
     asked = [asked_about(row, known.subjects[row["person"]]) for row in rows]
     decided = labels.as_of(asked, policy, now)
     recordings = visits.recordings(row["id"] for row in rows)
@@ -547,12 +552,6 @@ def visit_table(visits: Visits, labels: Labels, study: str, policy: str) -> pl.D
             }
         )
     return pl.DataFrame(table, schema=COLUMNS)
-
-
-def _used(visits: Visits, known: Known) -> list[Mapping[str, Any]]:
-    """Made voices are nobody where there are people's too."""
-    rows = _by_time(visits.read(known.visits))
-    return [row for row in rows if row["research_consent"] and row["synthetic"] != known.real]
 
 
 def _person(visit: Mapping[str, Any]) -> dict[str, Any]:
@@ -594,7 +593,7 @@ def _as_known(at: str) -> sa.Join:
     return VISITS.join(FORMS, (FORMS.c.visit == VISITS.c.id) & newest)
 
 
-def _replaces(other: sa.Alias) -> sa.ColumnElement[bool]:
+def _replaces(other: sa.FromClause) -> sa.ColumnElement[bool]:
     """Whether another visit is in the place of this one."""
     return sa.and_(
         other.c.replaces == VISITS.c.id,
@@ -613,11 +612,6 @@ def _with_form(row: sa.Row[Any], person: str) -> Mapping[str, Any]:
             said.get("research_consent") is True for said in (values, json.loads(row.by_now))
         ),
     }
-
-
-def _by_time(read: Iterable[Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
-    visits = chain.from_iterable(read)
-    return sorted(visits, key=lambda one: datetime.fromisoformat(one["recorded_at"]))
 
 
 def _at_once(visits: Iterable[str]) -> Iterator[list[str]]:

@@ -592,7 +592,8 @@ def test_whatever_is_asked_is_answered_as_the_document_says(
     ward.send(1, manifest(1, *sounds), *sounds)
     needed, _ = ward.put(2, manifest(2, *sounds, participant=2)).json()["recordings"]
     document = ward.api.openapi()
-    known = {"study": ["spira"], "study_version": [1]}
+    known = {"study": ["spira"], "study_version": [1], "participant": [identity(9)]}
+    known |= {"at": [NOW.isoformat()], "kind": ["spo2"], "value": [88]}
     schemas = document["components"]["schemas"]
     for name in ("Visit", "Withdrawal", "Said"):  # which there are is no matter of the document
         schemas[name]["properties"] |= {
@@ -601,6 +602,9 @@ def test_whatever_is_asked_is_answered_as_the_document_says(
             if key in schemas[name]["properties"]
         }
     schemas["FormValues"]["properties"] |= {"id": {"enum": ["visit"]}, "version": {"enum": [1]}}
+    for header in document["paths"]["/v1/collection/labels"]["post"]["parameters"]:
+        if header["name"] == "Spira-Device-Time":
+            header["schema"] = {"enum": [NOW.isoformat()]}
     ward.api.openapi = lambda: document  # type: ignore[method-assign]
     there = {
         "/v1/collection/visits": {"id": identity(1)},
