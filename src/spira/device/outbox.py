@@ -463,7 +463,9 @@ class Outbox(Generic[_Kept]):
                             recorded_as=name,
                             id=id,
                             state="refused",
-                            detail=f"{len(refusals)} things have to be changed; see refusals",
+                            detail=" ".join(
+                                f"{one.what} {one.name}: {one.sentence.en}" for one in refusals
+                            ),
                             refusals=refusals,
                         )
                     for one in needed:

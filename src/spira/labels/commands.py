@@ -375,8 +375,9 @@ def _hashed(app: Application, hospital: str, number: str) -> "Subject":
     known = {key.site for key in app.keys.list_keys() if key.site is not None}
     if hospital not in known:
         raise InputError(
-            f"hospital {hospital}: no record number of it is known{nearest(hospital, known)}; "
-            f"`spira keys create {hospital}` prepares for the first, if that is its name"
+            f"hospital {hospital}: no record number of it is known{nearest(hospital, known)} "
+            f"(known: {', '.join(sorted(known)) or 'none'}); if that is its name, "
+            f"`spira keys create {hospital}` prepares for the first"
         )
     return f"record:{app.keys.hash_record(hospital, number)}"
 

@@ -439,6 +439,7 @@ def test_refused_is_told_and_kept_until_it_is_revised(server: Honest, device: De
         ("field", "wrong", "wrong_type"),
     }
     assert {one.sentence.pt for one in outcome.refusals} == {"Uma frase."}
+    assert all(f"{one.what} {one.name}: A sentence." in outcome.detail for one in outcome.refusals)
     device.revise(id, {"n": 1}, leave_out=[vowel])
     assert device.sync(server.url, TOKEN).complete
     assert device.audio(id, vowel) == audio_of(1, "vowel")

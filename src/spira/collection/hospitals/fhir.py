@@ -235,8 +235,10 @@ class Client:
             self._patience.failed("cut off a file of the export")
 
     def end_export(self, status_url: str) -> None:
-        """Let the server forget the export; one that has no way to is left to it."""
-        self._ask("DELETE", status_url, ok=(200, 202, 204, 400, 404, 405, 410, 501))
+        """Let the server forget the export; one that has no way to is left to it. One that the
+        setting url names no more may be gone, and is not shown our token."""
+        if self._is_ours(status_url):
+            self._ask("DELETE", status_url, ok=(200, 202, 204, 400, 404, 405, 410, 501))
 
     # Searches
 

@@ -558,6 +558,17 @@ def test_an_export_is_ended_whatever_the_server_makes_of_it(credentials: Credent
         assert server.requests[-1].method == "DELETE"
 
 
+def test_an_export_of_a_server_that_is_no_longer_ours_is_left_to_it(
+    credentials: Credentials,
+) -> None:
+    """Read whole, and cut off before its end: that server may be gone, and is shown no token."""
+    server = Server(lambda _: httpx.Response(202))
+
+    server.client(credentials).end_export("https://before.example/jobs/1")
+
+    assert server.requests == []
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
