@@ -123,6 +123,18 @@ def _told(data: ReportInput, story: Story) -> dict[int, Sentence]:
             "Only recordings that cannot be used were refused: {n}; quality is no reason",
             n=NOT_REPORTED if refused is None else refused.total,
         )
+        if data.dataset.label_policy and data.dataset.agreement:
+            agreement = data.dataset.agreement
+            told[8] = fill(
+                "Rótulo pela política {policy}; {first} e {second} discordam em "
+                "{n} de {total} visitas",
+                "Label by policy {policy}; {first} and {second} disagree on {n} of {total} visits",
+                policy=data.dataset.label_policy,
+                first=agreement.first,
+                second=agreement.second,
+                n=agreement.differing,
+                total=agreement.total,
+            )
     if data.envelope is not None:
         told[6] = fill(
             "Locais: {sites}; aparelhos: {devices}; idades: {ages}. Tratamentos: não informado",
@@ -132,10 +144,11 @@ def _told(data: ReportInput, story: Story) -> dict[int, Sentence]:
             ages=ages(data),
         )
     if data.simulated:
-        told[8] = Sentence(
+        planted = Sentence(
             pt="Insuficiência respiratória plantada pela síntese, conhecida sem erro",
             en="Respiratory insufficiency planted by the synthesis, known without error",
         )
+        told.setdefault(8, planted)
         told[17] = Sentence(
             pt="Não se aplica: nenhuma voz de pessoa", en="Does not apply: nobody's voice"
         )

@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 
 from spira.domain.answers import EVIDENCE_SENTENCES, OUTCOME_SENTENCES, Envelope, Sentence
 from spira.domain.frozen import Frozen
+from spira.domain.label_policies import Agreement
 from spira.domain.recordings import EvidenceLevel, LabelCounts, Side
 from spira.evaluation import figures, wording
 from spira.evaluation.audits import level_warns
@@ -76,6 +77,8 @@ class ReportedDataset(Frozen):
     findings: Mapping[str, LabelCounts] | None = None  # finding -> recordings
     durations: Durations | None = None
     noise_recordings: int | None = None
+    label_policy: str | None = None  # the named rules that labelled it
+    agreement: Agreement | None = None  # how two label policies label its visits
     withdrawn: int | None = None  # recordings taken out since, at their owner's wish
 
     @property

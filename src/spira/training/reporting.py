@@ -101,6 +101,7 @@ def _dataset(work: Work) -> ReportedDataset:
     counted = dataset.artifact.read_json("summary.json")
     spoken = dataset.recordings.filter(pl.col("utterance") == work.experiment.utterance)
     lengths = spoken["duration_s"].to_numpy()
+    collected = dataset.collected
     everybody = {name: counted[name] for name in ("people", "recordings", "refused")}
     return ReportedDataset(
         digest=work.plan.dataset,
@@ -120,6 +121,8 @@ def _dataset(work: Work) -> ReportedDataset:
             longest_s=float(lengths.max()),
         ),
         noise_recordings=counted["noise"],
+        label_policy=collected and collected.label_policy,
+        agreement=collected and collected.agreement,
     )
 
 

@@ -10,8 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from spira.domain.answers import EVIDENCE_SENTENCES, Envelope, Sentence
-from spira.domain.recordings import EvidenceLevel, LabelCounts
+from spira.domain.label_policies import Agreement
+from spira.domain.recordings import LABELS, EvidenceLevel, LabelCounts
 from spira.evaluation import report
+from spira.evaluation.card import render_card
 from spira.evaluation.report import (
     ReportedDataset,
     ReportedGroup,
@@ -771,6 +773,32 @@ def test_counts_of_the_data_are_all_there(sample_report: ReportInput) -> None:
         "name: demo",
     ):
         assert words in text
+
+
+def test_where_a_policy_labelled_it_the_report_says_how_often_another_one_differs(
+    sample_report: ReportInput,
+) -> None:
+    """On the page and in the card."""
+    assert sample_report.dataset is not None
+    counts = {"present": {"present": 3, "absent": 1}, "absent": {"unknown": 2, "absent": 5}}
+    zeros: dict[str, dict[str, int]] = {one: dict.fromkeys(LABELS, 0) for one in LABELS}
+    agreement = Agreement.model_validate(
+        {
+            "first": "ri-v1",
+            "second": "spo2-v1",
+            "counts": {one: zeros[one] | counts.get(one, {}) for one in LABELS},
+        }
+    )
+    labelled = sample_report.dataset.model_copy(
+        update={"label_policy": "ri-v1", "agreement": agreement}
+    )
+
+    told = sample_report.model_copy(update={"dataset": labelled})
+
+    for text in (render_report(told), render_card(told)):
+        assert "ri-v1 e spo2-v1 discordam em 3 de 11 visitas" in text
+        assert "ri-v1 and spo2-v1 disagree on 3 of 11 visits" in text
+    assert "discordam em" not in render_report(sample_report)
 
 
 def test_unlabelled_people_get_a_column_only_where_there_are_any(
