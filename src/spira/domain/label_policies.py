@@ -419,10 +419,11 @@ def _moments(said: Said, first: datetime, last: datetime) -> list[datetime]:
 
 def _turns(said: Said, first: datetime, last: datetime) -> Iterator[datetime]:
     """When something begins or ends to count, within a span."""
+    shifts = (*_SHIFTS, DAY, -DAY)
+    all_spans = [(by, _shifted(first, -by), _shifted(last, -by)) for by in shifts]
     for kind, facts in said.items():
         edges = [edge for fact in facts for edge in (fact.at, fact.until) if edge]
-        for shift in (*_SHIFTS, DAY, -DAY) if kind == "diagnosis" else _SHIFTS:
-            low, high = _shifted(first, -shift), _shifted(last, -shift)
+        for shift, low, high in all_spans if kind == "diagnosis" else all_spans[: len(_SHIFTS)]:
             for edge in edges:
                 if low <= edge <= high:
                     yield edge + shift
