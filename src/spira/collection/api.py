@@ -340,9 +340,9 @@ def create_api(parts: Parts) -> FastAPI:
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
-        """Database and objects answer too."""
+        """Database and objects answer too, and where spoken consents lie."""
         await to_thread.run_sync(parts.studies.list)
-        await to_thread.run_sync(parts.intake.uploads.offset, "readyz")
+        await to_thread.run_sync(parts.intake.ask_stores)
         return JSONResponse({"ready": True})
 
     @app.exception_handler(Withdrawn)

@@ -79,7 +79,15 @@ class Ward:
         self.visits = Visits(database, self.keys.wrapped)
         self.labels = Labels(database, lambda subject: subject)
         self.tokens = Tokens(database)
-        self.intake = Intake(database, self.objects, Takes(), self.keys, IntakeSettings())
+        self.consents = folder / "consents"
+        self.intake = Intake(
+            database,
+            self.objects,
+            Takes(),
+            self.keys,
+            IntakeSettings(),
+            consents=Objects.open(str(self.consents), setting="a test"),
+        )
         self.api = create_api(
             Parts(
                 intake=self.intake,
@@ -389,6 +397,15 @@ def test_a_late_retry_of_an_amendment_reverts_nothing(ward: Ward, study: Study) 
         assert "read the visit" in refused.json()["detail"]
     forms = ward.ask("GET", path).json()["forms"]
     assert [one["values"]["research_consent"] for one in forms] == [True, False, True, False]
+
+
+def test_who_cannot_keep_a_spoken_consent_is_not_ready(ward: Ward) -> None:
+    """Its store is asked too: no visit with one could be taken."""
+    ready = ward.ask("GET", "/readyz").status_code
+    ward.consents.rmdir()
+    ward.consents.touch()
+
+    assert (ready, ward.ask("GET", "/readyz").status_code) == (200, 503)
 
 
 def word(**change: Any) -> dict[str, Any]:
