@@ -329,7 +329,7 @@ def create_api(parts: Parts) -> FastAPI:
             _hospital(of, site)
             policy = parts.settings.balance_policy
             table = visit_table(parts.visits, parts.labels, study, policy)
-            return weigh(of, table).model_dump(mode="json")
+            return weigh(of, table, policy).model_dump(mode="json")
 
         return JSONResponse(await to_thread.run_sync(found))
 

@@ -570,7 +570,8 @@ def test_a_collector_learns_whom_to_find_and_never_a_label(ward: Ward) -> None:
     for answer in (today, visit.json(), said.json()):
         assert not any(f'"{label}"' in json.dumps(answer) for label in LABELS)
     assert ward.ask("GET", balance).json()["code"] == "not_lead"
-    assert ward.ask("GET", balance, token=lead).json()["people"]["present"] == 1
+    told = ward.ask("GET", balance, token=lead).json()
+    assert (told["people"]["present"], told["label_policy"]) == (1, "ri-v1")
     elsewhere = ward.tokens.create("elsewhere", "lead")
     assert ward.ask("GET", balance, token=elsewhere).json()["code"] == "unknown_study"
 
