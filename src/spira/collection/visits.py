@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from spira.collection.balance import VISITS as COLUMNS
 from spira.collection.consents import CONSENT
-from spira.collection.tables import FORMS, PARTICIPANTS, RECORDINGS, VISITS
+from spira.collection.tables import FORMS, PARTICIPANTS, RECORDINGS, STUDIES, VISITS
 from spira.domain.answers import Sentence
 from spira.domain.capture import mismatches
 from spira.domain.errors import SpiraError
@@ -132,6 +132,31 @@ class Visits:
         """
         self._hold_withdrawals(tables, study)
         self._require_nobody_gone(tables, study, participant)
+
+    def gone(self, tables: sa.Connection, subjects: Iterable[Subject]) -> set[Subject]:
+        """Those of them who have withdrawn: by a pseudonym, or by a record number that nobody has
+        who takes part. Nobody else withdraws before this transaction has ended."""
+        for study in tables.scalars(sa.select(STUDIES.c.id).distinct().order_by("id")).all():
+            self._hold_withdrawals(tables, study)
+        query = sa.select(PARTICIPANTS.c.study, PARTICIPANTS.c.id, VISITS.c.record).select_from(
+            PARTICIPANTS.outerjoin(VISITS)
+        )
+        withdrawn = PARTICIPANTS.c.withdrawn_at.is_not(None)
+
+        def names(those: sa.ColumnElement[bool]) -> set[str]:
+            rows = tables.execute(query.where(those)).all()
+            newest = self._carried(row.record for row in rows)
+            numbers = {f"record:{one}" for one in newest.values()}
+            return numbers | {f"participant:{row.study}/{row.id}" for row in rows}
+
+        def newest(subject: Subject) -> Subject:
+            kind, _, number = subject.partition(":")
+            return f"record:{self._newest(number)}" if kind == "record" else subject
+
+        left = names(withdrawn)
+        found = {one for one in subjects if newest(one) in left}
+        here = names(~withdrawn) if found else set()
+        return {one for one in found if newest(one) not in here}
 
     def is_known(self, study: str, participant: str) -> bool:
         """Whether a visit of a participant has come."""

@@ -377,6 +377,9 @@ def test_who_has_withdrawn_is_left_out_and_taken_no_more(ward: Ward) -> None:
     with ward.database.reading() as tables:
         assert tables.execute(sa.select(sa.func.count()).select_from(VISITS)).scalar() == 3
         assert tables.execute(sa.select(sa.func.count()).select_from(FORMS)).scalar() == 3
+        theirs = {f"participant:{STUDY}/{ONE}", f"record:{ward.hashes('123')[0]}"}
+        others = {f"participant:{STUDY}/{THREE}", f"record:{ward.hashes('124')[0]}"}
+        assert ward.visits.gone(tables, theirs | others) == theirs
 
 
 def test_what_is_in_doubt_withdraws_nobody_else(ward: Ward) -> None:
