@@ -45,7 +45,9 @@ def balance(tmp_path_factory: pytest.TempPathFactory) -> str:
         schema=dict(VISITS),
     )
     path = tmp_path_factory.mktemp("balance") / "balance.html"
-    page = render_balance(study, weigh(study, visits), at=datetime(2026, 11, 26, tzinfo=UTC))
+    page = render_balance(
+        study, weigh(study, visits, "ri-v1"), at=datetime(2026, 11, 26, tzinfo=UTC)
+    )
     path.write_text(page, encoding="utf-8")
     return path.as_uri()
 

@@ -23,7 +23,14 @@ from spira.collection.balance import wanted_today, weigh
 from spira.collection.openapi import describe
 from spira.collection.settings import CollectionSettings
 from spira.collection.studies import Studies
-from spira.collection.visits import DOUBTS, Visits, Withdrawn, people_table, visit_table
+from spira.collection.visits import (
+    DOUBTS,
+    Amended,
+    Visits,
+    Withdrawn,
+    people_table,
+    visit_table,
+)
 from spira.domain.answers import Sentence
 from spira.domain.errors import InputError
 from spira.domain.fingerprint import fingerprint
@@ -93,6 +100,7 @@ class Amendment(Reason):
     """A form filled in anew, and why."""
 
     form: FormValues
+    version: int = Field(ge=2, le=1_000_000)  # that it makes: one more than the last that was seen
 
 
 class Withdrawal(Reason):
@@ -229,21 +237,26 @@ def create_api(parts: Parts) -> FastAPI:
                 places = [{"where": one["name"], "what": one["sentence"]["en"]} for one in told]
                 detail = "; ".join(f"{one['where']}: {one['what']}" for one in places)
                 raise Refused("bad_manifest", 400, detail, places=places)
-            _require_agreed(parts, visit, filled)
+            if wanted.version > len(visit["forms"]):  # what is here stays so
+                _require_agreed(parts, visit, filled)
             # Nobody can send back what the server does not tell: left out, it stays.
             records: Sequence[str] | None = None
             if RECORD_NUMBER in wanted.form.values:
                 records = _records(parts, _hospital(study, site), filled)
-            version = parts.visits.amend(
-                id,
-                site.name,
-                wanted.form,
-                filled,
-                records,
-                why=wanted.reason,
-                by=f"token {site.token_id}",
-            )
-            return {"version": version, "marks": remarks(filled.marks)}
+            try:
+                parts.visits.amend(
+                    id,
+                    site.name,
+                    wanted.form,
+                    filled,
+                    records,
+                    wanted.version,
+                    why=wanted.reason,
+                    by=f"token {site.token_id}",
+                )
+            except Amended as error:
+                raise Refused("amended", 409, str(error)) from None
+            return {"version": wanted.version, "marks": remarks(filled.marks)}
 
         return JSONResponse(await to_thread.run_sync(amended))
 
@@ -316,7 +329,7 @@ def create_api(parts: Parts) -> FastAPI:
             _hospital(of, site)
             policy = parts.settings.balance_policy
             table = visit_table(parts.visits, parts.labels, study, policy)
-            return weigh(of, table).model_dump(mode="json")
+            return weigh(of, table, policy).model_dump(mode="json")
 
         return JSONResponse(await to_thread.run_sync(found))
 
@@ -327,9 +340,9 @@ def create_api(parts: Parts) -> FastAPI:
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
-        """Database and objects answer too."""
+        """Database and objects answer too, and where spoken consents lie."""
         await to_thread.run_sync(parts.studies.list)
-        await to_thread.run_sync(parts.intake.uploads.offset, "readyz")
+        await to_thread.run_sync(parts.intake.ask_stores)
         return JSONResponse({"ready": True})
 
     @app.exception_handler(Withdrawn)

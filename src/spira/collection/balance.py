@@ -134,6 +134,7 @@ class Nuisance(Frozen):
 class Balance(Frozen):
     """How a study stands."""
 
+    label_policy: str  # by which people count as with or without RI
     people: LabelCounts
     strata: tuple[Filled, ...]
     untold: tuple[Filled, ...]  # those missing that no collector is told of (see `wanted_today`)
@@ -141,10 +142,11 @@ class Balance(Frozen):
     today: Mapping[str, Sentence | None]  # site -> what collectors there are told
 
 
-def weigh(study: Study, visits: pl.DataFrame) -> Balance:
+def weigh(study: Study, visits: pl.DataFrame, policy: str) -> Balance:
     """How a study stands against its targets, and which nuisance is becoming a proxy for the label.
 
     visits    columns as in `VISITS`
+    policy    that labelled them, as it is called
 
     A nuisance is a *proxy* where it tells at least `LIMIT` of the label, and chance alone would
     give that much in under 5 % of studies. The measure is scikit-learn's normalised mutual
@@ -170,6 +172,7 @@ def weigh(study: Study, visits: pl.DataFrame) -> Balance:
     )
     anybody = _missing(study, visits)
     return Balance(
+        label_policy=policy,
         people=LabelCounts.model_validate(dict(people["label"].value_counts().iter_rows())),
         strata=strata,
         untold=tuple(one for one in strata if one.missing and anybody[_anybody(one.stratum)] <= 0),

@@ -193,7 +193,7 @@ def balance(app: Application, study_id: str, html: Path | None) -> None:
     people = weighed.people
     app.say(
         f"{found.id}, version {found.version}: {people.total} people, {people.present} with RI, "
-        f"{people.absent} without, {people.unknown} unlabelled"
+        f"{people.absent} without, {people.unknown} unlabelled, by {weighed.label_policy}"
     )
     missing = sum(one.missing for one in weighed.strata)
     short = sum(one.missing > 0 for one in weighed.strata)
@@ -331,7 +331,7 @@ def _weighed(app: Application, study_id: str) -> "tuple[Study, Balance]":
     found = _studies(app).study(study_id)
     visits = Visits(app.database, app.keys.wrapped)
     policy = app.settings.collection.balance_policy
-    return found, weigh(found, visit_table(visits, app.labels, study_id, policy))
+    return found, weigh(found, visit_table(visits, app.labels, study_id, policy), policy)
 
 
 def _studies(app: Application) -> "Studies":

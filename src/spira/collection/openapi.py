@@ -46,7 +46,7 @@ def _answers() -> Mapping[str, Mapping[str, Any]]:
                 "Another version of the form.",
                 obj(version={"type": "integer"}, marks=array(ref("Remark"))),
             ),
-            **problems(*BODY, 403, 404, 410),
+            **problems(*BODY, 403, 404, 409, 410),
         },
         "POST /v1/collection/participants/{id}/withdraw": {
             "200": answer("Every pseudonym of that person.", obj(participants=array(text))),

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from spira.collection.balance import VISITS as COLUMNS
 from spira.collection.consents import CONSENT
-from spira.collection.tables import FORMS, PARTICIPANTS, RECORDINGS, VISITS
+from spira.collection.tables import FORMS, PARTICIPANTS, RECORDINGS, STUDIES, VISITS
 from spira.domain.answers import Sentence
 from spira.domain.capture import mismatches
 from spira.domain.errors import SpiraError
@@ -74,6 +74,10 @@ class Withdrawn(SpiraError):
     """The participant has withdrawn: nothing of theirs is taken, and the device erases it."""
 
 
+class Amended(SpiraError):
+    """Another form than the one that was seen is the last of a visit by now."""
+
+
 @dataclass(frozen=True)
 class Known:
     """The visits of a study that were known at a moment, and whose they are.
@@ -128,6 +132,31 @@ class Visits:
         """
         self._hold_withdrawals(tables, study)
         self._require_nobody_gone(tables, study, participant)
+
+    def gone(self, tables: sa.Connection, subjects: Iterable[Subject]) -> set[Subject]:
+        """Those of them who have withdrawn: by a pseudonym, or by a record number that nobody has
+        who takes part. Nobody else withdraws before this transaction has ended."""
+        for study in tables.scalars(sa.select(STUDIES.c.id).distinct().order_by("id")).all():
+            self._hold_withdrawals(tables, study)
+        query = sa.select(PARTICIPANTS.c.study, PARTICIPANTS.c.id, VISITS.c.record).select_from(
+            PARTICIPANTS.outerjoin(VISITS)
+        )
+        withdrawn = PARTICIPANTS.c.withdrawn_at.is_not(None)
+
+        def names(those: sa.ColumnElement[bool]) -> set[str]:
+            rows = tables.execute(query.where(those)).all()
+            newest = self._carried(row.record for row in rows)
+            numbers = {f"record:{one}" for one in newest.values()}
+            return numbers | {f"participant:{row.study}/{row.id}" for row in rows}
+
+        def newest(subject: Subject) -> Subject:
+            kind, _, number = subject.partition(":")
+            return f"record:{self._newest(number)}" if kind == "record" else subject
+
+        left = names(withdrawn)
+        found = {one for one in subjects if newest(one) in left}
+        here = names(~withdrawn) if found else set()
+        return {one for one in found if newest(one) not in here}
 
     def is_known(self, study: str, participant: str) -> bool:
         """Whether a visit of a participant has come."""
@@ -198,39 +227,49 @@ class Visits:
         form: FormValues,
         filled: Filled,
         records: Sequence[str] | None,
+        version: int,
         *,
         why: str,
         by: str,
-    ) -> int | None:
-        """Add another version of a visit's form, audited; its number, None where the site has none.
+    ) -> bool:
+        """Add another version of a visit's form, audited; False where the site has no such visit.
 
-        What says the same as the last version is that one. A record number that was corrected
-        attaches the visit to another person; that it was another one stays in the earlier version.
+        Said again, it is there once. A record number that was corrected attaches the visit to
+        another person; that it was another one stays in the earlier version.
 
         records   the hashes of the record number, under every key, the newest first; none where it
                   was taken out; None: it was not asked for, and stays
-        raises    Withdrawn where the participant has; a number of somebody who has is taken down,
-                  and takes the visit out with them
+        version   its number: one more than that of the last version, which was seen
+        raises    Amended where that is not the last one; Withdrawn where the participant has; a
+                  number of somebody who has is taken down, and takes the visit out with them
         """
         now = datetime.now(UTC)
         this = (VISITS.c.id == visit) & (VISITS.c.site == site)
         with self._database.writing() as tables:
             row = tables.execute(sa.select(VISITS).where(this)).first()
             if row is None:
-                return None
+                return False
             self._hold_withdrawals(tables, row.study, alone=bool(records))
             tables.execute(sa.select(VISITS.c.id).where(this).with_for_update())
             self._require_nobody_gone(tables, row.study, row.participant)
             of_visit = sa.select(FORMS).where(FORMS.c.visit == visit)
-            last = tables.execute(of_visit.order_by(FORMS.c.version.desc()).limit(1)).one()
-            if records is None or last.record in records:
-                record = last.record
-            else:
-                record = records[0] if records else None
-            said = (form.id, form.version, _json(filled.kept), record)
-            if said == (last.form, last.form_version, last.kept, last.record):
-                return int(last.version)
-            version = int(last.version) + 1
+            forms = {one.version: one for one in tables.execute(of_visit)}
+            seen, made = forms.get(version - 1), forms.get(version)
+            if seen is None:
+                detail = f"there is no version {version - 1} of the form to follow"
+                raise Amended(f"{detail}; read the visit and amend it again")
+            if records is None:
+                record = seen.record
+            else:  # a key may have been rotated since
+                known = [one.record for one in (seen, made) if one is not None]
+                newest = records[0] if records else None
+                record = next((one for one in known if one in records), newest)
+            if made is not None:
+                said = (form.id, form.version, _json(filled.kept), record)
+                if said == (made.form, made.form_version, made.kept, made.record):
+                    return True
+                detail = f"version {version} of the form is here and says something else"
+                raise Amended(f"{detail}; read the visit and amend it again")
             consent = sa.select(RECORDINGS.c.id).where(
                 RECORDINGS.c.visit == visit, RECORDINGS.c.utterance == "consent"
             )
@@ -242,7 +281,7 @@ class Visits:
             audit.note(
                 tables, at=now, who=by, role="site", what="form amended", which=visit, why=why
             )
-        return version
+        return True
 
     # ---- withdrawal
 

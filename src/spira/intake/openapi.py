@@ -25,7 +25,7 @@ _PROBLEMS: Mapping[int, str] = {
     403: "Not for this token, or the study may not take it; `why` says which rule.",
     404: "There is none at this site.",
     408: "The body did not come in time.",
-    409: "Already here with other content, or at another offset.",
+    409: "Already here with other content, or at another offset or version.",
     410: "The participant has withdrawn: erase what is here of them.",
     412: "Another version of tus.",
     413: "More bytes than are taken.",

@@ -162,6 +162,15 @@ class Intake:
         self._now = now
         self.uploads = Uploads(objects)
 
+    def ask_stores(self) -> None:
+        """See that the stores of objects answer.
+
+        raises    SpiraError
+        """
+        self.uploads.offset("readyz")
+        if self._consents is not None:
+            list(self._consents.list("readyz/"))
+
     def commit(
         self,
         submission: Submission,

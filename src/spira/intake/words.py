@@ -40,6 +40,7 @@ Problem = Literal[
     "broken",
     "no_reason",
     "no_visit",
+    "amended",
     "unknown_study",
     "not_approved",
     "not_lead",
@@ -165,6 +166,10 @@ PROBLEMS: Mapping[Problem, Sentence] = {
     "no_visit": say(
         "Visita não encontrada neste local. Confira de onde ela foi enviada.",
         "No such visit at this site. Check where it was sent from.",
+    ),
+    "amended": say(
+        "O formulário mudou desde que foi aberto. Abra a visita de novo e corrija.",
+        "The form has changed since it was opened. Open the visit again and correct it.",
     ),
     "unknown_study": say(
         "Estudo desconhecido neste local. Atualize o aplicativo.",

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,10 +116,11 @@ def add(
         evidence=by or account(),
     )
     what = "label entry added" if corrects is None else "label entry corrected"
-    known = _add(app, entry, now, _noted(now, by, what, entry.name))
+    noted = _noted(now, by, what, entry.name)
+    app.labels.add([entry], now, also=_of_present(app, {"labels add": whose}, noted))
     app.emit(entry.model_dump(mode="json"))
     app.say(entry.name)
-    if not known:
+    if not _is_known(app, whose):
         app.say("No visit of this participant has come yet; it counts when one does.")
 
 
@@ -167,6 +168,7 @@ def import_file(app: Application, file: Path, origin: str, by: str | None) -> No
     """
     from spira.datasets.tables import Faults, read_table
     from spira.labels.reading import entries
+    from spira.labels.store import named
 
     table = read_table(file)
     faults = Faults()
@@ -182,7 +184,9 @@ def import_file(app: Application, file: Path, origin: str, by: str | None) -> No
     )
     faults.report()
     now = datetime.now(UTC)
-    new = app.labels.add(read, now, also=_noted(now, by, "labels imported", origin))
+    about = {f"entry {named(one)}": one.subject for one in read}
+    noted = _noted(now, by, "labels imported", origin)
+    new = app.labels.add(read, now, also=_of_present(app, about, noted))
     app.emit({"entries": len(read), "new": new})
     app.say(f"{len(read)} entries, {new} of them new")
 
@@ -335,6 +339,8 @@ def resolve(
         app.emit({"item": item, "discarded": True})
         app.say(f"{item}: discarded")
         return
+    proposed = {one.number: one.item.proposal.subject for one in items.list()}
+    about = whose or proposed.get(item)
     entry = items.resolve(
         item,
         subject=whose,
@@ -342,7 +348,11 @@ def resolve(
         who=who,
         why=reason,
         at=now,
-        also=noted("assigned" if value is None else "corrected"),
+        also=_of_present(
+            app,
+            {} if about is None else {f"item {item}": about},
+            noted("assigned" if value is None else "corrected"),
+        ),
     )
     app.emit({"item": item, "entry": entry.model_dump(mode="json")})
     app.say(f"{item}: {entry.origin}/{entry.name}/{entry.version}")
@@ -382,32 +392,39 @@ def _hashed(app: Application, hospital: str, number: str) -> "Subject":
     return f"record:{app.keys.hash_record(hospital, number)}"
 
 
-def _add(
-    app: Application, entry: "Entry", now: datetime, noted: "Callable[[sa.Connection], object]"
-) -> bool:
-    """Add what a clinician says; whether anybody it may be about is known.
+def _of_present(
+    app: Application, about: Mapping[str, "Subject"], noted: "Callable[[sa.Connection], object]"
+) -> "Callable[[sa.Connection], object]":
+    """The audit of what is said, before which nobody whom it is about may have withdrawn.
 
-    raises    InputError of whoever has withdrawn
+    about     what is said, as it is called -> whom it is about
+    raises    InputError naming what is about whoever has withdrawn, of what it gives
     """
-    from spira.collection.visits import Visits, Withdrawn
+    from spira.collection.visits import Visits
     from spira.domain.errors import InputError
 
-    kind, _, name = entry.subject.partition(":")
-    study, _, participant = name.partition("/")
-    if kind != "participant":
-        app.labels.add([entry], now, also=noted)
-        return True
     visits = Visits(app.database, app.keys.wrapped)
 
     def also(tables: "sa.Connection") -> None:
-        visits.keep_present(tables, study, participant)
+        gone = visits.gone(tables, set(about.values()))
+        said = [what for what, subject in about.items() if subject in gone]
+        if said:
+            raise InputError(
+                *(f"{one}: whoever it is about has withdrawn; leave it out" for one in said)
+            )
         noted(tables)
 
-    try:
-        app.labels.add([entry], now, also=also)
-    except Withdrawn as error:
-        raise InputError(f"labels add: {error}; nothing more is said of them") from error
-    return visits.is_known(study, participant)
+    return also
+
+
+def _is_known(app: Application, subject: "Subject") -> bool:
+    """Whether a visit of a participant is here; of a record number nobody asks."""
+    from spira.collection.visits import Visits
+
+    kind, _, name = subject.partition(":")
+    study, _, participant = name.partition("/")
+    visits = Visits(app.database, app.keys.wrapped)
+    return kind != "participant" or visits.is_known(study, participant)
 
 
 def _in_force(app: Application, name: str, now: datetime, origin: str = _ORIGIN) -> "Entry":

@@ -223,7 +223,7 @@ def create_api(parts: Parts) -> FastAPI:
     async def readyz() -> JSONResponse:
         """Database and objects answer too."""
         await to_thread.run_sync(parts.assessments.oldest_open)
-        await to_thread.run_sync(parts.intake.uploads.offset, "readyz")
+        await to_thread.run_sync(parts.intake.ask_stores)
         return JSONResponse({"ready": True})
 
     bodies: dict[str, type[Frozen]] = {

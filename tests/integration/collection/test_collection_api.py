@@ -79,7 +79,15 @@ class Ward:
         self.visits = Visits(database, self.keys.wrapped)
         self.labels = Labels(database, lambda subject: subject)
         self.tokens = Tokens(database)
-        self.intake = Intake(database, self.objects, Takes(), self.keys, IntakeSettings())
+        self.consents = folder / "consents"
+        self.intake = Intake(
+            database,
+            self.objects,
+            Takes(),
+            self.keys,
+            IntakeSettings(),
+            consents=Objects.open(str(self.consents), setting="a test"),
+        )
         self.api = create_api(
             Parts(
                 intake=self.intake,
@@ -306,17 +314,17 @@ def test_a_yes_can_be_taken_back_and_is_given_to_no_text_that_is_not_approved(
         assert ward.send(number, one, b"spoken").json()["state"] == "accepted"
     path = f"/v1/collection/visits/{identity(17)}/form"
 
-    def amend(**change: Any) -> Mapping[str, Any]:
+    def amend(version: int, **change: Any) -> Any:
         form = {"id": "visit", "version": 1, "values": FORM | change}
-        answer: Mapping[str, Any] = ward.ask("POST", path, {"form": form, "reason": "x"}).json()
-        return answer
+        answer = ward.ask("POST", path, {"form": form, "version": version, "reason": "x"})
+        return answer.json().get("code", answer.status_code)
 
     assert people_table(ward.visits, "spira").height == 1
-    assert amend(consent_form_version="9")["code"] == "not_approved"
-    assert amend(research_consent=False, consent_form_version="9")["version"] == 2
+    assert amend(2, consent_form_version="9") == "not_approved"
+    assert amend(2, research_consent=False, consent_form_version="9") == 200
     assert people_table(ward.visits, "spira").is_empty()
-    assert amend(consent_form_version="9")["code"] == "not_approved"
-    assert amend()["version"] == 3
+    assert amend(3, consent_form_version="9") == "not_approved"
+    assert amend(3) == 200
     assert people_table(ward.visits, "spira").height == 1
 
 
@@ -348,18 +356,56 @@ def test_a_form_is_amended_beside_what_was_sent(ward: Ward) -> None:
     path = f"/v1/collection/visits/{identity(20)}/form"
     form = {"id": "visit", "version": 1, "values": FORM | {"age": 36}}
 
-    assert ward.ask("POST", path, {"form": form}).json()["code"] == "no_reason"
+    assert ward.ask("POST", path, {"form": form, "version": 2}).json()["code"] == "no_reason"
     assert ward.ask("POST", path, {"reason": "no form"}).json()["code"] == "bad_manifest"
-    wrong = {"form": form | {"values": {"age": "old"}}, "reason": "typed wrongly"}
+    wrong = {"form": form | {"values": {"age": "old"}}, "version": 2, "reason": "typed wrongly"}
     refused = ward.ask("POST", path, wrong).json()
     assert {"age", "sex"} <= {one["where"] for one in refused["places"]}
     elsewhere = ward.tokens.create("site-2")
-    right = {"form": form, "reason": "typed wrongly"}
+    right = {"form": form, "version": 2, "reason": "typed wrongly"}
     assert ward.ask("POST", path, right, token=elsewhere).status_code == 404
     assert ward.ask("POST", path, right).json()["version"] == 2
 
     told = ward.ask("GET", f"/v1/collection/visits/{identity(20)}").json()
     assert [one["values"]["age"] for one in told["forms"]] == [63, 36]
+
+
+def test_a_late_retry_of_an_amendment_reverts_nothing(ward: Ward, study: Study) -> None:
+    """It is answered as before, whatever became of the approval since; whoever has not seen the
+    last form is told to read it."""
+    approve(ward, study)
+    real = manifest(26, b"spoken", utterances=("sentence",), synthetic=False)
+    assert ward.send(26, real, b"spoken").json()["state"] == "accepted"
+    path = f"/v1/collection/visits/{identity(26)}"
+
+    def amend(version: int, **change: Any) -> httpx.Response:
+        form = {"id": "visit", "version": 1, "values": FORM | change}
+        asked = {"form": form, "version": version, "reason": "x"}
+        return ward.ask("POST", f"{path}/form", asked)
+
+    first = amend(2, research_consent=False)
+    again = amend(3, age=36)
+    amend(4, research_consent=False, age=36)
+    unapproved = study.model_copy(update={"version": 3, "ethics": None})
+    ward.studies.apply(unapproved, by="a test")
+
+    assert amend(2, research_consent=False).json() == first.json()
+    assert amend(3, age=36).json() == again.json()
+    for version in (3, 6):
+        refused = amend(version, research_consent=False, age=37)
+        assert (refused.status_code, refused.json()["code"]) == (409, "amended")
+        assert "read the visit" in refused.json()["detail"]
+    forms = ward.ask("GET", path).json()["forms"]
+    assert [one["values"]["research_consent"] for one in forms] == [True, False, True, False]
+
+
+def test_who_cannot_keep_a_spoken_consent_is_not_ready(ward: Ward) -> None:
+    """Its store is asked too: no visit with one could be taken."""
+    ready = ward.ask("GET", "/readyz").status_code
+    ward.consents.rmdir()
+    ward.consents.touch()
+
+    assert (ready, ward.ask("GET", "/readyz").status_code) == (200, 503)
 
 
 def word(**change: Any) -> dict[str, Any]:
@@ -480,14 +526,13 @@ def test_a_form_without_its_record_number_keeps_the_one_that_is_there(ward: Ward
     path = f"/v1/collection/visits/{identity(23)}/form"
     told = ward.ask("GET", f"/v1/collection/visits/{identity(23)}").json()["forms"][0]["values"]
 
-    def amend(**change: Any) -> int:
+    def amend(version: int, **change: Any) -> None:
         form = {"id": "visit", "version": 1, "values": told | change}
-        version: int = ward.ask("POST", path, {"form": form, "reason": "age"}).json()["version"]
-        return version
+        ward.ask("POST", path, {"form": form, "version": version, "reason": "age"})
 
-    assert amend(age=36) == 2
+    amend(2, age=36)
     assert {one["person"] for one in ward.visits.of_study("spira")} == {identity(1)}
-    assert amend(age=36, record_number=None) == 3
+    amend(3, age=36, record_number=None)
     assert len({one["person"] for one in ward.visits.of_study("spira")}) == 2
 
 
@@ -525,7 +570,8 @@ def test_a_collector_learns_whom_to_find_and_never_a_label(ward: Ward) -> None:
     for answer in (today, visit.json(), said.json()):
         assert not any(f'"{label}"' in json.dumps(answer) for label in LABELS)
     assert ward.ask("GET", balance).json()["code"] == "not_lead"
-    assert ward.ask("GET", balance, token=lead).json()["people"]["present"] == 1
+    told = ward.ask("GET", balance, token=lead).json()
+    assert (told["people"]["present"], told["label_policy"]) == (1, "ri-v1")
     elsewhere = ward.tokens.create("elsewhere", "lead")
     assert ward.ask("GET", balance, token=elsewhere).json()["code"] == "unknown_study"
 

@@ -147,9 +147,8 @@ class Ward:
 
     def amend(self, visit: str, number: str | None = None, site: str = SITE, **values: Any) -> None:
         """Put a form right, now."""
-        self.visits.amend(
-            visit, site, FORM, filled(**values), self.hashes(number), why="it was wrong", by="x"
-        )
+        anew = (FORM, filled(**values), self.hashes(number), 2)
+        assert self.visits.amend(visit, site, *anew, why="it was wrong", by="x")
 
     def says(
         self,

@@ -19,7 +19,14 @@ from found import found
 from spira.collection import visits as module
 from spira.collection.studies import default_study
 from spira.collection.tables import FORMS, PARTICIPANTS, VISITS
-from spira.collection.visits import Visits, Withdrawn, people_table, record_keys, visit_table
+from spira.collection.visits import (
+    Amended,
+    Visits,
+    Withdrawn,
+    people_table,
+    record_keys,
+    visit_table,
+)
 from spira.documents import parse_document
 from spira.domain.forms import Filled
 from spira.domain.labels import Entry, Observation
@@ -109,10 +116,11 @@ class Ward:
         with self.database.writing() as tables:
             return self.accept(tables, participant, records, **how)
 
-    def amend(self, visit: str, number: str | None, **values: Any) -> int | None:
+    def amend(self, visit: str, number: str | None, version: int = 2, **values: Any) -> None:
         """Fill in a form anew, for a reason."""
         records = None if number is None else self.hashes(number) if number else ()
-        return self.visits.amend(visit, SITE, FORM, filled(**values), records, why="w", by="x")
+        anew = (FORM, filled(**values), records, version)
+        assert self.visits.amend(visit, SITE, *anew, why="w", by="x")
 
     def doubts(self, *visits: str) -> list[tuple[str, ...]]:
         """What is in doubt about visits."""
@@ -206,7 +214,7 @@ def test_another_record_number_at_one_participant_is_doubted(ward: Ward) -> None
 
     assert ward.doubts(first, wrong) == [(), ("other_record",)]
 
-    assert ward.amend(wrong, "123") == 2
+    ward.amend(wrong, "123")
 
     assert ward.people() == {first: ONE, wrong: ONE}
     assert ward.doubts(first, wrong) == [(), ()]
@@ -255,21 +263,29 @@ def test_a_number_that_an_amended_form_does_not_name_stays(ward: Ward) -> None:
     """Nobody can send back what the server never tells; taken out, it is gone."""
     visit, other = ward.visit(ONE, "123"), ward.visit(TWO, "123")
 
-    assert ward.amend(visit, None, age=30) == 2
+    ward.amend(visit, None, age=30)
     assert ward.people() == {visit: ONE, other: ONE}
-    assert ward.amend(visit, "", age=30) == 3
+    ward.amend(visit, "", 3, age=30)
     assert ward.people() == {visit: ONE, other: TWO}
 
 
 def test_the_same_amendment_sent_twice_is_one(ward: Ward) -> None:
-    """Its answer may be lost; also where the key was rotated between."""
+    """Its answer may be lost; also where the key was rotated between, and however late it comes:
+    it undoes nothing of what was amended since, and another one of its version is refused."""
     visit = ward.visit(ONE, "123")
 
-    assert ward.amend(visit, "124", age=30) == 2
+    ward.amend(visit, "124", age=30)
     ward.keys.rotate("records", HOSPITAL)
-    assert ward.amend(visit, "124", age=30) == 2
-    assert ward.amend(visit, None, age=30) == 2
-    assert ward.amend(visit, "124", age=31) == 3
+    ward.amend(visit, "124", age=30)
+    ward.amend(visit, None, 3, age=31)
+    ward.amend(visit, "124", age=30)
+
+    for version, number, age in ((2, "124", 31), (2, None, 30), (3, "", 31), (5, "124", 30)):
+        with pytest.raises(Amended, match="read the visit"):
+            ward.amend(visit, number, version, age=age)
+    told = ward.visits.about(visit, SITE)
+    assert told is not None
+    assert [json.loads(one["kept"])["age"] for one in told["forms"]] == [61, 30, 31]
 
 
 def test_a_spoken_consent_without_its_recording_is_doubted(ward: Ward) -> None:
@@ -327,8 +343,8 @@ def test_an_amended_form_leaves_what_was_sent(ward: Ward) -> None:
     visit = ward.visit(ONE, age=61)
     before = datetime.now(UTC)
 
-    assert ward.visits.amend(visit, "elsewhere", FORM, filled(), (), why="no", by="x") is None
-    assert ward.amend(visit, None, age=16) == 2
+    assert not ward.visits.amend(visit, "elsewhere", FORM, filled(), (), 2, why="no", by="x")
+    ward.amend(visit, None, age=16)
 
     (now,) = ward.visits.of_study(STUDY)
     (then,) = ward.visits.of_study(STUDY, before)
@@ -361,6 +377,9 @@ def test_who_has_withdrawn_is_left_out_and_taken_no_more(ward: Ward) -> None:
     with ward.database.reading() as tables:
         assert tables.execute(sa.select(sa.func.count()).select_from(VISITS)).scalar() == 3
         assert tables.execute(sa.select(sa.func.count()).select_from(FORMS)).scalar() == 3
+        theirs = {f"participant:{STUDY}/{ONE}", f"record:{ward.hashes('123')[0]}"}
+        others = {f"participant:{STUDY}/{THREE}", f"record:{ward.hashes('124')[0]}"}
+        assert ward.visits.gone(tables, theirs | others) == theirs
 
 
 def test_what_is_in_doubt_withdraws_nobody_else(ward: Ward) -> None:
@@ -392,7 +411,7 @@ def test_a_number_that_comes_late_takes_earlier_visits_with_it(ward: Ward) -> No
 
     with pytest.raises(Withdrawn):
         ward.visits.require_present(STUDY, TWO, ward.hashes("123"), by="x")
-    assert ward.amend(amended, "123") == 2
+    ward.amend(amended, "123")
 
     assert withdrawn(ward) == {ONE, TWO, THREE}
     assert ward.people() == {}

@@ -78,7 +78,7 @@ def test_a_person_counts_once_by_the_first_visit_with_a_known_label(
         ]
     )
 
-    balance = weigh(default, visits)
+    balance = weigh(default, visits, "ri-v1")
     found = [one for one in balance.strata if one.found]
 
     assert balance.people.model_dump() == {"present": 0, "absent": 1, "unknown": 1}
@@ -89,7 +89,7 @@ def test_a_person_counts_once_by_the_first_visit_with_a_known_label(
 def test_ages_belong_to_a_band_with_both_its_ends(default: Study, make_visits: MakeVisits) -> None:
     """The last band has no end; whose age is not known belongs to none."""
     ages = [17, 18, 39, 40, 59, 60, 79, 80, 104, None]
-    balance = weigh(default, make_visits([{"age": age} for age in ages]))
+    balance = weigh(default, make_visits([{"age": age} for age in ages]), "ri-v1")
 
     found = {one.stratum.ages: one.found for one in balance.strata if one.found}
 
@@ -98,8 +98,8 @@ def test_ages_belong_to_a_band_with_both_its_ends(default: Study, make_visits: M
 
 def test_a_study_without_visits_or_targets_is_weighed(default: Study) -> None:
     """Everybody is missing, or nobody; nothing is tested."""
-    without = weigh(with_targets(default), EMPTY)
-    balance = weigh(default, EMPTY)
+    without = weigh(with_targets(default), EMPTY, "ri-v1")
+    balance = weigh(default, EMPTY, "ri-v1")
 
     assert sum(one.missing for one in balance.strata) == 240
     assert without.strata == ()
@@ -137,7 +137,7 @@ def test_a_collector_reads_who_is_missing_most_at_the_site(
         pt="Hoje, procure: pessoas de 80 anos ou mais, Enfermaria C.",
         en="Today, look for: people aged 80 and over, Ward C.",
     )
-    assert weigh(study, visits).today["site-1"] == Sentence(
+    assert weigh(study, visits, "ri-v1").today["site-1"] == Sentence(
         pt="Hoje, procure: homens, Enfermaria A.", en="Today, look for: men, Ward A."
     )
 
@@ -166,7 +166,7 @@ def test_a_target_of_one_label_alone_is_never_said(default: Study, make_visits: 
         {"people": 9, "sex": "female", "ages": "80+", "label": "present"},
         {"people": 2, "sex": "male", "label": ["present", "absent"]},
     )
-    balance = weigh(study, EMPTY)
+    balance = weigh(study, EMPTY, "ri-v1")
 
     assert {said.pt for said in balance.today.values() if said} == {"Hoje, procure: homens."}
     assert [one.stratum.ages for one in balance.untold] == ["80+"]
@@ -179,7 +179,7 @@ def test_where_nobody_is_missing_nobody_is_looked_for(
     study = with_targets(default, {"people": 5, "sex": "male", "label": ["present", "absent"]})
     visits = make_visits([{"n": 10, "sex": "male", "label": "absent"}])
 
-    balance = weigh(study, visits)
+    balance = weigh(study, visits, "ri-v1")
 
     assert set(balance.today.values()) == {None}
     assert [(one.stratum.label, one.missing) for one in balance.untold] == [("present", 5)]
@@ -191,8 +191,8 @@ def test_where_nobody_is_missing_nobody_is_looked_for(
 def test_a_planted_proxy_is_found_among_few_people(default: Study) -> None:
     """A device that goes with the label in 80 of 100 people: in at least four of five studies of
     20 people a label, and almost always with twice as many."""
-    few = [weigh(default, coupled(seed, FEWEST, share=0.8)) for seed in range(30)]
-    more = [weigh(default, coupled(seed, 2 * FEWEST, share=0.8)) for seed in range(10)]
+    few = [weigh(default, coupled(seed, FEWEST, share=0.8), "ri-v1") for seed in range(30)]
+    more = [weigh(default, coupled(seed, 2 * FEWEST, share=0.8), "ri-v1") for seed in range(10)]
 
     assert sum(nuisance(one, "device").verdict == "proxy" for one in few) >= 24
     assert sum(nuisance(one, "device").verdict == "proxy" for one in more) >= 9
@@ -201,7 +201,7 @@ def test_a_planted_proxy_is_found_among_few_people(default: Study) -> None:
 def test_chance_is_rarely_taken_for_a_proxy(default: Study) -> None:
     """Of 60 studies in which nothing goes with the label, some 3 would give a false alarm for any
     of the four nuisances; without correction 11 would."""
-    studies = [weigh(default, coupled(seed, 40, share=0.5)) for seed in range(100, 160)]
+    studies = [weigh(default, coupled(seed, 40, share=0.5), "ri-v1") for seed in range(100, 160)]
 
     alarms = sum(any(one.verdict == "proxy" for one in each.nuisances) for each in studies)
 
@@ -230,7 +230,7 @@ def test_chance_is_what_shuffled_labels_give(default: Study, make_visits: MakeVi
     one_of_each = [shuffles[at == number][0] for number in range(len(tables))]
     as_much = np.array([told(one) >= told(labels) - 1e-9 for one in one_of_each])[at]
 
-    found = nuisance(weigh(default, make_visits(rows)), "device")
+    found = nuisance(weigh(default, make_visits(rows), "ri-v1"), "device")
 
     assert found.information == pytest.approx(told(labels))
     assert 0.02 < as_much.mean() < 0.2  # there is something to compare
@@ -245,7 +245,7 @@ def test_who_is_told_apart_wholly_has_all_the_information(
         {"n": 8, "device": f"phone-{number}", "label": LABELS[number % 2]} for number in range(8)
     ]
 
-    found = nuisance(weigh(default, make_visits(rows)), "device")
+    found = nuisance(weigh(default, make_visits(rows), "ri-v1"), "device")
 
     assert found.information == pytest.approx(1.0)
     assert found.verdict == "proxy"
@@ -265,7 +265,7 @@ def test_a_little_of_the_label_is_no_proxy_however_sure(
         )
     ]
 
-    found = nuisance(weigh(default, make_visits(rows)), "device")
+    found = nuisance(weigh(default, make_visits(rows), "ri-v1"), "device")
 
     assert found.p is not None
     assert found.information is not None
@@ -285,7 +285,7 @@ def test_a_proxy_is_told_with_its_figures_and_what_to_do(
         {"n": 24, "site": "site-1", "label": "absent"},
     ]
 
-    found = nuisance(weigh(default, make_visits(rows)), "site")
+    found = nuisance(weigh(default, make_visits(rows), "ri-v1"), "site")
 
     assert found.words == Sentence(
         pt="Local: acompanha o rótulo. Enfermaria B: 25 de 30 pessoas com IR; Enfermaria A: 6 de "
@@ -315,7 +315,7 @@ def test_every_nuisance_is_found_when_it_goes_with_the_label(
         {"n": 22, "label": "absent", column: quiet},
     ]
 
-    balance = weigh(default, make_visits(rows))
+    balance = weigh(default, make_visits(rows), "ri-v1")
 
     assert [one.name for one in balance.nuisances if one.verdict == "proxy"] == [name]
 
@@ -327,7 +327,7 @@ def test_what_is_not_known_of_one_label_alone_is_a_proxy(
     said."""
     rows = [{"n": 25, "label": "present"}, {"n": 25, "label": "absent", "device": None}]
 
-    balance = weigh(default, make_visits(rows))
+    balance = weigh(default, make_visits(rows), "ri-v1")
 
     assert nuisance(balance, "device").verdict == "proxy"
     assert nuisance(balance, "device").categories[-1].title.pt == "não informado"
@@ -341,7 +341,7 @@ def test_what_nobody_reported_is_not_tested(default: Study, make_visits: MakeVis
         for label, level in (("present", None), ("absent", float("-inf")))
     ]
 
-    balance = weigh(default, make_visits(rows))
+    balance = weigh(default, make_visits(rows), "ri-v1")
 
     for name in ("device", "noise"):
         found = nuisance(balance, name)
@@ -360,7 +360,7 @@ def test_with_few_people_of_a_label_nothing_is_tested(
         {"n": 50, "label": "unknown"},
     ]
 
-    balance = weigh(default, make_visits(rows))
+    balance = weigh(default, make_visits(rows), "ri-v1")
 
     assert {one.verdict for one in balance.nuisances} == {"not enough data"}
     assert f"há {present} e {absent}" in nuisance(balance, "device").words.pt
@@ -374,7 +374,7 @@ def test_rare_devices_count_as_one(default: Study, make_visits: MakeVisits) -> N
         {"n": 40, "device": "phone", "label": "absent"},
     ]
 
-    found = nuisance(weigh(default, make_visits(rows)), "device")
+    found = nuisance(weigh(default, make_visits(rows), "ri-v1"), "device")
 
     assert [(one.title.en, one.present, one.absent) for one in found.categories] == [
         ("phone", 30, 40),
@@ -384,7 +384,7 @@ def test_rare_devices_count_as_one(default: Study, make_visits: MakeVisits) -> N
 
 def test_noise_is_cut_into_quarters_of_the_people(default: Study) -> None:
     """As many in each, with ends that a person can read."""
-    found = nuisance(weigh(default, coupled(3, 40, share=0.5)), "noise")
+    found = nuisance(weigh(default, coupled(3, 40, share=0.5), "ri-v1"), "noise")
 
     assert [one.people for one in found.categories] == pytest.approx([20] * 4, abs=1)
     assert found.categories[0].title.pt.startswith("abaixo de −")
@@ -395,4 +395,4 @@ def test_the_same_visits_have_the_same_verdict(default: Study) -> None:
     """Nobody can draw again until it looks better."""
     visits = coupled(5, 30, share=0.65)
 
-    assert weigh(default, visits) == weigh(default, visits)
+    assert weigh(default, visits, "ri-v1") == weigh(default, visits, "ri-v1")

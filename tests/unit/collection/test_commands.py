@@ -102,6 +102,7 @@ def test_targets_and_balance_of_a_study_are_told(
     )
     spira("export-default", "mine.yaml")
     spira("apply", "mine.yaml")
+    monkeypatch.setenv("SPIRA_COLLECTION__BALANCE_POLICY", "spo2-v1")
     monkeypatch.setattr(visits, "visit_table", lambda *_: table)
 
     targets = spira("targets", "spira")[1].splitlines()
@@ -114,11 +115,12 @@ def test_targets_and_balance_of_a_study_are_told(
     assert older.split()[-3:] == ["5", "22", "0"]
     assert sum(one["missing"] for one in strata) == 230
     assert code == 0
-    assert "43 people, 22 with RI, 21 without, 0 unlabelled" in said
+    assert "43 people, 22 with RI, 21 without, 0 unlabelled, by spo2-v1" in said
     assert "230 people missing, in 46 of 48 strata" in said
     assert "proxy: Device: goes with the label. phone: 22 of 22" in said
     assert "Collectors at site-2 read: Today, look for: women aged 18 to 39, Ward B." in said
     assert "Equilíbrio da coleta" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert weighed["label_policy"] == "spo2-v1"
     assert [one["verdict"] for one in weighed["nuisances"]][:2] == ["none seen", "proxy"]
 
 

@@ -65,7 +65,7 @@ def read(page: str, language: str) -> Text:
 
 def test_the_page_holds_everything_and_loads_nothing(default: Study, visits: pl.DataFrame) -> None:
     """No script, no address, no name of a person; the same input gives the same bytes."""
-    balance = weigh(default, visits)
+    balance = weigh(default, visits, "ri-v1")
     page = render_balance(default, balance, at=NOW)
 
     assert page.startswith("<!DOCTYPE html>")
@@ -83,6 +83,7 @@ def test_the_page_holds_everything_and_loads_nothing(default: Study, visits: pl.
             "pt",
             [
                 "Não mostre a quem grava",
+                "sem rótulo, por ri-v1",
                 "só aceita dados sintéticos",
                 "Aparelho: acompanha o rótulo.",
                 "Use os mesmos aparelhos com os dois grupos.",
@@ -97,6 +98,7 @@ def test_the_page_holds_everything_and_loads_nothing(default: Study, visits: pl.
             "en",
             [
                 "Do not show it to whoever records",
+                "unlabelled, by ri-v1",
                 "synthetic data only",
                 "Device: goes with the label.",
                 "Use the same devices with both groups.",
@@ -111,7 +113,7 @@ def test_the_page_says_what_is_missing_and_what_goes_with_the_label(
     default: Study, visits: pl.DataFrame, language: str, said: list[str]
 ) -> None:
     """In words, with figures beside every bar and a word beside every colour."""
-    page = render_balance(default, weigh(default, visits), at=NOW)
+    page = render_balance(default, weigh(default, visits, "ri-v1"), at=NOW)
     text = " ".join(" ".join(read(page, language).words).split())
 
     for part in said:
@@ -120,7 +122,7 @@ def test_the_page_says_what_is_missing_and_what_goes_with_the_label(
 
 def test_each_verdict_has_a_shape_and_a_word(default: Study, visits: pl.DataFrame) -> None:
     """Colour is not what tells them apart."""
-    page = render_balance(default, weigh(default, visits), at=NOW)
+    page = render_balance(default, weigh(default, visits, "ri-v1"), at=NOW)
     verdicts = re.findall(r'<span class="verdict (\w+)"><svg[^>]*><use href="#(i-\w+)"', page)
 
     assert {shape for shape, _ in verdicts} == {"fail", "pass"}
@@ -132,6 +134,6 @@ def test_a_study_that_has_nothing_yet_has_a_page(default: Study, make_visits: Ma
     bare = Study.model_validate(default.model_dump() | {"targets": ()})
 
     for study in (default, bare):
-        page = render_balance(study, weigh(study, make_visits([])), at=NOW)
+        page = render_balance(study, weigh(study, make_visits([]), "ri-v1"), at=NOW)
         assert "dados insuficientes" in page
     assert "O estudo não tem metas." in page

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 
 from spira import cli
+from spira.collection.tables import PARTICIPANTS, VISITS
 from spira.collection.visits import Visits
 from spira.domain.label_policies import POLICIES
 from spira.domain.labels import Observation
 from spira.intake.keys import KeyRing
 from spira.labels.store import Labels
-from spira.labels.worklist import Item, Proposal, Worklist
+from spira.labels.worklist import Item, Proposal, Reason, Worklist
 from spira.stores.database import Database
 
 Run = Callable[..., tuple[int, str, str]]
 ANA = "participant:study/01938f00-0000-7000-8000-000000000001"
+ANOTHER = "01938f00-0000-7000-8000-000000000002"
 TIME = "2026-03-02T12:00:00-03:00"
 WAITS = "No visit of this participant has come yet; it counts when one does."
 
@@ -62,6 +64,44 @@ def audited(spira: Run) -> list[tuple[str, str, str | None, str]]:
     """What the audit has."""
     lines = spira("audit", "export")[1].splitlines()
     return [(row["who"], row["what"], row["why"], row["role"]) for row in map(json.loads, lines)]
+
+
+def asked(number: int, reason: Reason = "impossible", **known: Any) -> Item:
+    """What a hospital says and a person has to decide."""
+    said = Observation(
+        kind="spo2", at=datetime.fromisoformat(TIME), value=0.93, breathing="room_air"
+    )
+    proposal = Proposal(
+        source="hospital",
+        origin="hc",
+        name=f"obs-{number}",
+        version="1",
+        issued=datetime.fromisoformat(TIME),
+        observation=said,
+        **known,
+    )
+    return Item(reason=reason, candidates=(ANA,), detail={"unit": "%"}, proposal=proposal)
+
+
+def come(database: Database, participant: str, record: str) -> None:
+    """A visit of a participant, with a record number."""
+    now = datetime.now(UTC).isoformat()
+    with database.writing() as tables:
+        tables.execute(PARTICIPANTS.insert().values(study="study", id=participant, created_at=now))
+        tables.execute(
+            VISITS.insert().values(
+                id=participant,
+                study="study",
+                study_version=1,
+                participant=participant,
+                site="site-1",
+                record=record,
+                recorded_at=now,
+                uncertainty_s=0,
+                accepted_at=now,
+                synthetic=False,
+            )
+        )
 
 
 def test_a_clinician_enters_corrects_and_takes_back(spira: Run) -> None:
@@ -204,18 +244,53 @@ def test_a_hospital_of_which_nobody_is_known_is_a_slip(
     assert {one.site for one in key.list_keys()} == {None, "hc"}
 
 
-def test_who_has_withdrawn_is_spoken_of_no_more(spira: Run, tmp_path: Path) -> None:
-    """Also by whoever types it in place of a device."""
+@pytest.mark.parametrize("named", ["by pseudonym", "by record number"])
+def test_who_has_withdrawn_is_spoken_of_no_more(
+    spira: Run, key: KeyRing, tmp_path: Path, named: str
+) -> None:
+    """By no command, whoever types it in place of a device, also where a key was rotated since;
+    unless somebody who takes part has the number."""
     spira("study", "list")
     database = Database.open(f"sqlite:///{tmp_path / 'home' / 'spira.db'}", what="away")
-    participant = ANA.partition("/")[2]
-    visits = Visits(database, lambda record: record)
+    visits = Visits(database, key.wrapped)
+    participant, number = ANA.partition("/")[2], key.hash_record("hc", "123")
+    come(database, participant, number)
+    key.rotate("records", "hc")
+    record = ("-", "--hospital", "hc")
+    subject, typed = ((ANA,), "") if named == "by pseudonym" else (record, "123\n")
+    file = tmp_path / "labels.csv"
+    head, by_pseudonym, by_number = CSV.splitlines()
+    row = by_pseudonym if named == "by pseudonym" else by_number
+    file.write_text(f"{head}\n{row}\n")
+    known = ANA if named == "by pseudonym" else f"record:{number}"
+    worklist = Worklist(Labels(database, lambda subject: subject))
+    worklist.put([asked(1, subject=known), asked(2)], datetime.now(UTC))
+    resolve = ("labels", "worklist", "resolve")
+
+    def say() -> list[tuple[int, str, str]]:
+        return [
+            spira("labels", "add", *subject, "judgement", "present", "--at", TIME, typed=typed),
+            spira("labels", "import", file, "--origin", "x"),
+            spira(*resolve, "1", "--value", "93", "--reason", "x"),
+            spira(
+                *resolve, "2", "--value", "93", "--subject", *subject, "--reason", "x", typed=typed
+            ),
+        ]
+
     visits.withdraw("study", participant, why="asked to", by="x", role="site")
+    refused = say()
 
-    code, _, err = spira("labels", "add", ANA, "judgement", "present", "--at", TIME)
-
-    assert (code, "has withdrawn" in err) == (2, True)
-    assert shown(spira, ANA)["versions"] == []
+    assert [code for code, _, _ in refused] == [2] * 4
+    for (_, _, err), where in zip(
+        refused, ("labels add", f"entry x/{row[0]}/", "item 1", "item 2"), strict=True
+    ):
+        assert f"spira: {where}" in err
+        assert "whoever it is about has withdrawn" in err
+    assert shown(spira, *subject, typed=typed)["versions"] == []
+    assert [what for _, what, _, _ in audited(spira)] == ["participant withdrawn"]
+    if named == "by record number":
+        come(database, ANOTHER, number)
+        assert [code for code, _, _ in say()] == [0] * 4
 
 
 CSV = f"""name,subject,hospital,record_number,kind,value,at,issued,breathing,status
@@ -314,25 +389,7 @@ def test_a_person_works_the_worklist_off(spira: Run, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir(exist_ok=True)
     database = Database.open(f"sqlite:///{tmp_path / 'home' / 'spira.db'}", what="away")
     database.migrate(["spira.intake", "spira.labels"])
-    said = Observation(
-        kind="spo2", at=datetime.fromisoformat(TIME), value=0.93, breathing="room_air"
-    )
-    items = [
-        Item(
-            reason=reason,
-            candidates=(ANA,),
-            detail={"unit": "%"},
-            proposal=Proposal(
-                source="hospital",
-                origin="hc",
-                name=f"obs-{n}",
-                version="1",
-                issued=datetime.fromisoformat(TIME),
-                observation=said,
-            ),
-        )
-        for n, reason in enumerate(("impossible", "ambiguous"))
-    ]
+    items = [asked(n, reason) for n, reason in enumerate(("impossible", "ambiguous"))]
     Worklist(Labels(database, lambda subject: subject)).put(items, datetime.now(UTC))
 
     table = spira("labels", "worklist", "list")[1].splitlines()

@@ -3,6 +3,7 @@
 import os
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -130,8 +131,8 @@ def table(
         raise InputError("--made-at: write it as 2024-03-01T14:20:00-03:00")
     taker = _taker(app, name, settings)
     with app.writing():
-        pulled = take_table(taker, read, mapped, made)
-        _note(app, by, "hospital table taken", name)
+        noted = partial(_note, app, by, "hospital table taken", name)
+        pulled = take_table(taker, read, mapped, made, noted)
     _tell(app, name, pulled)
 
 

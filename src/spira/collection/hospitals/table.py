@@ -125,10 +125,18 @@ def read_mapped(path: Path) -> Mapped:
     return read_document(path, Mapped, words=True)
 
 
-def take_table(taker: Taker, table: Table, mapped: Mapped, made_at: datetime | None) -> Pulled:
+def take_table(
+    taker: Taker,
+    table: Table,
+    mapped: Mapped,
+    made_at: datetime | None,
+    audit: Callable[[], object],
+) -> Pulled:
     """All rows of a table, or none where one of them has a fault.
 
     made_at   when the hospital made it: when it knew what the rows do not date
+    audit     done when nothing is wrong with it, before the first of it is taken: it is taken part
+              by part, questions before entries, and whatever a crash leaves of it is accounted for
     raises    InputError telling every fault, with the rows that show it and no value
     """
     rows = _Rows(taker, mapped, made_at)
@@ -144,6 +152,7 @@ def take_table(taker: Taker, table: Table, mapped: Mapped, made_at: datetime | N
         named = dict(zip(table.header, cells, strict=True))
         came += [(f"row {number}", one) for one in rows.resources(named, note)]
     faults.report()
+    audit()
     taker.pulled = Pulled()
     for begin in range(0, len(came), _AT_ONCE):
         questions: list[Question] = []

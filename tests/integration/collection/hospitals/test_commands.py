@@ -16,6 +16,7 @@ from spira.collection.hospitals.truth import SYSTEM, Patient, make_truth
 from spira.collection.tables import PARTICIPANTS, VISITS
 from spira.console import Console
 from spira.intake import audit
+from spira.labels.worklist import Worklist
 from spira.settings import read_settings
 from spira.stores.processes import free_or_wanted
 from spira.synthetic.records import Hospital, admit
@@ -88,6 +89,12 @@ def register(app: Application, patient: Patient) -> None:
         )
 
 
+def audited(app: Application) -> list[Any]:
+    """What the audit has."""
+    with app.database.reading() as tables:
+        return [json.loads(line) for line in audit.export(tables)]
+
+
 def patients() -> tuple[Patient, ...]:
     """Whom the simulated hospital has."""
     return make_truth(admit(Hospital(seed=SEED, participants=PATIENTS)), SEED).patients
@@ -127,8 +134,7 @@ def test_a_hospital_is_connected_pulled_from_and_shown(
     assert stands["patients"] == 2
     assert stands["export"] is None
     assert stands["finished_at"] is not None
-    with app.database.reading() as tables:
-        rows = [json.loads(line) for line in audit.export(tables)]
+    rows = audited(app)
     assert [(row["what"], row["which"]) for row in rows] == [
         ("hospital pulled", "hc"),
         ("hospital asked by number", "hc"),
@@ -148,8 +154,10 @@ def test_a_hospital_that_is_away_is_told_and_exits_75(run: Run, app: Application
     assert "hospital hc: does not answer, for 0 s; the next `spira hospital pull` goes on" in said
 
 
-def test_a_table_is_taken_by_its_mapping(run: Run, app: Application, tmp_path: Path) -> None:
-    """Audited, and what is asked about is told."""
+def test_a_table_is_taken_by_its_mapping(
+    run: Run, app: Application, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Audited, also where it breaks off; and what is asked about is told."""
     patient = patients()[0]
     register(app, patient)
     (tmp_path / "t.csv").write_text(
@@ -164,7 +172,14 @@ def test_a_table_is_taken_by_its_mapping(run: Run, app: Application, tmp_path: P
 
     assert run(*table, "--made-at", "yesterday")[0] == 2
     assert run(*table)[0] == 2
-    code, said, _ = run(*table, "--made-at", "2024-03-09T00:00:00-03:00")
+    assert audited(app) == []
+    table = (*table, "--made-at", "2024-03-09T00:00:00-03:00")
+    with monkeypatch.context() as broken:
+        broken.setattr(Worklist, "put", None)  # the first that is taken
+        with pytest.raises(TypeError):
+            run(*table)
+    assert [row["what"] for row in audited(app)] == ["hospital table taken"]
+    code, said, _ = run(*table)
 
     assert code == 0
     assert "hc: 2 resources, 2 entries that are new, 0 of nobody who takes part" in said

@@ -48,7 +48,7 @@ def take(ward: Any, tmp_path: Path) -> Callable[..., Any]:
         (tmp_path / "mapping.yaml").write_text(mapping)
         mapped = read_mapped(tmp_path / "mapping.yaml")
         read = read_table(tmp_path / "table.csv")
-        return take_table(ward.taker(), read, mapped, how.get("made_at"))
+        return take_table(ward.taker(), read, mapped, how.get("made_at"), lambda: None)
 
     return taken
 
