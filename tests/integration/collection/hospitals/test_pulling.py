@@ -752,7 +752,9 @@ def test_who_is_named_by_a_number_in_the_resource_itself_is_found(
     elsewhere = document | {"subject": {"reference": f"https://other.example/Patient/{whom.id}"}}
     probe.register(whom)
 
-    assert probe.taker().subjects([document, elsewhere]) == [probe.subject(whom), None]
+    found, nobody = probe.taker().whose([document, elsewhere])
+    assert found.subject == probe.subject(whom)
+    assert nobody is None
 
 
 @pytest.mark.parametrize(
