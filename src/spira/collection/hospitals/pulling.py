@@ -42,7 +42,7 @@ from spira.stores.database import iso
 _AT_ONCE = 200  # lines in a transaction
 _BYTES_AT_ONCE = 8 << 20
 _MOST_EXPORTS = 4  # in one pull: the files of some expire before they are read
-_SHORT = "export/short"  # what the question is called whether an export lacks lines
+_SHORT = "export/short"  # what the question is called about lines that are not there
 _NAMED = re.compile(r"(?:https?://.+/)?((?:Patient|Observation|Condition)/[A-Za-z0-9\-.]{1,64})")
 _RESOURCE = re.compile(r"((?:Observation|Condition)/[^/]+)")
 _OBSERVATION_CODES = ",".join(f"{LOINC}|{code}" for code in CODES)
@@ -165,15 +165,9 @@ class Puller:
                 self._move(self._standing(), **_NO_EXPORT)
                 continue
             self._client.end_export(status_url)
-            asked = self._taker.labels.waiting(self._hospital, [_SHORT])
-            if standing.short == 2 and asked:
-                # What is missing may come the next time; unless a person says that nothing is.
+            if standing.short and self._lacks_lines(standing):
                 self._move(standing, **_NO_EXPORT, short=1)
                 return
-            if standing.short < 2 and asked:
-                now = self._taker.now()
-                end = self._taker.reader.end(_SHORT, version=f"end.{now.isoformat()}", issued=now)
-                self._taker.add([], [end], lambda _: None)
             since, finished_at = manifest.transaction_time.isoformat(), iso(self._taker.now())
             self._move(standing, **_NO_EXPORT, since=since, finished_at=finished_at, short=0)
             return
@@ -198,28 +192,34 @@ class Puller:
                     came = [(f"{what}, line {one.place.line}", _parsed(one)) for one in batch]
                     standing = take(self, came, manifest, standing, batch[-1].place)
                     self._progress(f"{file.type} lines", standing.line, file.count or 0)
-                if standing.line < (file.count or 0):
-                    standing = self._note_short(what, file, manifest, standing)
-                standing = self._move(standing, file=standing.file + 1, line=0, digest="")
+                lacking = max(0, (file.count or 0) - standing.line)
+                if lacking and standing.short == 0:
+                    self._move(standing, short=1)
+                    raise Gone
+                if lacking:
+                    fault = f"{what}: has {lacking} lines fewer than the manifest says"
+                    self._taker.pulled.fault(fault)
+                behind = {"file": standing.file + 1, "line": 0, "digest": ""}
+                standing = self._move(standing, **behind, short=standing.short + lacking)
             except Changed:
                 standing = self._move(standing, line=0, digest="")
         return standing
 
-    def _note_short(
-        self, what: str, file: ExportFile, manifest: Manifest, standing: Standing
-    ) -> Standing:
-        """Tell of a file that lacks lines; of the first one, another export is asked for."""
-        if standing.short == 0:
-            self._move(standing, short=1)
-            raise Gone
-        said = f"{file.type}: {standing.line} lines, and the manifest says {file.count}"
-        self._taker.pulled.fault(
-            f"{what}: has {standing.line} lines, and the manifest says {file.count}"
-        )
-        asked = {"said": said, "at": manifest.transaction_time.isoformat()}
-        question = self._taker.reader.question(asked, "short_file", said, name=_SHORT)
-        self._taker.add([], [question], lambda _: None)
-        return self._move(standing, short=2)
+    def _lacks_lines(self, standing: Standing) -> bool:
+        """Whether an export is to be asked for again because of the lines that it lacks: what is
+        missing may come the next time, unless a person says that nothing is."""
+        taker, now = self._taker, self._taker.now()
+        if standing.short == 1:
+            if taker.labels.waiting(self._hospital, [_SHORT]):
+                end = taker.reader.end(_SHORT, version=f"end.{now.isoformat()}", issued=now)
+                taker.add([], [end], lambda _: None)
+            return False
+        lines, since = f"{standing.short - 1} lines", standing.since or "the beginning"
+        said = f"since {since}: files have {lines} fewer than the manifest says"
+        asked = {"said": said, "at": now.isoformat()}
+        question = taker.reader.question(asked, "short_file", said, name=_SHORT)
+        taker.add([], [question], lambda _: None)
+        return bool(taker.labels.waiting(self._hospital, [_SHORT]))
 
     # Batches of lines
 

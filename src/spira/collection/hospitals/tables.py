@@ -17,7 +17,8 @@ PULLS = sa.Table(
     sa.Column("line", sa.Integer, nullable=False),  # the last one that was taken
     sa.Column("digest", sa.Text, nullable=False),  # of all lines up to it
     sa.Column("finished_at", sa.Text),  # when an export was last read whole
-    # Whether a file had fewer lines than its manifest said: 1 in the last export, 2 in this one.
+    # 0; 1 where the last export lacked lines that its manifest counted; and so many more as this
+    # one lacks.
     sa.Column("short", sa.Integer, nullable=False, server_default="0"),
 )
 

@@ -13,7 +13,6 @@ from spira.collection.hospitals.truth import (
     Patient,
     Thing,
     Version,
-    admitted_at,
     patient_to_fhir,
     to_fhir,
 )
@@ -76,33 +75,36 @@ ENDS: dict[str, tuple[Callable[[Patient, Patient], tuple[Patient, ...]], tuple[i
 }
 
 
-@pytest.mark.parametrize("how", ENDS)
 def test_what_is_said_of_two_patients_with_one_number_waits_until_the_hospital_knows(
-    how: str, sqlite: Database, open_ward: Open
+    sqlite: Database, open_ward: Open
 ) -> None:
     """Also what had been taken of the first; then all of it is taken by itself, and what is of
     somebody else is nothing to decide."""
-    ward = open_ward(sqlite, patients=3)
-    one, other = ward.truth.patients[:2]
-    ward.register(one)
+    ward = open_ward(sqlite, patients=2 * len(ENDS))
+    firsts, seconds = ward.truth.patients[: len(ENDS)], ward.truth.patients[len(ENDS) :]
+    ward.register(*firsts)
     ward.puller().pull()
-    before = of(ward, one)
-    assert ward.in_force() == before != {}
-    twin = replace(other, record_number=one.record_number)
+    before = ward.in_force()
+    assert before == ward.expected(ward.now) != {}
+    numbers = [one.record_number for one in firsts]
+    pairs = zip(seconds, numbers, strict=True)
+    twins = [replace(other, record_number=number) for other, number in pairs]
 
-    says(ward, twin)
-    waits = of(ward, one, other).keys()
+    says(ward, *twins)
+    waits = of(ward, *firsts, *seconds).keys()
     assert ward.in_force() == {}
     assert names(ward, "two_patients") == waits
     ward.puller().pull()
     assert len(ward.questions()) == len(waits)
 
-    end, whose = ENDS[how]
-    says(ward, *end(one, twin))
+    ended = zip(ENDS.values(), firsts, twins, strict=True)
+    says(ward, *(one for (end, _), first, twin in ended for one in end(first, twin)))
 
-    subject = ward.subject(one)
-    expected = of(ward, *((one, other)[place] for place in whose))
-    assert ward.in_force() == {name: (subject, said) for name, (_, said) in expected.items()}
+    there = ward.in_force()
+    for how, one, other in zip(ENDS, firsts, seconds, strict=True):
+        subject, whose = ward.subject(one), [(one, other)[place] for place in ENDS[how][1]]
+        expected = {name: (subject, said) for name, (_, said) in of(ward, *whose).items()}
+        assert {name: has for name, has in there.items() if has[0] == subject} == expected, how
     assert ward.questions() == []
     assert ward.in_force(ward.now - 4 * DAY) == before  # as it was known
 
@@ -186,53 +188,53 @@ def test_what_a_hospital_takes_back_in_doubt_is_not_taken_after_it(
     assert ward.questions() == []
 
 
-@pytest.mark.parametrize(
-    "state", [{"is_active": False}, {"replaced_by": ""}], ids=["inactive", "replaced"]
-)
 def test_two_patients_of_whom_the_hospital_says_that_they_are_one_are_one(
-    state: dict[str, Any], sqlite: Database, open_ward: Open
+    sqlite: Database, open_ward: Open
 ) -> None:
     """Nobody is asked, and what is left with the old one counts."""
-    ward = open_ward(sqlite, patients=3)
-    one, other = ward.truth.patients[:2]
-    if "replaced_by" in state:
-        state = {"replaced_by": one.id}
-    merged = replace(other, record_number=one.record_number, **state)
-    ward.simulator.truth = replace(ward.truth, patients=(merged, one, ward.truth.patients[2]))
-    ward.register(one)
+    ward = open_ward(sqlite, patients=4)
+    one, other, two, another = ward.truth.patients
+    inactive = replace(other, record_number=one.record_number, is_active=False)
+    replaced = replace(another, record_number=two.record_number, replaced_by=two.id)
+    ward.simulator.truth = replace(ward.truth, patients=(inactive, one, two, replaced))
+    ward.register(one, two)
 
     ward.puller().pull()
 
-    assert ward.in_force() == of(ward, one, other)
+    assert ward.in_force() == of(ward, one, other) | of(ward, two, another)
     assert ward.questions() == []
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["first export", "later"])
-@pytest.mark.parametrize("has_number", [True, False], ids=["has an old number", "has another"])
 def test_results_that_move_to_whom_a_patient_was_merged_into_stay_the_participants(
-    has_number: bool, at_once: bool, sqlite: Database, open_ward: Open
+    at_once: bool, sqlite: Database, open_ward: Open
 ) -> None:
     """By the old patient's link, whatever number the other one has; it is asked for where no
     export brings it."""
     ward = open_ward(sqlite, patients=4)
-    one, other = ward.truth.patients[:2]
-    ward.register(one)
-    if has_number:
-        other = replace(other, record_number=one.record_number, has_number=False)
-    rest = ward.truth.patients[2:]
-    ward.simulator.truth = replace(ward.simulator.truth, patients=(other, one, *rest))
+    one, other, two, another = ward.truth.patients
+    ward.register(one, two)
+    other = replace(other, record_number=one.record_number, has_number=False)
+    ward.simulator.truth = replace(ward.simulator.truth, patients=(other, one, two, another))
     if not at_once:
         ward.puller().pull()
-        assert ward.in_force() == of(ward, one)
+        assert ward.in_force() == of(ward, one) | of(ward, two)
 
     moves(ward, one, other)
-    says(ward, replace(one, is_active=False, has_number=False, replaced_by=other.id))
+    moves(ward, two, another)
+    merged = {"is_active": False, "has_number": False}
+    says(
+        ward,
+        replace(one, **merged, replaced_by=other.id),
+        replace(two, **merged, replaced_by=another.id),
+    )
 
-    assert ward.in_force() == of(ward, one, other) != {}
+    expected = of(ward, one, other) | of(ward, two, another)
+    assert ward.in_force() == expected != {}
     assert ward.questions() == []
     assert of(ward, one) == {}
-    says(ward, other)
-    assert ward.in_force() == of(ward, one, other)
+    says(ward, other, another)
+    assert ward.in_force() == expected
     assert ward.questions() == []
 
 
@@ -328,19 +330,3 @@ def test_a_patient_who_says_whom_it_replaces_and_one_who_does_not_say_by_whom_ar
 
     patients.place([patient_to_fhir(other), patient_to_fhir(two)], complete=True, again=False)
     assert ward.questions() == []
-
-
-def test_the_simulated_hospital_tells_patients_when_they_change(
-    sqlite: Database, open_ward: Open
-) -> None:
-    """As a server does: a change is in the next export."""
-    ward = open_ward(sqlite, patients=3)
-    one = ward.truth.patients[0]
-    changed = replace(one, is_active=False, replaced_by="b", changed_at=ward.now)
-
-    document = patient_to_fhir(changed)
-
-    assert admitted_at(one) < ward.now
-    assert document["meta"]["lastUpdated"] == ward.now.isoformat(timespec="milliseconds")
-    assert document["active"] is False
-    assert document["link"][0]["other"] == {"reference": "Patient/b"}
