@@ -148,6 +148,14 @@ class Worklist:
             undecided = query.where(these, RESOLUTIONS.c.item.is_(None), _OPEN)
             return set(tables.execute(undecided).scalars())
 
+    def decided(self, tables: sa.Connection, names: Collection[tuple[str, str]]) -> set[int]:
+        """The numbers of the items of these entries, as (origin, name), that a person has decided;
+        in a transaction that adds to the store, none is decided meanwhile."""
+        query = sa.select(WORKLIST.c.number, WORKLIST.c.origin, WORKLIST.c.name)
+        query = query.join(RESOLUTIONS, RESOLUTIONS.c.item == WORKLIST.c.number)
+        these = query.where(WORKLIST.c.name.in_({name for _, name in names}))
+        return {row.number for row in tables.execute(these) if (row.origin, row.name) in names}
+
     def _is_known(self, tables: sa.Connection, item: Item) -> bool:
         """Whether the source said this last, has said it in this version, or has said more since.
         Of another person, it is something else."""

@@ -2,7 +2,8 @@
 
 Between us and the server may be an outage at any moment. Whatever may pass is tried again, as the
 server asks (`Retry-After`) or with pauses that double, for as long as the setting `patience_s`
-says; a file that was cut off goes on behind the last line that came.
+says; a server that asks for more is told of, and left alone. A file that was cut off goes on behind
+the last line that came.
 
 Nobody's data is in an error or a log: neither what the server said, nor the query of an address.
 
@@ -40,11 +41,11 @@ _LARGEST_ANSWER_BYTES = 64 << 20
 _LONGEST_LINE_BYTES = 4 << 20
 _SILENT_S = 60.0  # then a connection is dead
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
-_LONGEST_RETRY_AFTER_S = 300.0
+_LONGEST_POLL_S = 300.0  # between two looks at an export, where the server does not say
 _PASSES = frozenset({429, 500, 502, 503, 504})
 _GONE = frozenset({401, 403, 404, 410})  # of a file or an export that was there
 _PAGE = 200
-_TRIES_AT_AN_END = 3  # of a file whose last line is not whole
+_TRIES_AT_AN_END = 3  # of a file whose last line is not whole, or that lacks lines
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -183,10 +184,11 @@ class Client:
                 break
             if answer.status != 202:
                 raise Gone
-            pause_s = min(_retry_after_s(answer.headers) or 2 * pause_s, _LONGEST_RETRY_AFTER_S)
+            asked_s = _retry_after_s(answer.headers)
+            pause_s = asked_s or min(2 * pause_s, _LONGEST_POLL_S)
             if self._clock() + pause_s > ends:
                 raise TransientError(
-                    f"hospital {self._name}: the export is not ready yet; the next "
+                    f"hospital {self._name}: the export is not ready yet{_when(asked_s)}; the next "
                     "`spira hospital pull` goes on with it"
                 )
             self._sleep(pause_s)
@@ -200,7 +202,8 @@ class Client:
         return manifest
 
     def lines(self, file: ExportFile, *, token: bool, after: Place = START) -> Iterator[Line]:
-        """The lines behind a place. However often the answer is cut off, each comes once.
+        """The lines behind a place. However often the answer is cut off, each comes once. Fewer
+        than `file.count` says, where the file ends before that however often it is read.
 
         token     whether the manifest says that files need one
         raises    Gone when the file has expired; Changed when what was read before is not what
@@ -221,15 +224,15 @@ class Client:
                             continue
                         if not whole and tries_at_end < _TRIES_AT_AN_END and not _is_json(data):
                             break  # cut off, by somebody who made it look like an end
-                        place = here
+                        place, tries_at_end = here, 0
                         self._patience.heard()
                         yield Line(place, data)
                     else:
                         if here.line < place.line:
                             raise Changed
-                        if file.count is None or place.line >= file.count:
+                        if place.line >= (file.count or 0) or tries_at_end >= _TRIES_AT_AN_END:
                             return
-                tries_at_end += not whole
+                tries_at_end += 1
             except httpx.TransportError:
                 pass
             self._patience.failed("cut off a file of the export")
@@ -546,12 +549,13 @@ class _Patience:
         self._since = now if self._since is None else self._since
         pause_s = self._pause_s
         if retry_after_s is not None:
-            pause_s = min(retry_after_s, _LONGEST_RETRY_AFTER_S)
+            pause_s = retry_after_s
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
         if now + pause_s - self._since > self._patience_s:
             raise TransientError(
-                f"hospital {self._hospital}: {what}, for {now - self._since:.0f} s; the next "
-                "`spira hospital pull` goes on from where this one stands"
+                f"hospital {self._hospital}: {what}, for {now - self._since:.0f} s"
+                f"{_when(retry_after_s)}; the next `spira hospital pull` goes on from where this "
+                "one stands"
             )
         self._sleep(pause_s)
 
@@ -638,6 +642,17 @@ def _retry_after_s(headers: httpx.Headers) -> float | None:
     except (ValueError, TypeError):
         return None
     return max(0.0, wait.total_seconds())
+
+
+def _when(retry_after_s: float | None) -> str:
+    """When a server wants to be asked again, in words; nothing where it does not say."""
+    if retry_after_s is None:
+        return ""
+    try:
+        moment = datetime.now(UTC) + timedelta(seconds=retry_after_s)
+    except OverflowError:
+        return ", and asks not to come again"
+    return f", and asks to come again after {moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _list(value: Any) -> list[Any]:

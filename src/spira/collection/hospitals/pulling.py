@@ -13,7 +13,7 @@ time of the visit, and what the hospital knew of them before is fetched then.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,9 +30,10 @@ from spira.collection.hospitals.fhir import (
     Place,
     read_json,
 )
+from spira.collection.hospitals.patients import Patients
 from spira.collection.hospitals.reading import CODES, LOINC, Question, name_of, names_of
 from spira.collection.hospitals.tables import PATIENTS, PULLS
-from spira.collection.hospitals.taking import Broken, Came, Placed, Pulled, Taker, mappings
+from spira.collection.hospitals.taking import Broken, Came, Pulled, Taker, mappings
 from spira.domain.errors import TransientError
 from spira.domain.labels import Entry, Subject
 from spira.domain.progress import Progress, no_progress
@@ -41,6 +42,7 @@ from spira.stores.database import iso
 _AT_ONCE = 200  # lines in a transaction
 _BYTES_AT_ONCE = 8 << 20
 _MOST_EXPORTS = 4  # in one pull: the files of some expire before they are read
+_SHORT = "export/short"  # what the question is called about lines that are not there
 _NAMED = re.compile(r"(?:https?://.+/)?((?:Patient|Observation|Condition)/[A-Za-z0-9\-.]{1,64})")
 _RESOURCE = re.compile(r"((?:Observation|Condition)/[^/]+)")
 _OBSERVATION_CODES = ",".join(f"{LOINC}|{code}" for code in CODES)
@@ -58,6 +60,7 @@ class Standing:
     line: int = 0
     digest: str = ""
     finished_at: str | None = None
+    short: int = 0
 
     @property
     def stands(self) -> str:
@@ -86,6 +89,7 @@ class Puller:
         self._hospital = taker.hospital
         self._settings = taker.settings
         self._database = taker.database
+        self._patients = Patients(taker)
 
     def pull(self) -> Pulled:
         """Everything that is new, and what an earlier pull was cut off in.
@@ -161,8 +165,11 @@ class Puller:
                 self._move(self._standing(), **_NO_EXPORT)
                 continue
             self._client.end_export(status_url)
+            if standing.short and self._lacks_lines(standing):
+                self._move(standing, **_NO_EXPORT, short=1)
+                return
             since, finished_at = manifest.transaction_time.isoformat(), iso(self._taker.now())
-            self._move(standing, **_NO_EXPORT, since=since, finished_at=finished_at)
+            self._move(standing, **_NO_EXPORT, since=since, finished_at=finished_at, short=0)
             return
         raise TransientError(
             f"hospital {self._hospital}: {_MOST_EXPORTS} exports expired before they were read; "
@@ -170,7 +177,10 @@ class Puller:
         )
 
     def _files(self, manifest: Manifest, standing: Standing) -> Standing:
-        """Read the files from where the last batch ended."""
+        """Read the files from where the last batch ended.
+
+        raises    Gone, also when a file lacks lines for the first time: another export may not
+        """
         files = _in_order(manifest)
         while standing.file < len(files):
             take, file = files[standing.file]
@@ -182,10 +192,34 @@ class Puller:
                     came = [(f"{what}, line {one.place.line}", _parsed(one)) for one in batch]
                     standing = take(self, came, manifest, standing, batch[-1].place)
                     self._progress(f"{file.type} lines", standing.line, file.count or 0)
-                standing = self._move(standing, file=standing.file + 1, line=0, digest="")
+                lacking = max(0, (file.count or 0) - standing.line)
+                if lacking and standing.short == 0:
+                    self._move(standing, short=1)
+                    raise Gone
+                if lacking:
+                    fault = f"{what}: has {lacking} lines fewer than the manifest says"
+                    self._taker.pulled.fault(fault)
+                behind = {"file": standing.file + 1, "line": 0, "digest": ""}
+                standing = self._move(standing, **behind, short=standing.short + lacking)
             except Changed:
                 standing = self._move(standing, line=0, digest="")
         return standing
+
+    def _lacks_lines(self, standing: Standing) -> bool:
+        """Whether an export is to be asked for again because of the lines that it lacks: what is
+        missing may come the next time, unless a person says that nothing is."""
+        taker, now = self._taker, self._taker.now()
+        if standing.short == 1:
+            if taker.labels.waiting(self._hospital, [_SHORT]):
+                end = taker.reader.end(_SHORT, version=f"end.{now.isoformat()}", issued=now)
+                taker.add([], [end], lambda _: None)
+            return False
+        lines, since = f"{standing.short - 1} lines", standing.since or "the beginning"
+        said = f"since {since}: files have {lines} fewer than the manifest says"
+        asked = {"said": said, "at": now.isoformat()}
+        question = taker.reader.question(asked, "short_file", said, name=_SHORT)
+        taker.add([], [question], lambda _: None)
+        return bool(taker.labels.waiting(self._hospital, [_SHORT]))
 
     # Batches of lines
 
@@ -212,6 +246,9 @@ class Puller:
             if request.get("method") == "DELETE"
             and (found := _NAMED.fullmatch(str(request.get("url"))))
         ]
+        self._patients.note_deleted(
+            [name.removeprefix("Patient/") for name in deleted if name.startswith("Patient/")]
+        )
         names = [name for resource in deleted for name in names_of(resource)]
         labels, reader = self._taker.labels, self._taker.reader
         issued = manifest.transaction_time
@@ -261,38 +298,18 @@ class Puller:
         complete: bool = False,
         again: bool = False,
     ) -> None:
-        """Note which of these patients are participants, and fetch what was known of them before.
+        """Note which of these patients are participants, and fetch what was known of them before;
+        whoever they were merged into is asked for.
 
         complete  that comes by itself, from the files of a whole export
         again     fetch it although it was fetched before
         """
-        numbers = {
-            id: self._taker.candidates(patient.get("identifier"))
-            for patient in patients
-            if isinstance(id := patient.get("id"), str)
-        }
-        known = self._taker.people.known({one for some in numbers.values() for one in some})
-        placed = self._taker.placed(numbers)
-        to_fetch: list[tuple[str, Subject]] = []
-        for id, candidates in numbers.items():
-            before = placed.get(id)
-            whose = self._taker.participants(candidates, known)
-            if len(whose) > 1:
-                self._taker.add([], [self._of_several(id, whose)], lambda _: None)
-            if before is not None and before.subject in candidates:
-                subject: Subject | None = before.subject
-            else:
-                subject = whose[0] if len(whose) == 1 else None
-            if subject is None and before is None:
-                self._taker.pulled.dropped += 1
-                continue
-            same = before is not None and subject == before.subject
-            whole = complete or (same and before is not None and before.complete)
-            if not same or before is None or whole != before.complete:
-                self._note_patient(id, subject, before, complete=whole)
-            if subject is not None and (again or not whole):
-                to_fetch.append((id, subject))
-        for id, subject in to_fetch:
+        found = self._patients.place(patients, complete=complete, again=again)
+        for id in found.survivors:
+            _, document = self._client.resource(f"Patient/{id}")
+            is_it = isinstance(document, Mapping) and document.get("id") == id
+            self._place([document if is_it else {"id": id}])
+        for id, subject in found.histories:
             self._history(id, subject)
 
     def _history(self, patient: str, subject: Subject) -> None:
@@ -308,15 +325,16 @@ class Puller:
                 self._take(f"a search for {kind}", page)
         self._not_found(subject, told)
         with self._database.writing() as tables:
-            this = self._taker.is_patient(self._taker.hashes(patient))
-            tables.execute(PATIENTS.update().where(this).values(complete=True))
+            this = PATIENTS.c.patient.in_(self._taker.hashes(patient))
+            ours = PATIENTS.c.hospital == self._hospital
+            tables.execute(PATIENTS.update().where(ours, this).values(complete=True))
         self._taker.pulled.found += 1
 
     def _not_found(self, subject: Subject, told: set[str]) -> None:
         """Ask for what is here of somebody and was not found any more: it was deleted, or is
         somebody else's by now, and no search says so."""
         here = self._taker.labels.about(self._hospital, subject, self._taker.now())
-        names = {found[1] for one in here if (found := _RESOURCE.match(one))}
+        names = {found[1] for one in here if (found := _RESOURCE.match(one.name))}
         for name in sorted(names - told):
             status, document = self._client.resource(name)
             if status == 200:
@@ -337,42 +355,6 @@ class Puller:
         came = [(where, one) for one in found]
         entries = self._taker.read(self._taker.documents(came, questions), questions)
         self._taker.add(entries, questions, lambda _: None)
-
-    def _note_patient(
-        self, id: str, subject: Subject | None, before: Placed | None, *, complete: bool
-    ) -> None:
-        """Write down who a patient is; that it is another person than before is asked about."""
-        hashes = self._taker.hashes(id)
-        questions = []
-        if before is not None and before.subject != subject:
-            question = self._taker.reader.question(
-                {"before": before.subject, "now": subject},
-                "another_person",
-                "the hospital has given this patient other numbers; see whose the entries are",
-                name=self._name_of_patient(id),
-                subject=before.subject,
-            )
-            questions.append(question)
-
-        def write(tables: sa.Connection) -> None:
-            tables.execute(PATIENTS.delete().where(self._taker.is_patient(hashes)))
-            if subject is not None:
-                row = {"hospital": self._hospital, "patient": hashes[0]}
-                tables.execute(PATIENTS.insert().values(**row, subject=subject, complete=complete))
-
-        self._taker.add([], questions, write)
-
-    def _of_several(self, id: str, whose: Collection[Subject]) -> Question:
-        """Who a patient is that has the numbers of several participants."""
-        return self._taker.reader.question(
-            {"numbers": sorted(whose)},
-            "several_people",
-            "it has the numbers of several participants; see whether they are one person",
-            name=self._name_of_patient(id),
-        )
-
-    def _name_of_patient(self, id: str) -> str:
-        return f"Patient/{self._taker.hashes(id)[0].rpartition(':')[2][:32]}"
 
     def _complete(self) -> set[Subject]:
         """The participants of whom everything is here, under the newest key."""
@@ -416,7 +398,9 @@ def standing(tables: sa.Connection, hospital: str) -> Standing | None:
 
 def count_patients(tables: sa.Connection, hospital: str) -> int:
     """How many of a hospital's patients are participants."""
-    query = sa.select(sa.func.count()).where(PATIENTS.c.hospital == hospital)
+    query = sa.select(sa.func.count()).where(
+        PATIENTS.c.hospital == hospital, PATIENTS.c.standing != "perhaps"
+    )
     return int(tables.execute(query).scalar_one())
 
 

@@ -44,6 +44,8 @@ Reason = Literal[
     "about_another",  # has a focus: about somebody or something else than its subject
     "another_person",  # the hospital now says that this patient is somebody else
     "several_people",  # a patient with the record numbers of several participants
+    "two_patients",  # of one of two active patients with the record number of one participant
+    "perhaps_merged",  # a patient who may be what became of a participant's: nobody says so clearly
     "modifier",  # has an element that changes its meaning, and that we do not know
     "status",  # of the resource: unknown to us, or said to be unknown
     "no_time",  # nothing says when it was true
@@ -59,6 +61,7 @@ Reason = Literal[
     "fraction",  # a share of 1 with the unit %
     "impossible",  # no living person has this value
     "export_errors",  # the hospital could not export everything
+    "short_file",  # a file of an export has fewer lines than its manifest says
 ]
 
 CODES: Mapping[str, ObservationKind] = {  # of LOINC
@@ -225,6 +228,43 @@ class Reader:
             reason=reason,
             detail=detail,
             evidence=digest,
+        )
+
+    def unsure(self, document: Mapping[str, Any], read: Read, *, since: str, patient: str) -> Read:
+        """What a resource came to, as questions: whose it is, the hospital has to say first.
+
+        since, patient    see `of_two`
+        """
+        version = _version(document, _digest(document))
+        questions = [one.model_copy(update={"subject": None}) for one in read.questions]
+        questions += [
+            self.of_two(one, version, since=since, patients=[patient] if patient else [])
+            for one in read.entries
+            if one.observation is not None and one.status != "preliminary"
+        ]
+        taken_back = tuple(one for one in read.entries if one.observation is None)
+        return Read(entries=taken_back, questions=tuple(questions))
+
+    def of_two(
+        self, entry: Entry, version: str, *, since: str, patients: Collection[str]
+    ) -> Question:
+        """Ask about what would be an entry, had not two patients the number of its person.
+
+        since       when that began: it may happen again
+        patients    of whom it was said, as marks
+        """
+        return Question(
+            origin=self._origin,
+            name=entry.name,
+            version=version,
+            status=entry.status,
+            subject=entry.subject,
+            issued=entry.issued,
+            reason="two_patients",
+            detail="two active patients of the hospital have the number of this participant",
+            observation=entry.observation,
+            said={"since": since, "patients": " ".join(patients)},
+            evidence=entry.evidence,
         )
 
     def withdrawn(self, name: str, subject: Subject, *, version: str, issued: datetime) -> Entry:

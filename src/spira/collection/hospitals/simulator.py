@@ -10,7 +10,7 @@ Its data is a `Truth`; what it says of it goes by `clock`, the hospital's time, 
     GET, DELETE   /fhir/exports/JOB         how it stands, its manifest; the end of it
     GET           /fhir/exports/JOB/N       a file of it
     GET           /fhir/Observation?…       date, code, performer, _include=Observation:subject
-    GET           /fhir/KIND/ID             one Observation or Condition
+    GET           /fhir/KIND/ID             one Patient, Observation or Condition
     POST          /fhir/KIND/_search        Patient by identifier, the others by patient
 """
 
@@ -47,6 +47,7 @@ from spira.collection.hospitals.truth import (
     Truth,
     Version,
     admitted_at,
+    changed_at,
     patient_to_fhir,
     to_fhir,
 )
@@ -115,6 +116,7 @@ class Simulator:
         token_s: float = 300.0,
         polls: int = 1,
         count: bool = True,
+        missing: int = 0,
         litter: Sequence[bytes] = (),
     ) -> None:
         """A hospital with this truth.
@@ -124,11 +126,13 @@ class Simulator:
         page         most resources of a search in one answer
         polls        how often an export is not ready yet
         count        whether a manifest says how long its files are
+        missing      lines of Observations that it says there are, and that no file has
         litter       lines that stand among the Observations of an export
         """
         self.truth = truth
         self.clock = clock
         self.outages = list(outages)
+        self.missing = missing
         self.asked: list[str] = []  # every request: method and address
         self._client_id = client_id
         self._keys = None if keys is None else KeySet.import_key_set({"keys": list(keys["keys"])})
@@ -144,7 +148,6 @@ class Simulator:
         self._tokens: dict[str, tuple[float, frozenset[str]]] = {}
         self._jobs: dict[str, _Job] = {}
         self._pages: dict[str, list[dict[str, Any]]] = {}
-        self._patients = {patient.id: patient for patient in truth.patients}
         self._of_patient: dict[str, list[Thing]] = defaultdict(list)
         for thing in truth.things:
             for patient in {version.patient.id for version in thing.versions}:
@@ -247,6 +250,8 @@ class Simulator:
         def one(kind: str, id: str, request: Request) -> JSONResponse:
             self._require(request, kind)
             now, name = self.clock(), f"{kind}/{id}"
+            if kind == "Patient" and (patient := self._patient(id)) is not None:
+                return JSONResponse(patient_to_fhir(patient))
             thing = next((thing for thing in self.truth.things if thing.name == name), None)
             version = None if thing is None else thing.at(now)
             if thing is None or version is None:
@@ -341,7 +346,7 @@ class Simulator:
         patients = [
             patient
             for patient in self.truth.patients
-            if admitted_at(patient) <= job.at and (moment is None or admitted_at(patient) > moment)
+            if changed_at(patient) <= job.at and (moment is None or changed_at(patient) > moment)
         ]
         job.files = [("Observation", []), ("Patient", patients)]  # in no helpful order
         for kind in ("Observation", "Condition"):
@@ -372,7 +377,8 @@ class Simulator:
                 "url": f"{request.base_url}fhir/exports/{id}/{number}",
             }
             if self._count:
-                entry["count"] = len(rows) + len(self._litter) * (kind == "Observation")
+                more = len(self._litter) + self.missing
+                entry["count"] = len(rows) + more * (kind == "Observation")
             listed["deleted" if kind == "deleted" else "output"].append(entry)
         return JSONResponse(
             {
@@ -433,10 +439,13 @@ class Simulator:
             document = to_fhir(thing, version)
             if document["resourceType"] == kind and _matches(document, query):
                 found.append(document)
-                patients[version.patient.id] = version.patient
+                patients[version.patient.id] = self._patient(version.patient.id) or version.patient
         if ("_include", "Observation:subject") in query:
             found += [patient_to_fhir(patient) for patient in patients.values()]
         return found
+
+    def _patient(self, id: str) -> Patient | None:
+        return next((one for one in self.truth.patients if one.id == id), None)
 
     def _bundle(self, found: Sequence[dict[str, Any]], request: Request) -> JSONResponse:
         these, rest = found[: self._page], found[self._page :]

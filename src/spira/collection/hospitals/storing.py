@@ -20,6 +20,8 @@ REASONS: Mapping[Why, Reason] = {
     "about_another": "ambiguous",
     "another_person": "ambiguous",
     "several_people": "ambiguous",
+    "two_patients": "ambiguous",
+    "perhaps_merged": "ambiguous",
     "in_the_future": "future",
     "code_system": "code",
     "not_cid10": "code",
@@ -29,6 +31,11 @@ REASONS: Mapping[Why, Reason] = {
 }
 _LONGEST = 100  # characters of a detail
 _AT_ONCE = 2000  # names in a query
+_SURE = "+sure."  # in the version of what had waited until it was known of whom it was said
+
+
+class _Decided(Exception):
+    """A person has decided something that was about to be written."""
 
 
 class Store:
@@ -48,23 +55,61 @@ class Store:
     ) -> int:
         """See `taking.Labels`. Questions come first: asked twice, they are one.
 
-        What a person has decided stands where the hospital says the same again. A version that was
-        of somebody else before is a question, too, and nobody's until a person has decided.
+        What a person has decided stands where the hospital says the same again, were it decided
+        while this is being written. A version that was of somebody else before is a question, too,
+        and nobody's until a person has decided.
         """
         items = [_item(one, received_at) for one in questions]
-        given = self._without(self._standing(items, received_at), entries)
+        while True:
+            try:
+                return self._add(entries, items, received_at, also)
+            except _Decided:
+                continue
+
+    def _add(
+        self,
+        entries: Sequence[Entry],
+        items: Sequence[Item],
+        received_at: datetime,
+        also: Callable[[sa.Connection], None],
+    ) -> int:
+        """See `add`. raises _Decided, and then nothing of it is in the store."""
+        waited = [one for one in entries if _SURE in one.version]
+        unless = self._unless_decided([*(one.proposal for one in items), *waited], also)
+        still = self.waiting(waited[0].origin, [one.name for one in waited]) if waited else set()
+        given = [one for one in entries if _SURE not in one.version or one.name in still]
+        given = self._without(self._standing(items, received_at), given)
         if items:
             self._worklist.put(items, received_at)
         try:
-            return self._labels.add(given, received_at, also=also)
+            return self._labels.add(given, received_at, also=unless)
         except VersionConflict as conflict:
             doubtful = [one for one in conflict.entries if one.status != "preliminary"]
+            unless = self._unless_decided(doubtful, unless)
             items = list(map(_conflict, doubtful))
             standing = self._standing(items, received_at)
             self._worklist.put(items, received_at)
             kept = [one for one in given if one not in conflict.entries]
             kept += [_in_doubt(one) for one in doubtful if (one.name, one.version) not in standing]
-            return self._labels.add(kept, received_at, also=also)
+            return self._labels.add(kept, received_at, also=unless)
+
+    def _unless_decided(
+        self, these: Sequence[Entry | Proposal], also: Callable[[sa.Connection], None]
+    ) -> Callable[[sa.Connection], None]:
+        """`also`, in a transaction that fails where a person has decided of these entries by then
+        what was not decided now."""
+        if not these:
+            return also
+        names = [(one.origin, one.name) for one in these]
+        with self._labels.database.reading() as tables:
+            before = self._worklist.decided(tables, names)
+
+        def guarded(tables: sa.Connection) -> None:
+            if self._worklist.decided(tables, names) != before:
+                raise _Decided
+            also(tables)
+
+        return guarded
 
     def _standing(self, items: Sequence[Item], at: datetime) -> set[tuple[str, str]]:
         """Name and version of what is on the worklist, or was decided there, and stands."""
@@ -92,10 +137,24 @@ class Store:
             found |= self._worklist.waiting(origin, wanted[begin : begin + _AT_ONCE])
         return found
 
-    def about(self, origin: str, subject: Subject, at: datetime) -> set[str]:
+    def about(self, origin: str, subject: Subject, at: datetime) -> list[Entry]:
         """See `taking.Labels`."""
         known = self._labels.versions([subject], at)
-        return {one.entry.name for one in known if one.in_force and one.entry.origin == origin}
+        return [one.entry for one in known if one.in_force and one.entry.origin == origin]
+
+    def unsure(self, origin: str, subject: Subject) -> list[tuple[Entry, list[str]]]:
+        """See `taking.Labels`."""
+        newest = self._labels.newest
+        found = []
+        for listed in self._worklist.list():
+            one, detail = listed.item.proposal, listed.item.detail
+            if one.origin != origin or detail.get("why") != "two_patients" or one.subject is None:
+                continue
+            if newest(one.subject) == newest(subject):
+                version = f"{one.version[:80]}{_SURE}{fingerprint(detail['since'])[:8]}"
+                sure = Entry(**{**dict(one), "version": version})
+                found.append((sure, str(detail.get("patients", "")).split()))
+        return found
 
     def held(self, origin: str, names: Collection[str]) -> Mapping[str, Subject]:
         """See `taking.Labels`."""

@@ -17,9 +17,12 @@ PULLS = sa.Table(
     sa.Column("line", sa.Integer, nullable=False),  # the last one that was taken
     sa.Column("digest", sa.Text, nullable=False),  # of all lines up to it
     sa.Column("finished_at", sa.Text),  # when an export was last read whole
+    # 0; 1 where the last export lacked lines that its manifest counted; and so many more as this
+    # one lacks.
+    sa.Column("short", sa.Integer, nullable=False, server_default="0"),
 )
 
-# The hospital's patients that are participants: both are keyed hashes.
+# The hospital's patients that are participants, or may be (see `patients`); as keyed hashes.
 PATIENTS = sa.Table(
     "hospital_patients",
     TABLES,
@@ -27,5 +30,8 @@ PATIENTS = sa.Table(
     sa.Column("patient", sa.Text, primary_key=True),  # of the server's own id
     sa.Column("subject", sa.Text, nullable=False),  # as entries about them have it
     sa.Column("complete", sa.Boolean, nullable=False),  # what was known before is here, too
+    sa.Column("standing", sa.Text, nullable=False, server_default="current"),
+    sa.Column("survivor", sa.Text),  # the patient that this one was merged into
+    sa.Column("doubt", sa.Text),  # since when another one has the same number
     sa.Index("hospital_patients_by_subject", "hospital", "subject"),
 )

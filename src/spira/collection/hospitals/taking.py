@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -72,8 +72,13 @@ class Labels(Protocol):
         """Of these entries those that wait for a person to decide."""
         ...
 
-    def about(self, origin: str, subject: Subject, at: datetime) -> set[str]:
-        """The names of the entries in force that an origin has about somebody."""
+    def about(self, origin: str, subject: Subject, at: datetime) -> Sequence[Entry]:
+        """The entries in force that an origin has about somebody."""
+        ...
+
+    def unsure(self, origin: str, subject: Subject) -> Sequence[tuple[Entry, Collection[str]]]:
+        """What waits because two patients have somebody's number: as it would be taken, with the
+        marks of the patients of whom it was said."""
         ...
 
 
@@ -110,10 +115,27 @@ Came = tuple[str, Any]
 
 
 class Placed(NamedTuple):
-    """A patient that is a participant."""
+    """A patient that is a participant, or may be (see `patients`)."""
 
+    patient: str
     subject: Subject
     complete: bool
+    standing: Literal["current", "linked", "merged", "perhaps"] = "current"
+    survivor: str | None = None
+    doubt: str | None = None
+
+    @property
+    def mark(self) -> str:
+        """By which questions name it."""
+        return self.patient.rpartition(":")[2][:12]
+
+
+class Whose(NamedTuple):
+    """Whom a resource is about."""
+
+    subject: Subject
+    patient: str = ""  # the mark of the hospital's patient; none where a number says whose it is
+    doubt: str | None = None  # since when two patients have the number
 
 
 class Taker:
@@ -180,12 +202,13 @@ class Taker:
         all_names = [one for name in names for one in names_of(name)]
         held = dict(self.labels.held(self.hospital, all_names))
         waiting = self.labels.waiting(self.hospital, all_names)
-        subjects = self.subjects([document for _, document in others])
-        taking_part = self._taking_part({one for one in subjects if one is not None})
+        whose = self.whose([document for _, document in others])
+        taking_part = self._taking_part({one.subject for one in whose if one is not None})
         now = self.now()
         entries: list[Entry] = []
-        for (where, document), subject in zip(others, subjects, strict=True):
+        for (where, document), one_of in zip(others, whose, strict=True):
             name, read = name_of(document), Read()
+            subject = None if one_of is None else one_of.subject
             before = {one: held[one] for one in names_of(name or "") if one in held}
             if subject is not None and subject not in taking_part:
                 self.pulled.dropped += 1  # has withdrawn, or was registered by mistake
@@ -193,6 +216,9 @@ class Taker:
                 before = {one: of for one, of in before.items() if self.newest(of) != mine}
             elif subject is not None:
                 read = self.reader.read(document, subject, now)
+                if one_of is not None and one_of.doubt is not None:
+                    since, patient = one_of.doubt, one_of.patient
+                    read = self.reader.unsure(document, read, since=since, patient=patient)
             elif not document.get("subject") and self.reader.concerns(document):
                 detail = "does not say whom it is about"
                 read = Read(questions=(self.reader.question(document, "no_subject", detail),))
@@ -214,25 +240,40 @@ class Taker:
 
     # Whose a resource is
 
-    def subjects(self, documents: Sequence[Mapping[str, Any]]) -> list[Subject | None]:
+    def whose(self, documents: Sequence[Mapping[str, Any]]) -> list[Whose | None]:
         """Whom each is about, where that is a participant."""
         ids: list[str | None] = []
         identified: list[list[Subject]] = []
         for document in documents:
             subject = document.get("subject")
-            subject = subject if isinstance(subject, Mapping) else {}
-            reference = _REFERENCE.fullmatch(str(subject.get("reference")))
-            ours = reference is not None and reference[1] in (None, self.settings.url)
-            ids.append(reference[2] if reference is not None and ours else None)
-            identified.append(self.candidates([subject.get("identifier")]))
+            ids.append(self.patient_id(subject))
+            number = subject.get("identifier") if isinstance(subject, Mapping) else None
+            identified.append(self.candidates([number]))
         known = self.people.known({one for some in identified for one in some})
         placed = self.placed({id for id in ids if id is not None})
-        return [
-            placed[id].subject
-            if id in placed
-            else (whose[0] if len(whose := self.participants(candidates, known)) == 1 else None)
-            for id, candidates in zip(ids, identified, strict=True)
-        ]
+        doubts: dict[Subject, str | None] = {}
+        if known:
+            rows = self.rows(PATIENTS.c.doubt.is_not(None))
+            doubts = {self.newest(row.subject): row.doubt for row in rows}
+        found: list[Whose | None] = []
+        for id, candidates in zip(ids, identified, strict=True):
+            participants = self.participants(candidates, known)
+            if id in placed:
+                row = placed[id]
+                found.append(Whose(row.subject, row.mark, row.doubt))
+            elif len(participants) == 1:
+                (one,) = participants
+                found.append(Whose(one, doubt=doubts.get(self.newest(one))))
+            else:
+                found.append(None)
+        return found
+
+    def patient_id(self, reference: Any) -> str | None:
+        """The server's own id of the patient that a Reference names; None for any other thing."""
+        given = reference.get("reference") if isinstance(reference, Mapping) else None
+        named = _REFERENCE.fullmatch(str(given))
+        ours = named is not None and named[1] in (None, self.settings.url)
+        return named[2] if named is not None and ours else None
 
     def participants(
         self, candidates: Sequence[Subject], known: Collection[Subject]
@@ -247,10 +288,11 @@ class Taker:
         known = self.people.known({*newest, *newest.values()})
         return {one for one in subjects if one in known or newest[one] in known}
 
-    def candidates(self, identifiers: Any) -> list[Subject]:
-        """What somebody may be known as, by the numbers that we know the systems of."""
+    def candidates(self, identifiers: Any, *, old: bool = False) -> list[Subject]:
+        """What somebody may be known as, by the numbers that we know the systems of; `old`: by
+        those that are no longer theirs."""
         found: list[Subject] = []
-        given = [one for one in mappings(identifiers) if one.get("use") != "old"]
+        given = [one for one in mappings(identifiers) if (one.get("use") == "old") is old]
         for system, kind in self.settings.systems.items():
             for one in given:
                 number = one.get("value")
@@ -267,14 +309,15 @@ class Taker:
         by_hash = {one: id for id in ids for one in self.hashes(id)}
         if not by_hash:
             return {}
-        query = sa.select(PATIENTS).where(self.is_patient(by_hash))
-        with self.database.reading() as tables:
-            rows = tables.execute(query).all()
-        return {by_hash[row.patient]: Placed(row.subject, row.complete) for row in rows}
+        rows = self.rows(PATIENTS.c.patient.in_(by_hash), PATIENTS.c.standing != "perhaps")
+        return {by_hash[row.patient]: row for row in rows}
 
-    def is_patient(self, hashes: Collection[str]) -> sa.ColumnElement[bool]:
-        """Which rows are a patient's."""
-        return (PATIENTS.c.hospital == self.hospital) & PATIENTS.c.patient.in_(hashes)
+    def rows(self, *which: sa.ColumnElement[bool]) -> list[Placed]:
+        """What is noted of this hospital's patients."""
+        columns = [PATIENTS.c[name] for name in Placed._fields]
+        query = sa.select(*columns).where(PATIENTS.c.hospital == self.hospital, *which)
+        with self.database.reading() as tables:
+            return [Placed(*row) for row in tables.execute(query)]
 
 
 def mappings(value: Any) -> list[Mapping[str, Any]]:

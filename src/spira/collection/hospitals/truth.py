@@ -52,6 +52,10 @@ class Patient:
     id: str  # of the server
     record_number: str
     participant: Participant
+    is_active: bool = True
+    has_number: bool = True  # False: it is an old one
+    replaced_by: str | None = None  # the id of another one
+    changed_at: datetime | None = None  # None: as it was admitted
 
 
 @dataclass(frozen=True)
@@ -257,6 +261,11 @@ def admitted_at(patient: Patient) -> datetime:
     return patient.participant.visited_at.astimezone(UTC) - timedelta(hours=2 * _STAY_H)
 
 
+def changed_at(patient: Patient) -> datetime:
+    """When the hospital last changed what it says of a patient."""
+    return patient.changed_at or admitted_at(patient)
+
+
 # As FHIR R4
 
 
@@ -293,11 +302,16 @@ def to_fhir(thing: Thing, version: Version) -> dict[str, Any]:
 
 def patient_to_fhir(patient: Patient) -> dict[str, Any]:
     """A patient as the hospital's server has them."""
+    use = "official" if patient.has_number else "old"
+    other = {"reference": f"Patient/{patient.replaced_by}"}
+    links = [{"type": "replaced-by", "other": other}]
     return {
         "resourceType": "Patient",
         "id": patient.id,
-        "meta": {"versionId": "1", "lastUpdated": _instant(admitted_at(patient))},
-        "identifier": [{"use": "official", "system": SYSTEM, "value": patient.record_number}],
+        "meta": {"versionId": "1", "lastUpdated": _instant(changed_at(patient))},
+        "active": patient.is_active,
+        **({} if patient.replaced_by is None else {"link": links}),
+        "identifier": [{"use": use, "system": SYSTEM, "value": patient.record_number}],
         "name": [{"text": f"Paciente {patient.record_number}"}],  # what must be left unread
     }
 

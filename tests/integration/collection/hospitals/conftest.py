@@ -20,7 +20,7 @@ from spira.collection.hospitals.simulator import Outage, Simulator
 from spira.collection.hospitals.storing import Store
 from spira.collection.hospitals.taking import Taker, Visit
 from spira.collection.hospitals.truth import SYSTEM, Patient, Truth, make_truth
-from spira.domain.labels import Observation, Subject
+from spira.domain.labels import Entry, Observation, Subject
 from spira.intake.keys import KeyRing
 from spira.labels.store import Labels
 from spira.labels.tables import ENTRIES, SUBJECTS
@@ -166,8 +166,11 @@ class _Dying:
     def held(self, origin: str, names: Any) -> Mapping[str, Subject]:
         return self.store.held(origin, names)
 
-    def about(self, origin: str, subject: Subject, at: datetime) -> set[str]:
+    def about(self, origin: str, subject: Subject, at: datetime) -> list[Entry]:
         return self.store.about(origin, subject, at)
+
+    def unsure(self, origin: str, subject: Subject) -> Any:
+        return self.store.unsure(origin, subject)
 
     def waiting(self, origin: str, names: Any) -> set[str]:
         return self.store.waiting(origin, names)

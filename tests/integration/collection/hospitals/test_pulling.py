@@ -224,6 +224,46 @@ def test_files_that_always_expire_are_told(sqlite: Database, open_ward: Open) ->
         ward.puller().pull()
 
 
+def test_a_file_that_lacks_lines_is_asked_for_again_and_then_told(
+    sqlite: Database, open_ward: Open
+) -> None:
+    """By one more export; then what there is is taken, a person is asked, and the next pull asks
+    since the same moment as before: until nothing is missing, or a person says so."""
+    ward = open_ward(sqlite, patients=3, missing=2)
+    ward.register(*ward.truth.patients)
+    told = []
+
+    def pull() -> int:
+        pulled = ward.puller().pull()
+        told.append(pulled.faults)
+        return int(pulled.exports)
+
+    assert pull() == 2
+    assert ward.in_force() == ward.expected(ward.now)
+    assert ward.questions() == [("export/short", "short_file")]
+    assert "(Observation): has 2 lines fewer than" in told[0][0]
+    assert (standing(sqlite).since, standing(sqlite).finished_at) == (None, None)
+    assert pull() == 1
+    assert len(ward.questions()) == 1
+    assert standing(sqlite).since is None
+
+    ward.simulator.missing = 0
+    assert pull() == 1
+    assert ward.questions() == []
+    assert standing(sqlite).since is not None
+
+    ward.now += DAY
+    ward.simulator.missing = 1
+    assert pull() == 2
+    assert standing(sqlite).since < ward.now.isoformat()
+    (item,) = Worklist(ward.labels).list()
+    decided = {"who": "ana", "why": "asked them", "at": ward.now, "also": lambda _: None}
+    Worklist(ward.labels).discard(item.number, **decided)
+    assert pull() == 1
+    assert standing(sqlite).since == ward.now.isoformat()
+    assert [len(some) for some in told] == [2, 2, 0, 1, 1]
+
+
 def test_who_registered_after_the_export_is_searched_for(
     database: Database, open_ward: Open
 ) -> None:
@@ -687,6 +727,34 @@ def test_what_a_person_decides_stands_when_the_same_is_said_again(
     assert whose == [*[ward.subject(first.patient)] * 2, ward.subject(other)]
 
 
+def test_what_a_person_decides_while_it_is_being_pulled_stands(
+    sqlite: Database, open_ward: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a question and what is written with it."""
+    ward = open_ward(sqlite, patients=2)
+    ward.register(*ward.truth.patients)
+    touched, first = ward.now - DAY, ward.truth.things[0].versions[0]
+    (name,) = tell(ward, [first, later(first, touched, unclear="fraction")])
+    now, ward.now = ward.now, touched - DAY
+    ward.puller().pull()
+    assert ward.in_force()[name][1] == first.says[""]
+    put = Worklist.put
+
+    def put_and_decide(worklist: Worklist, items: Any, received_at: datetime) -> int:
+        new = put(worklist, items, received_at)
+        given = {"who": "ana", "why": "seen", "at": ward.now, "also": lambda _: None}
+        for one in worklist.list():
+            worklist.resolve(one.number, value=71.0, **given)
+        return new
+
+    ward.now = now
+    monkeypatch.setattr(Worklist, "put", put_and_decide)
+    ward.puller().pull()
+
+    assert ward.questions() == []
+    assert ward.in_force()[name][1].value == 71.0
+
+
 def test_what_the_hospital_no_longer_says_is_nothing_to_decide(
     sqlite: Database, open_ward: Open
 ) -> None:
@@ -752,7 +820,9 @@ def test_who_is_named_by_a_number_in_the_resource_itself_is_found(
     elsewhere = document | {"subject": {"reference": f"https://other.example/Patient/{whom.id}"}}
     probe.register(whom)
 
-    assert probe.taker().subjects([document, elsewhere]) == [probe.subject(whom), None]
+    found, nobody = probe.taker().whose([document, elsewhere])
+    assert found.subject == probe.subject(whom)
+    assert nobody is None
 
 
 @pytest.mark.parametrize(

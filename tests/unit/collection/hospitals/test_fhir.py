@@ -405,6 +405,17 @@ def test_a_cut_that_looks_like_an_end_is_seen_by_half_a_line_or_by_the_count(
     assert [line.data for line in read] == [b"{}", b"[]"]
 
 
+def test_a_file_that_stays_shorter_than_its_count_has_an_end(credentials: Credentials) -> None:
+    """After some tries; whoever reads it counts."""
+    server = Server(lambda _: lines_of(b"{}", b"[]"))
+    counted = FILE.model_copy(update={"count": 9})
+
+    read = list(server.client(credentials).lines(counted, token=True))
+
+    assert [line.data for line in read] == [b"{}", b"[]"]
+    assert len(server.slept) == 3
+
+
 def test_half_a_line_that_stays_one_is_handed_on(credentials: Credentials) -> None:
     """Whoever reads it tells that it is no FHIR; a file of a hospital may end so for ever."""
     server = Server(lambda _: httpx.Response(200, content=b'{}\n{"id'))
@@ -528,13 +539,13 @@ def test_patience_has_an_end_and_grows_between_tries(credentials: Credentials) -
 
 
 def test_a_server_that_asks_for_a_time_is_given_it(credentials: Credentials) -> None:
-    """In seconds or by a date; and not for ever."""
+    """In seconds or by a date, for as long as patience goes."""
     later = (datetime.now(UTC) + timedelta(seconds=60)).strftime("%a, %d %b %Y %H:%M:%S GMT")
     answers = iter(
         [
             httpx.Response(503, headers={"Retry-After": "12"}),
             httpx.Response(503, headers={"Retry-After": later}),
-            httpx.Response(503, headers={"Retry-After": "86400"}),
+            httpx.Response(503, headers={"Retry-After": "600"}),
             httpx.Response(503, headers={"Retry-After": "soon"}),
             found(),
         ]
@@ -546,8 +557,25 @@ def test_a_server_that_asks_for_a_time_is_given_it(credentials: Credentials) -> 
     first, second, third, fourth = server.slept
     assert first == 12
     assert 50 < second <= 60
-    assert third == 300
+    assert third == 600
     assert fourth == 4.0  # by our own pauses, though a new token came meanwhile
+
+
+@pytest.mark.parametrize("retry_after", ["86400", "9" * 30], ids=["a day", "for ever"])
+def test_a_server_that_asks_for_more_than_there_is_patience_is_left_alone(
+    retry_after: str, credentials: Credentials
+) -> None:
+    """At once, with when to come again; whether it is busy, or makes an export."""
+    asked = {"Retry-After": retry_after}
+    says = "not to come again" if len(retry_after) > 5 else r"after \d{4}-\d\d-\d\d \d\d:\d\d UTC;"
+    busy, waiting = (Server(lambda _, n=n: httpx.Response(n, headers=asked)) for n in (429, 202))
+
+    with pytest.raises(TransientError, match=says):
+        list(busy.client(credentials).search("Observation", []))
+    with pytest.raises(TransientError, match=f"not ready yet, and asks .*{says}"):
+        waiting.client(credentials).export(f"{BASE}/jobs/1")
+
+    assert busy.slept == waiting.slept == []
 
 
 def test_an_export_is_ended_whatever_the_server_makes_of_it(credentials: Credentials) -> None:
