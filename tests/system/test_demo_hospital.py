@@ -104,6 +104,16 @@ def test_under_a_clinical_policy_it_stops_at_challenger(
     demo.assert_nothing_is_left_running()
 
 
+@pytest.mark.usefixtures("stopped")
+def test_where_other_peoples_visits_are_it_makes_no_voices(demo: Demo, here: Spira) -> None:
+    """It is told at once, and not after minutes of synthesis."""
+    ended = here(demo.home, *demo.words, "--seed", str(SEED + 1))
+
+    assert ended.returncode == 2
+    assert "study spira holds visits of other people here" in ended.stderr
+    assert not (demo.home / "hospitals" / f"hospital-{PEOPLE}-{SEED + 1}").exists()
+
+
 def test_labels_are_those_that_the_hospital_means(
     stopped: tuple[Ended, list[tuple[str, ...]]],
 ) -> None:

@@ -419,6 +419,23 @@ class Visits:
             subjects={person: tuple(sorted(names)) for person, names in subjects.items()},
         )
 
+    def names(self, subject: Subject, until: datetime) -> tuple[Subject, ...]:
+        """Every name by which labels may know a person, as visits were known to link them then; of
+        a record number, in every study."""
+        kind, _, name = subject.partition(":")
+        number = self._newest(name) if kind == "record" else None
+        with self._database.reading() as tables:
+            asked = sa.select(VISITS.c.study).distinct()
+            studies = tables.scalars(asked).all() if number else [name.partition("/")[0]]
+        found = {subject}
+        for study in studies:
+            people = self.known(study, until).subjects.values()
+            stored = (one.partition("record:")[2] for names in people for one in names)
+            newest = self._carried(one or None for one in stored)
+            same = {f"record:{one}" for one, new in newest.items() if new == number} | {subject}
+            found.update(*(names for names in people if same.intersection(names)))
+        return tuple(sorted(found))
+
     def read(
         self, visits: Mapping[str, str], until: datetime | None = None
     ) -> Iterator[Sequence[Mapping[str, Any]]]:

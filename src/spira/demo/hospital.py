@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from spira.device.outbox import Recorded, Report
     from spira.domain.studies import Study
     from spira.serving.client import Device as Bedside
-    from spira.synthetic.records import Participant
+    from spira.synthetic.records import Hospital, Participant
 
 _LOCAL = "127.0.0.1"
 _HOSPITAL = "synthetic"  # of the default study's sites
@@ -102,9 +102,10 @@ def demo_hospital(
         os.environ.update(without_proxy(os.environ, _LOCAL))
         if policy == "demo":
             warn_of_few(app, participants)
-        people = _people(app, name, seed, participants)
-        if not has_dataset(app, name):
-            study = _apply_study(app, place, people)
+        hospital = _hospital(seed, participants)
+        study = None if has_dataset(app, name) else _apply_study(app, place, hospital)
+        people = _people(app, name, hospital)
+        if study is not None:
             _collect(app, place, study, people)
             _pull_labels(app, place, seed, participants)
             now = datetime.now(UTC).isoformat()
@@ -138,25 +139,30 @@ def _require_packages() -> None:
 # Visits
 
 
-def _people(app: Application, name: str, seed: int, participants: int) -> list[_Person]:
-    """Everybody of the synthetic hospital, in the order of their visits."""
-    import polars as pl
+def _hospital(seed: int, participants: int) -> "Hospital":
+    from spira.synthetic.records import Hospital
 
-    from spira.collection.hospitals.truth import record_number
-    from spira.synthetic.hospital import synthesize
-    from spira.synthetic.records import Hospital, admit
-
-    folder = app.home / "hospitals" / name
-    config = Hospital(
+    return Hospital(
         seed=seed,
         participants=participants,
         effect=EFFECT,
         utterances=UTTERANCES,
         noise_per_site=1,  # rooms of visits are the noise here
     )
-    app.say(f"Voices of {participants} people of a synthetic hospital: {folder}")
+
+
+def _people(app: Application, name: str, hospital: "Hospital") -> list[_Person]:
+    """Everybody of the synthetic hospital, in the order of their visits."""
+    import polars as pl
+
+    from spira.collection.hospitals.truth import record_number
+    from spira.synthetic.hospital import synthesize
+    from spira.synthetic.records import admit
+
+    folder = app.home / "hospitals" / name
+    app.say(f"Voices of {hospital.participants} people of a synthetic hospital: {folder}")
     with app.writing():
-        synthesize(folder, config, jobs=app.settings.datasets.jobs, progress=app.progress)
+        synthesize(folder, hospital, jobs=app.settings.datasets.jobs, progress=app.progress)
     truth = pl.read_parquet(folder / "truth" / "truth.parquet").select("file", "duration_s")
     recordings: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
     for row in pl.read_csv(folder / "recordings.csv").join(truth, on="file").iter_rows(named=True):
@@ -168,24 +174,24 @@ def _people(app: Application, name: str, seed: int, participants: int) -> list[_
     return [
         _Person(
             participant=one,
-            pseudonym=_pseudonym(one, seed, participants),
-            record_number=record_number(seed, one.id),
+            pseudonym=_pseudonym(one, hospital),
+            record_number=record_number(hospital.seed, one.id),
             recordings=recordings[one.id],
         )
-        for one in sorted(admit(config), key=lambda one: one.visited_at)
+        for one in sorted(admit(hospital), key=lambda one: one.visited_at)
     ]
 
 
-def _pseudonym(one: "Participant", seed: int, participants: int) -> str:
+def _pseudonym(one: "Participant", hospital: "Hospital") -> str:
     """As a device makes them (UUIDv7), but always the same: then the same people are tested."""
     from spira.domain.draws import draw_seed
 
     at_ms = round(one.visited_at.timestamp() * 1000)
-    drawn = draw_seed(seed, "pseudonym", participants, one.id) % 2**62
+    drawn = draw_seed(hospital.seed, "pseudonym", hospital.participants, one.id) % 2**62
     return str(uuid.UUID(int=at_ms << 80 | 0x7 << 76 | 0b10 << 62 | drawn))
 
 
-def _apply_study(app: Application, place: Path, people: Sequence[_Person]) -> "Study":
+def _apply_study(app: Application, place: Path, hospital: "Hospital") -> "Study":
     """The default study; in this data folder it may hold visits of nobody else.
 
     raises    InputError where it does
@@ -193,6 +199,7 @@ def _apply_study(app: Application, place: Path, people: Sequence[_Person]) -> "S
     from spira.collection.studies import read_study
     from spira.collection.visits import Visits
     from spira.domain.errors import InputError
+    from spira.synthetic.records import admit
 
     file = place / "study.yaml"
     if not file.exists():
@@ -201,7 +208,8 @@ def _apply_study(app: Application, place: Path, people: Sequence[_Person]) -> "S
     run(app, "study apply", file)
     study = read_study(file)
     known = Visits(app.database, app.keys.wrapped).known(study.id).pseudonyms
-    if not {name for names in known.values() for name in names} <= {p.pseudonym for p in people}:
+    theirs = {_pseudonym(one, hospital) for one in admit(hospital)}
+    if not {name for names in known.values() for name in names} <= theirs:
         raise InputError(
             f"{app.home}: study {study.id} holds visits of other people here; {_OF_ITS_OWN}"
         )

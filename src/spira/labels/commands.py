@@ -211,7 +211,11 @@ def show(
     recorded_at: str | None,
     uncertainty_s: float,
 ) -> None:
-    """The label of a recording of SUBJECT, and everything that was known of SUBJECT by then."""
+    """The label of a recording of SUBJECT, and everything that was known of SUBJECT by then.
+
+    Also under the other names that visits link: those of one person are labelled together.
+    """
+    from spira.collection.visits import Visits
     from spira.domain.errors import InputError
     from spira.domain.label_policies import REASONS
     from spira.domain.labels import Asked
@@ -224,13 +228,16 @@ def show(
     whose = _whose(app, subject, hospital, faults.append)
     if at is None or recorded is None or whose is None:
         raise InputError(*(f"labels show: {fault}" for fault in faults))
+    labels = app.labels  # and the tables of visits
+    names = Visits(app.database, app.keys.wrapped).names(whose, at)
     asked = Asked(
-        recording="asked", subjects=(whose,), recorded_at=recorded, uncertainty_s=uncertainty_s
+        recording="asked", subjects=names, recorded_at=recorded, uncertainty_s=uncertainty_s
     )
-    (decided,) = app.labels.as_of([asked], policy, at)
-    known = app.labels.versions([whose], at)
+    (decided,) = labels.as_of([asked], policy, at)
+    known = labels.versions(names, at)
     app.emit(
         {
+            "subjects": names,
             "decided": decided.model_dump(mode="json"),
             "versions": [
                 {
@@ -245,6 +252,9 @@ def show(
     app.say(f"{decided.label}: {REASONS[decided.reason]} ({decided.reason})")
     for evidence in decided.evidence:
         app.say(f"  {evidence}")
+    for name in names:
+        if name != whose:
+            app.say(f"Also known as {name}")
     app.say()
     app.table(
         ("entry", "status", "in force", "said", "at", "issued", "received"),

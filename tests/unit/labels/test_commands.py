@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spira import cli
-from spira.collection.tables import PARTICIPANTS, VISITS
+from spira.collection.tables import FORMS, PARTICIPANTS, VISITS
 from spira.collection.visits import Visits
 from spira.domain.label_policies import POLICIES
 from spira.domain.labels import Observation
@@ -100,6 +100,19 @@ def come(database: Database, participant: str, record: str) -> None:
                 uncertainty_s=0,
                 accepted_at=now,
                 synthetic=False,
+            )
+        )
+        tables.execute(
+            FORMS.insert().values(
+                visit=participant,
+                version=1,
+                form="visit",
+                form_version=1,
+                kept="{}",
+                used="{}",
+                record=record,
+                at=now,
+                by="x",
             )
         )
 
@@ -436,6 +449,30 @@ def test_a_label_is_shown_with_its_reason_and_its_evidence(spira: Run) -> None:
     assert uncertain["decided"]["label"] == "unknown"
     assert (wrong[0], "--as-of is not a time" in wrong[2]) == (2, True)
     assert "did you mean spo2-v1" in spira("labels", "show", ANA, "--policy", "spo2-v2")[2]
+
+
+def test_a_person_is_shown_under_every_pseudonym_that_is_known(
+    spira: Run, key: KeyRing, tmp_path: Path
+) -> None:
+    """By either and by the number that links them, also under a newer key; not before they were."""
+    spira("labels", "add", ANA, "judgement", "present", "--at", TIME)
+    before = datetime.now(UTC).isoformat()
+    database = Database.open(f"sqlite:///{tmp_path / 'home' / 'spira.db'}", what="away")
+    number = key.hash_record("hc", "123")
+    come(database, ANA.partition("/")[2], number)
+    come(database, ANOTHER, number)
+    come(database, ANOTHER[:-1] + "3", key.hash_record("hc", "124"))
+    key.rotate("records", "hc")
+    other = f"participant:study/{ANOTHER}"
+
+    told = [shown(spira, one) for one in (ANA, other)]
+    told.append(shown(spira, "-", "--hospital", "hc", typed="123\n"))
+
+    assert [one["decided"]["label"] for one in told] == ["present"] * 3
+    assert {ANA, other, f"record:{number}"} == set(told[0]["subjects"]) == set(told[1]["subjects"])
+    assert set(told[2]["subjects"]) > set(told[0]["subjects"])
+    assert f"Also known as {ANA}\n" in spira("labels", "show", other)[1]
+    assert shown(spira, other, "--as-of", before)["subjects"] == [other]
 
 
 def test_policies_are_listed_with_their_reasons(spira: Run) -> None:
