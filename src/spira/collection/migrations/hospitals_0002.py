@@ -11,8 +11,10 @@ depends_on = None
 
 def upgrade() -> None:
     """Add what is known of them."""
-    now = {"nullable": False, "server_default": "current"}
-    op.add_column("hospital_patients", sa.Column("standing", sa.Text, **now))
+    op.add_column(
+        "hospital_patients",
+        sa.Column("standing", sa.Text, nullable=False, server_default="current"),
+    )
     op.add_column("hospital_patients", sa.Column("survivor", sa.Text))
     op.add_column("hospital_patients", sa.Column("doubt", sa.Text))
     op.add_column(
