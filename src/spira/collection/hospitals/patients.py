@@ -3,7 +3,7 @@
     current    has a participant's number
     linked     has none, and the patient who has it was merged into this one
     merged     has it, and is inactive or was merged into another one: what is said of it counts
-    perhaps    had it once, and nobody has it now: nothing of it is taken before somebody has asked
+    perhaps    had it once, and nobody has it now: nothing of it is taken, somebody has to ask
 
 Two of the first kinds with one number are in doubt, and all that is said of the participant with
 them: it waits on the worklist until the hospital has put it right, and is taken then.
