@@ -160,8 +160,10 @@ class Laboratory:
 
 @pytest.fixture(scope="session")
 def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
-    """For the small versions: few resamples, as nothing here asks for bootstrap intervals."""
-    return Laboratory(tmp_path_factory.mktemp("science"), settings=["evaluation.resamples=200"])
+    """For the small versions: few resamples, as nothing here asks for bootstrap intervals, and no
+    other processes, whose start takes longer than so little work."""
+    settings = ["evaluation.resamples=200", "datasets.jobs=1", "training.jobs=1"]
+    return Laboratory(tmp_path_factory.mktemp("science"), settings=settings)
 
 
 @pytest.fixture
