@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,8 +26,10 @@ import pytest
 import yaml
 
 from spira.stores.artifacts import ArtifactStore
+from spira.stores.locks import locked
 
 STRICT = bool(os.environ.get("SPIRA_NO_SKIPS"))
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 _passed: set[str] = set()
 
 
@@ -273,14 +276,32 @@ def _unproven() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """A folder for all processes of this run of the suite, made by the first that asks for it;
+    copy it before writing to it."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder = place / f"{name}-for-all"
+        with locked(place / f"{name}.lock"):
+            if not folder.exists():
+                half = tmp_path_factory.mktemp(name)
+                make(half)
+                half.rename(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_table(made_once: MadeOnce) -> Path:
     """A small corpus as a table: 36 people, half with long pauses, their rooms, and ward noise.
 
     returns   the CSV; `mapping.yaml` lies beside it
     """
-    folder = tmp_path_factory.mktemp("tiny")
-    write_tiny_corpus(folder, people=36)
-    return folder / "recordings.csv"
+    return made_once("tiny", partial(write_tiny_corpus, people=36)) / "recordings.csv"
 
 
 def write_tiny_corpus(folder: Path, *, people: int) -> None:

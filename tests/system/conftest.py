@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 from faults import Stores
+from samples import samples
 from services import TINY_SPIRA, Service
 
 from spira.domain.fingerprint import canonical_json
 from spira.stores.artifacts import ArtifactStore
 
 Spira = Callable[..., "subprocess.CompletedProcess[str]"]
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 TINY = """\
 name: tiny
@@ -117,33 +119,35 @@ def tiny_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_home(tmp_path_factory: pytest.TempPathFactory, tiny_table: Path, spira: Spira) -> Path:
+def tiny_home(
+    tmp_path_factory: pytest.TempPathFactory,
+    made_once: MadeOnce,
+    tiny_table: Path,
+    spira: Spira,
+) -> Path:
     """A data folder with the tiny corpus imported; copy it before writing to it."""
-    home = tmp_path_factory.mktemp("home")
-    spira(
-        home,
-        "dataset",
-        "import",
-        str(tiny_table),
-        "--format",
-        "csv",
-        "--mapping",
-        str(tiny_table.parent / "mapping.yaml"),
-        "--name",
-        "tiny",
-    )
-    return home
+    importing = ("dataset", "import", str(tiny_table), "--format", "csv", "--name", "tiny")
+    mapping = ("--mapping", str(tiny_table.parent / "mapping.yaml"))
+    home = made_once("home", lambda home: spira(home, *importing, *mapping))
+    return Path(shutil.copytree(home, tmp_path_factory.mktemp("tiny") / "home"))
 
 
 @pytest.fixture(scope="session")
 def trained_home(
-    tmp_path_factory: pytest.TempPathFactory, tiny_home: Path, tiny_experiment: Path, spira: Spira
+    tmp_path_factory: pytest.TempPathFactory,
+    made_once: MadeOnce,
+    tiny_home: Path,
+    tiny_experiment: Path,
+    spira: Spira,
 ) -> Path:
     """A data folder in which the tiny experiment ran without interruption."""
-    home = tmp_path_factory.mktemp("trained") / "home"
-    shutil.copytree(tiny_home, home)
-    spira(home, "train", str(tiny_experiment), "--data", "tiny")
-    return home
+
+    def make(home: Path) -> None:
+        shutil.copytree(tiny_home, home, dirs_exist_ok=True)
+        spira(home, "train", str(tiny_experiment), "--data", "tiny")
+
+    home = made_once("trained", make)
+    return Path(shutil.copytree(home, tmp_path_factory.mktemp("trained") / "home"))
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +174,8 @@ def start_service(
         (folder / "experiments").mkdir()
         if tiny:
             settings["SPIRA_SCHEDULING__COMMAND"] = json.dumps([sys.executable, str(TINY_SPIRA)])
+            settings["TINY_METRICS"] = str(folder / "metrics.json")
+            (folder / "metrics.json").write_text(samples().make_result().model_dump_json())
         service = Service(folder / "home", folder / "experiments", settings)
         service.write("tiny")
         started.append(service)

@@ -26,10 +26,11 @@ optimisation: {epochs: 2, optimiser: {kind: adamw}, schedule: {kind: cosine}}
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """A demo of 60 people and two epochs."""
+    """A demo of 60 people and two epochs, in one process: others take longer to start."""
     experiment = tmp_path_factory.mktemp("experiment") / "quick.yaml"
     experiment.write_text(QUICK)
-    return ("demo", "--participants", "60", "--experiment", str(experiment))
+    alone = ("--setting", "datasets.jobs=1", "--setting", "training.jobs=1")
+    return (*alone, "demo", "--participants", "60", "--experiment", str(experiment))
 
 
 @pytest.fixture(scope="module")

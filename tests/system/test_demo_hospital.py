@@ -58,10 +58,12 @@ class Demo:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """Few people and one epoch."""
+    """Few people, one epoch, and no more processes than it needs."""
     folder = tmp_path_factory.mktemp("demo-hospital")
     (folder / "quick.yaml").write_text(QUICK)
-    words = ("--setting", "intake.checking.children=1", "demo-hospital")
+    fewest = ("intake.checking.children=1", "datasets.jobs=1", "training.jobs=1")
+    words = tuple(word for setting in fewest for word in ("--setting", setting))
+    words += ("demo-hospital",)
     words += ("--participants", str(PEOPLE), "--seed", str(SEED))
     words += ("--experiment", str(folder / "quick.yaml"))
     return Demo(folder / "home", words)

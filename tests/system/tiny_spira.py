@@ -2,12 +2,13 @@
 
     {"train": {"s": 2.0, "fail": "transient", "times": 1}}
 
+TINY_METRICS is a file with what `evaluate` finds: to make it up would take each of them a second.
 Plans, locks, artifacts and exit codes are the real ones; only the work of a stage, and the
 registry, are made up.
 """
 
 import json
-import sys
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,7 @@ def work(asked: Work) -> tuple[Files, dict[str, Any]]:
     if asked.stage == "train":
         files["history.json"] = b'[{"epoch": 0, "train": 0.6, "validation": 0.7}]'
     if asked.stage == "evaluate":
-        sys.path.append(str(Path(__file__).parent))  # the service keeps Python from adding it
-        from samples import samples
-
-        files["metrics.json"] = samples().make_result().model_dump_json().encode()
+        files["metrics.json"] = Path(os.environ["TINY_METRICS"]).read_bytes()
         files["report.html"] = b"<h1>a report</h1>"
     return files, dict(ABOUT.get(asked.stage, {}))
 
