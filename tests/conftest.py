@@ -222,7 +222,8 @@ def postgres() -> Iterator[Postgres]:
     words = (str(binaries.with_name("postgres")), "-D", str(data), "-p", str(port))
     server = Postgres(
         f"postgresql://spira@127.0.0.1:{port}/postgres",
-        (*words, "-h", "127.0.0.1", "-k", str(folder)),
+        # Pools of tests that have ended hold theirs until they are collected.
+        (*words, "-h", "127.0.0.1", "-k", str(folder), "-c", "max_connections=400"),
         folder,
         user,
     )

@@ -414,7 +414,7 @@ def test_a_reply_that_cannot_be_written_down_holds_up_no_other(
             await queue.publish(REPLIES, f"reply {number}", body)
         async with working(local_queue, assessments):
             await until(lambda: open_ones(assessments) == [later], within_s=20)
-            assert await in_stream(queue, "replies") == 1
+            await until_in_stream(queue, "replies", lambda left: left == 1)
         await queue.close()
 
     asyncio.run(scenario())
