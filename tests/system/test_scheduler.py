@@ -148,22 +148,15 @@ def test_the_same_asked_twice_joins_and_a_key_repeats(service: Service) -> None:
     assert service.spira("cancel", first).returncode == 0
 
 
-def test_a_worker_that_ends_is_followed_by_another(service: Service) -> None:
-    """A machine that shuts down is nobody's wish to cancel, nor is a kill; the slot of a stage is
-    free again."""
-    service.write("ends", train={"s": 2.0})
-    request = service.ask("ends")
-    ended: set[int] = set()
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_worker_that_ends_is_followed_by_another(service: Service, end: signal.Signals) -> None:
+    """A machine that shuts down is nobody's wish to cancel; the slot of a stage is free again."""
+    service.write(end.name, train={"s": 2.0})
+    request = service.ask(end.name)
+    wait_for(lambda: _at(service, request, "train"), 60, "train is at work")
 
-    for end in (signal.SIGTERM, signal.SIGKILL):
-
-        def next_workers() -> set[int]:
-            at_work = _at(service, request, "train")
-            return {*_workers_of(service, request)} - ended if at_work else set()
-
-        for pid in wait_for(next_workers, 120, "train is at work"):
-            os.kill(pid, end)
-            ended.add(pid)
+    for pid in _workers_of(service, request):
+        os.kill(pid, end)
 
     assert service.ended(request, 120).state == "complete"
 
